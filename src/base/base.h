@@ -1,0 +1,218 @@
+/*
+ * base: what every room of moongate may use; libc only.
+ *
+ *   alloc   allocation with fault injection in test builds
+ *   err     one error text, filled by the function that failed
+ *   buf     a growing byte string that remembers a failed allocation
+ *   addr    socket addresses as users write them
+ *   log     one line, one write(2); text or JSON
+ *   shared  counters over all workers
+ *
+ * Convention of the whole project: functions that can fail return 0 or -1 (or a pointer or NULL) and
+ * take `struct mg_err *` as their last argument; they fill it exactly when they fail.
+ */
+#ifndef MG_BASE_BASE_H
+#define MG_BASE_BASE_H
+
+#include "base/features.h"
+
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/un.h>
+
+#define MG_VERSION "0.1.0"
+
+#define MG_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define MG_CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
+
+/* ---- alloc ---------------------------------------------------------------------------------- */
+
+/* As malloc(3) and friends; NULL on failure. mg_free(NULL) is fine. */
+void *mg_malloc(size_t size);
+void *mg_calloc(size_t count, size_t size);
+void *mg_realloc(void *old, size_t size);
+char *mg_strdup(const char *text);
+char *mg_strndup(const char *text, size_t len);
+void mg_free(void *ptr);
+
+/* Frees after overwriting: for anything that held a secret. */
+void mg_free_secret(void *ptr, size_t size);
+
+/* Overwrites in a way the compiler keeps. */
+void mg_wipe(void *ptr, size_t size);
+
+/* Test builds (MG_FAULTS) only: the n-th allocation from now fails, 1 being the next; 0 = never. */
+void mg_alloc_fail_at(long n);
+
+/* Allocations asked for since the last mg_alloc_fail_at; always 0 without MG_FAULTS. */
+long mg_alloc_count(void);
+
+/* ---- err ------------------------------------------------------------------------------------ */
+
+/* An error as a person reads it: where, what, and what would be right. Never allocated. */
+struct mg_err {
+    char text[2048];
+};
+
+/* Formats; mg_err_set appends ": " and strerror(errno), mg_err_setx does not (as err(3), errx(3)). */
+void mg_err_set(struct mg_err *err, const char *fmt, ...) MG_PRINTF(2, 3);
+void mg_err_setx(struct mg_err *err, const char *fmt, ...) MG_PRINTF(2, 3);
+
+/* Puts "text: " in front of what is there; the end is cut if it no longer fits. */
+void mg_err_prefix(struct mg_err *err, const char *fmt, ...) MG_PRINTF(2, 3);
+
+/* ---- buf ------------------------------------------------------------------------------------ */
+
+/*
+ * A growing byte string, always followed by a NUL that len does not count. An allocation failure
+ * sets `failed` and makes every later call a no-op, so that one test at the end is enough.
+ * All zero is a valid empty buffer.
+ */
+struct mg_buf {
+    char *data;  /* NULL while empty; owned */
+    size_t len;
+    size_t cap;
+    bool failed;
+};
+
+void mg_buf_add(struct mg_buf *buf, const void *data, size_t len);
+void mg_buf_adds(struct mg_buf *buf, const char *text);
+void mg_buf_addf(struct mg_buf *buf, const char *fmt, ...) MG_PRINTF(2, 3);
+void mg_buf_addv(struct mg_buf *buf, const char *fmt, va_list args) MG_PRINTF(2, 0);
+
+/* A JSON string with quotes; bytes that are not UTF-8 become U+FFFD. */
+void mg_buf_add_json(struct mg_buf *buf, const char *data, size_t len);
+
+/* `data` with control characters, backslash and non-UTF-8 as \xNN: safe on a terminal and in a log. */
+void mg_buf_add_printable(struct mg_buf *buf, const char *data, size_t len);
+
+/* Hands the bytes over (the caller frees with mg_free) and leaves the buffer empty; NULL if failed. */
+char *mg_buf_take(struct mg_buf *buf);
+void mg_buf_free(struct mg_buf *buf);
+void mg_buf_free_secret(struct mg_buf *buf);
+
+/* ---- addr ----------------------------------------------------------------------------------- */
+
+/* A socket address that a socket call takes. family AF_UNSPEC = none. */
+struct mg_addr {
+    socklen_t len;
+    union {
+        struct sockaddr sa;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+        struct sockaddr_un un;
+        struct sockaddr_storage storage;
+    } u;
+};
+
+enum mg_endpoint_kind {
+    MG_ENDPOINT_IP,   /* a literal IPv4 or IPv6 address; addr is filled */
+    MG_ENDPOINT_ANY,  /* "*:port": IPv6 any with IPv4 mapped; addr is [::]:port */
+    MG_ENDPOINT_UNIX, /* "unix:/path" or, abstract, "unix:@name"; addr is filled */
+    MG_ENDPOINT_NAME, /* "host:port": host and port are filled, addr is AF_UNSPEC */
+};
+
+/* An address as a script writes it. */
+struct mg_endpoint {
+    enum mg_endpoint_kind kind;
+    struct mg_addr addr;
+    char host[256]; /* without brackets; "" for unix */
+    uint16_t port;  /* host order; 0 for unix */
+};
+
+/* Parses "host:port", "[::1]:port", "*:port" (allow_any), "unix:/path". Port 1..65535. */
+int mg_endpoint_parse(struct mg_endpoint *ep, const char *text, bool allow_any, struct mg_err *err);
+
+#define MG_ADDR_TEXT 160 /* room for any address as text */
+
+/* "1.2.3.4:5", "[::1]:5", "unix:/path"; IPv4-mapped IPv6 is shown as IPv4. Returns `out`. */
+const char *mg_addr_text(const struct mg_addr *addr, char out[MG_ADDR_TEXT]);
+
+/* The IP without port ("" for unix), and the port in host order (0 for unix). */
+const char *mg_addr_ip(const struct mg_addr *addr, char out[MG_ADDR_TEXT]);
+uint16_t mg_addr_port(const struct mg_addr *addr);
+
+/* ---- log ------------------------------------------------------------------------------------ */
+
+enum mg_log_level { MG_LOG_DEBUG, MG_LOG_INFO, MG_LOG_WARN, MG_LOG_ERROR };
+enum mg_log_format { MG_LOG_TEXT, MG_LOG_JSON };
+
+/* Names for the two enums; -1 for an unknown name. */
+int mg_log_level_parse(const char *name);
+int mg_log_format_parse(const char *name);
+
+/*
+ * Sets up this process's log. `who` ("supervisor", "worker 2") is copied. fd is borrowed; -1 means
+ * syslog(3). Before the first call everything goes to stderr as text at level info.
+ */
+void mg_log_open(int fd, enum mg_log_format format, enum mg_log_level level, const char *who);
+void mg_log_set(enum mg_log_format format, enum mg_log_level level);
+enum mg_log_format mg_log_format(void);
+bool mg_log_enabled(enum mg_log_level level);
+
+/* One record; embedded newlines stay one record (text: following lines are indented). */
+void mg_log(enum mg_log_level level, const char *fmt, ...) MG_PRINTF(2, 3);
+void mg_logv(enum mg_log_level level, const char *fmt, va_list args) MG_PRINTF(2, 0);
+
+/* ---- time ----------------------------------------------------------------------------------- */
+
+/* CLOCK_MONOTONIC in nanoseconds; wall clock as "2026-11-23T03:40:00.123Z". */
+uint64_t mg_now_ns(void);
+void mg_time_text(char out[32]);
+
+/* ---- str ------------------------------------------------------------------------------------ */
+
+/* The nearest of `count` names to `word` (edit distance at most 2, or a third of it), else NULL. */
+const char *mg_str_nearest(const char *word, const char *const *names, size_t count);
+
+/* Copies with a NUL, cutting; returns dst. */
+char *mg_str_copy(char *dst, size_t cap, const char *src);
+
+/* FNV-1a, for hash tables over trusted names only. */
+uint64_t mg_str_hash(const char *data, size_t len);
+
+/* ---- fd ------------------------------------------------------------------------------------- */
+
+/* Writes all or fails (EINTR handled, EAGAIN waited for); reads a whole file up to max bytes. */
+int mg_fd_write_all(int fd, const void *data, size_t len);
+int mg_fd_read_all(int fd, struct mg_buf *out, size_t max, struct mg_err *err);
+
+/* ---- shared counters ------------------------------------------------------------------------ */
+
+/*
+ * One page-aligned mapping shared by the supervisor and all workers: what has to be counted over all
+ * of them. A worker only ever adds to its own row, so that the supervisor can take back what a dead
+ * one had counted. All fields are C11 atomics, relaxed unless said otherwise.
+ */
+#define MG_SHARED_WORKERS   256
+#define MG_SHARED_LISTENERS 1024
+
+struct mg_shared_listener {
+    _Atomic uint64_t name_hash;    /* 0 = free; claimed by compare-and-swap */
+    _Atomic int64_t total;         /* open connections over all workers, max_connections counts it */
+    _Atomic int32_t row[MG_SHARED_WORKERS]; /* the same per worker */
+};
+
+struct mg_shared {
+    _Atomic uint64_t next_id; /* connection ids are unique over workers and reloads */
+    struct mg_shared_listener listener[MG_SHARED_LISTENERS];
+};
+
+/* Creates the mapping's fd (supervisor), or maps a received one (worker). */
+int mg_shared_create(struct mg_err *err);
+struct mg_shared *mg_shared_map(int fd, struct mg_err *err);
+void mg_shared_unmap(struct mg_shared *shared);
+
+/* The listener's slot, claimed if it is new; NULL when the table is full. */
+struct mg_shared_listener *mg_shared_listener(struct mg_shared *shared, const char *name);
+
+/* Takes back everything worker `index` had counted. */
+void mg_shared_forget(struct mg_shared *shared, unsigned index);
+
+#endif

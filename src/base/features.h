@@ -1,0 +1,28 @@
+/*
+ * What the platform and the libraries offer, decided once. Places of use test these macros, never a
+ * version number. Every public header includes this one through base/base.h.
+ */
+#ifndef MG_BASE_FEATURES_H
+#define MG_BASE_FEATURES_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1 /* accept4, memfd_create, SO_PEERCRED, pipe2 */
+#endif
+
+#if defined(__linux__)
+#define MG_HAVE_MEMFD   1 /* memfd_create with F_ADD_SEALS */
+#define MG_HAVE_PRCTL   1 /* NO_NEW_PRIVS, DUMPABLE, PDEATHSIG */
+#define MG_HAVE_INOTIFY 1
+#endif
+
+#if defined(__GNUC__)
+#define MG_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#define MG_UNUSED            __attribute__((unused))
+#define MG_NORETURN          __attribute__((noreturn))
+#else
+#define MG_PRINTF(fmt, args)
+#define MG_UNUSED
+#define MG_NORETURN
+#endif
+
+#endif

@@ -1,0 +1,191 @@
+/*
+ * proxy: the engine. Sessions with two peers and one pump, frontends that accept, backends that are
+ * connected to. No Lua: what a script decides is asked through struct mg_policy.
+ *
+ * Words: down is the side of the client that connected to us, up the side of the server that we connect
+ * to; each peer knows its twin. A config is what one generation of a script amounts to: plain data,
+ * frozen when the engine first sees it, reference-counted by the sessions that run under it.
+ */
+#ifndef MG_PROXY_PROXY_H
+#define MG_PROXY_PROXY_H
+
+#include "base/base.h"
+#include "net/net.h"
+#include "tls/tls.h"
+
+struct mg_session;
+struct mg_config;
+
+/* ---- config --------------------------------------------------------------------------------- */
+
+enum mg_backend_kind {
+    MG_BACKEND_ADDRESSES, /* connect to one of the addresses */
+    MG_BACKEND_REPLY,     /* answer with fixed bytes once the client has sent something, and close */
+    MG_BACKEND_ECHO,      /* send back what comes */
+};
+
+enum mg_balance { MG_BALANCE_RANDOM_TWO, MG_BALANCE_ROUND_ROBIN };
+
+struct mg_backend_address {
+    struct mg_endpoint endpoint;
+    char text[MG_ADDR_TEXT + 256]; /* as written, for records */
+    /* run time, loop thread only */
+    struct mg_resolver *resolver; /* names only; made at activation */
+    unsigned active;              /* connections open now, for random_two */
+};
+
+struct mg_backend {
+    char *name;
+    enum mg_backend_kind kind;
+    struct mg_backend_address *addresses; /* owned array */
+    size_t address_count;
+    enum mg_balance balance;
+    SSL_CTX *tls;             /* originate with it (one reference), or NULL = plain */
+    bool verify_hostname;     /* the name below must match the certificate */
+    char *servername;         /* owned; NULL = host of the address that is connected to */
+    bool servername_asked;    /* policy->servername decides per connection */
+    unsigned connect_timeout_ms;
+    unsigned resolve_interval_s;
+    char *reply;              /* MG_BACKEND_REPLY: owned bytes */
+    size_t reply_len;
+    unsigned next;            /* run time: round_robin */
+};
+
+struct mg_listener {
+    char *name;
+    char **addresses;          /* owned canonical texts ("127.0.0.1:8443", "*:443", "unix:/x") */
+    size_t address_count;
+    SSL_CTX *tls;              /* terminate with it (one reference), or NULL = plain TCP */
+    bool tls_callbacks;        /* the context has callbacks into the script */
+    struct mg_backend *backend; /* borrowed from the config; NULL = ask policy->route */
+    unsigned handshake_timeout_ms, idle_timeout_ms, max_lifetime_ms, half_close_timeout_ms; /* 0 = none */
+    int64_t max_connections;   /* over all workers; 0 = none */
+    unsigned backlog;
+    bool tcp_nodelay;
+    unsigned tcp_keepalive_s;  /* 0 = off */
+    /* run time */
+    struct mg_shared_listener *shared; /* set at activation */
+    uint64_t accepted;
+};
+
+/* What a route question is answered with. */
+struct mg_route {
+    struct mg_backend *backend; /* lives at least as long as the config */
+    char reason[256];           /* when refused */
+};
+
+/*
+ * Upward questions. They are asked from the loop, never from libssl's stack, and must not block. Any
+ * may be NULL where the config has no use for it. An implementation never longjmps.
+ */
+struct mg_policy {
+    /* After the handshake of a listener without a fixed backend. -1: refused, route->reason set. */
+    int (*route)(void *data, struct mg_session *session, const struct mg_listener *listener,
+                 struct mg_route *route);
+    /* The SNI for this connection to a backend with servername_asked; -1: refused, err set. */
+    int (*servername)(void *data, struct mg_session *session, const struct mg_backend *backend,
+                      char out[256], struct mg_err *err);
+    /* The session ends: what the script holds of it must no longer reach it. */
+    void (*forget)(void *data, struct mg_session *session);
+};
+
+struct mg_config {
+    uint64_t generation;
+    struct mg_listener *listeners; /* owned array */
+    size_t listener_count;
+    struct mg_backend **backends; /* owned; grows when a route function names a new address */
+    size_t backend_count;
+    const struct mg_policy *policy;
+    void *policy_data;
+    /* When the last reference is dropped (loop thread): the owner frees script, contexts and this. */
+    void (*on_unused)(struct mg_config *config);
+    void *owner;
+    unsigned refs;     /* sessions + 1 while it is current */
+    unsigned sessions; /* open ones, for `status` */
+};
+
+void mg_config_ref(struct mg_config *config);
+void mg_config_unref(struct mg_config *config);
+
+/* Frees what the config owns (names, arrays, SSL_CTX references, resolvers), not the struct itself. */
+void mg_config_fini(struct mg_config *config);
+void mg_backend_free(struct mg_backend *backend);
+
+/* Adds a backend to a config that runs already (a route function's answer); takes it over. */
+int mg_config_add_backend(struct mg_config *config, struct mg_backend *backend);
+
+/* ---- engine --------------------------------------------------------------------------------- */
+
+struct mg_engine;
+
+struct mg_engine_options {
+    uv_loop_t *loop;
+    struct mg_shared *shared;
+    unsigned worker;                  /* index into the rows of the shared counters */
+    int access_fd;                    /* access records, or -1; borrowed */
+    enum mg_log_format access_format;
+};
+
+struct mg_engine *mg_engine_new(const struct mg_engine_options *options, struct mg_err *err);
+void mg_engine_set_access_fd(struct mg_engine *engine, int fd); /* after USR1 */
+
+/* Makes run-time parts (resolvers, shared slots) of a config; loop thread, before its first use. */
+int mg_engine_activate(struct mg_engine *engine, struct mg_config *config, struct mg_err *err);
+
+/* Closes every session (of that config, or of all when NULL) now, with that constant reason. */
+void mg_engine_close_sessions(struct mg_engine *engine, const struct mg_config *config,
+                              const char *reason);
+
+size_t mg_engine_sessions(const struct mg_engine *engine);
+
+/* Adds a JSON object (no newline): totals, per listener, closes by reason, states. */
+void mg_engine_status(const struct mg_engine *engine, struct mg_buf *out);
+
+/* No session is left and no frontend is open: `closed` is called when all handles are gone and the
+ * engine's memory is freed. The loop then has nothing of the engine's (uv_loop_close == 0). */
+void mg_engine_close(struct mg_engine *engine, void (*closed)(void *data), void *data);
+
+/* Called once each time the number of sessions falls to 0. */
+void mg_engine_on_idle(struct mg_engine *engine, void (*idle)(void *data), void *data);
+
+/* ---- frontend: one listening socket --------------------------------------------------------- */
+
+struct mg_frontend;
+
+/* Takes the fd over, also on failure. It accepts from the first mg_frontend_set on. */
+struct mg_frontend *mg_frontend_open(struct mg_engine *engine, const char *address, int fd,
+                                     struct mg_err *err);
+const char *mg_frontend_address(const struct mg_frontend *frontend);
+
+/* From now on new connections run under this listener of this config (which must stay current, that is
+ * referenced, until the next call). */
+void mg_frontend_set(struct mg_frontend *frontend, struct mg_config *config,
+                     struct mg_listener *listener);
+
+/* Accepts what waits in the queue until EAGAIN if `flush`, then closes; memory frees itself. */
+void mg_frontend_close(struct mg_frontend *frontend, bool flush, void (*closed)(void *data),
+                       void *data);
+
+/* ---- what others may know of a session ------------------------------------------------------ */
+
+/* Pointers are valid while the session is. */
+struct mg_session_info {
+    uint64_t id;
+    uint64_t generation;
+    const struct mg_listener *listener;
+    struct mg_config *config;
+    const struct mg_addr *remote, *local;         /* as in Conn: PROXY header's where there is one */
+    const struct mg_addr *socket_remote;          /* the TCP peer itself */
+    struct mg_tls_conn *tls;                      /* down; NULL on a plain listener */
+};
+
+void mg_session_info(const struct mg_session *session, struct mg_session_info *info);
+
+/* The script's slot on a session (its Conn), kept for policy; NULL at first. */
+void *mg_session_user(const struct mg_session *session);
+void mg_session_set_user(struct mg_session *session, void *user);
+
+/* The session that owns this TLS connection (tls->owner), or NULL for an in-memory one. */
+struct mg_session *mg_session_of_tls(const struct mg_tls_conn *tls);
+
+#endif
