@@ -1,0 +1,177 @@
+/* Addresses as users write them, and as socket calls take them. */
+#include "base/base.h"
+
+#include <arpa/inet.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int
+port_parse(const char *text, uint16_t *port)
+{
+    char *end;
+    if (*text < '0' || *text > '9')
+        return -1;
+    unsigned long value = strtoul(text, &end, 10);
+    if (*end != '\0' || end - text > 5 || value < 1 || value > 65535)
+        return -1;
+    *port = (uint16_t)value;
+    return 0;
+}
+
+static int
+unix_parse(struct mg_endpoint *ep, const char *text, const char *path, struct mg_err *err)
+{
+    struct sockaddr_un *un = &ep->addr.u.un;
+    size_t len = strlen(path);
+    bool abstract = path[0] == '@';
+    if (len < 1 + (size_t)abstract || (!abstract && path[0] != '/')) {
+        mg_err_setx(err, "\"%s\": expected unix:/absolute/path or unix:@name", text);
+        return -1;
+    }
+    if (len >= sizeof(un->sun_path)) {
+        mg_err_setx(err, "\"%s\": the path is longer than %zu bytes", text,
+                    sizeof(un->sun_path) - 1);
+        return -1;
+    }
+    ep->kind = MG_ENDPOINT_UNIX;
+    un->sun_family = AF_UNIX;
+    memcpy(un->sun_path, path, len + 1);
+    if (abstract)
+        un->sun_path[0] = '\0';
+    ep->addr.len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len + (abstract ? 0 : 1));
+    return 0;
+}
+
+/* A literal IPv4 or IPv6 address, the latter with an optional %zone. */
+static bool
+ip_parse(struct mg_addr *addr, const char *host, uint16_t port)
+{
+    memset(addr, 0, sizeof(*addr));
+    if (inet_pton(AF_INET, host, &addr->u.in.sin_addr) == 1) {
+        addr->u.in.sin_family = AF_INET;
+        addr->u.in.sin_port = htons(port);
+        addr->len = sizeof(addr->u.in);
+        return true;
+    }
+    char bare[INET6_ADDRSTRLEN];
+    const char *zone = strchr(host, '%');
+    size_t len = zone != NULL ? (size_t)(zone - host) : strlen(host);
+    if (len >= sizeof(bare))
+        return false;
+    memcpy(bare, host, len);
+    bare[len] = '\0';
+    if (inet_pton(AF_INET6, bare, &addr->u.in6.sin6_addr) != 1)
+        return false;
+    if (zone != NULL && (addr->u.in6.sin6_scope_id = if_nametoindex(zone + 1)) == 0)
+        return false;
+    addr->u.in6.sin6_family = AF_INET6;
+    addr->u.in6.sin6_port = htons(port);
+    addr->len = sizeof(addr->u.in6);
+    return true;
+}
+
+/* Letters, digits, hyphen, underscore and dots (RFC 1123, and what people really use). */
+static bool
+name_ok(const char *host)
+{
+    if (host[0] == '\0' || host[0] == '.' || host[0] == '-')
+        return false;
+    return strspn(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") ==
+           strlen(host);
+}
+
+int
+mg_endpoint_parse(struct mg_endpoint *ep, const char *text, bool allow_any, struct mg_err *err)
+{
+    memset(ep, 0, sizeof(*ep));
+    if (strncmp(text, "unix:", 5) == 0)
+        return unix_parse(ep, text, text + 5, err);
+    const char *colon = strrchr(text, ':');
+    bool bracketed = text[0] == '[' && colon != NULL && colon > text && colon[-1] == ']';
+    if (colon == NULL || (!bracketed && memchr(text, ':', (size_t)(colon - text)) != NULL)) {
+        mg_err_setx(err, "\"%s\": expected host:port, [ipv6]:port%s or unix:/path", text,
+                    allow_any ? ", *:port" : "");
+        return -1;
+    }
+    if (port_parse(colon + 1, &ep->port) != 0) {
+        mg_err_setx(err, "\"%s\": the port must be a number from 1 to 65535", text);
+        return -1;
+    }
+    const char *host = bracketed ? text + 1 : text;
+    size_t len = (size_t)(colon - host) - (bracketed ? 1 : 0);
+    if (len >= sizeof(ep->host)) {
+        mg_err_setx(err, "\"%.40s...\": the host name is longer than %zu bytes", text,
+                    sizeof(ep->host) - 1);
+        return -1;
+    }
+    memcpy(ep->host, host, len);
+    ep->host[len] = '\0';
+    if (allow_any && !bracketed && strcmp(ep->host, "*") == 0) {
+        ep->kind = MG_ENDPOINT_ANY;
+        ip_parse(&ep->addr, "::", ep->port);
+        return 0;
+    }
+    if (ip_parse(&ep->addr, ep->host, ep->port)) {
+        if (ep->addr.u.sa.sa_family == AF_INET6 && !bracketed)
+            goto bad_host;
+        ep->kind = MG_ENDPOINT_IP;
+        return 0;
+    }
+    if (bracketed || !name_ok(ep->host))
+        goto bad_host;
+    ep->kind = MG_ENDPOINT_NAME;
+    return 0;
+
+bad_host:
+    mg_err_setx(err, "\"%s\": \"%s\" is neither an IP address nor a host name", text, ep->host);
+    return -1;
+}
+
+const char *
+mg_addr_ip(const struct mg_addr *addr, char out[MG_ADDR_TEXT])
+{
+    out[0] = '\0';
+    if (addr->u.sa.sa_family == AF_INET) {
+        inet_ntop(AF_INET, &addr->u.in.sin_addr, out, MG_ADDR_TEXT);
+    } else if (addr->u.sa.sa_family == AF_INET6) {
+        const struct in6_addr *ip = &addr->u.in6.sin6_addr;
+        if (IN6_IS_ADDR_V4MAPPED(ip))
+            inet_ntop(AF_INET, ip->s6_addr + 12, out, MG_ADDR_TEXT);
+        else
+            inet_ntop(AF_INET6, ip, out, MG_ADDR_TEXT);
+    }
+    return out;
+}
+
+uint16_t
+mg_addr_port(const struct mg_addr *addr)
+{
+    if (addr->u.sa.sa_family == AF_INET)
+        return ntohs(addr->u.in.sin_port);
+    if (addr->u.sa.sa_family == AF_INET6)
+        return ntohs(addr->u.in6.sin6_port);
+    return 0;
+}
+
+const char *
+mg_addr_text(const struct mg_addr *addr, char out[MG_ADDR_TEXT])
+{
+    if (addr->u.sa.sa_family == AF_UNIX) {
+        size_t head = offsetof(struct sockaddr_un, sun_path);
+        int len = addr->len > head ? (int)(addr->len - head) : 0;
+        if (len == 0)
+            snprintf(out, MG_ADDR_TEXT, "unix:");
+        else if (addr->u.un.sun_path[0] == '\0')
+            snprintf(out, MG_ADDR_TEXT, "unix:@%.*s", len - 1, addr->u.un.sun_path + 1);
+        else
+            snprintf(out, MG_ADDR_TEXT, "unix:%.*s", len, addr->u.un.sun_path);
+        return out;
+    }
+    char ip[MG_ADDR_TEXT];
+    mg_addr_ip(addr, ip);
+    snprintf(out, MG_ADDR_TEXT, strchr(ip, ':') != NULL ? "[%.100s]:%u" : "%.100s:%u", ip,
+             mg_addr_port(addr));
+    return out;
+}
