@@ -46,6 +46,7 @@ TEST_OBJ := $(patsubst src/%.c,$(OUT)/spec/obj/%.o,$(foreach r,$(TEST_ROOMS),$(s
             $(patsubst spec/c/%.c,$(OUT)/spec/obj/c/%.o,$(sort $(wildcard spec/c/*.c)))
 PEERS   := $(patsubst spec/system/support/%.c,$(OUT)/spec/%,$(wildcard spec/system/support/*.c))
 
+.DEFAULT_GOAL := all
 .PHONY: all
 all: build ## build everything (no packages are installed)
 build: $(OUT)/moongate $(OUT)/lua/moongate/openssl.so
@@ -76,7 +77,7 @@ $(OUT)/obj/embedded.o: $(OUT)/obj/embedded.c
 
 # ---- what only specs use -------------------------------------------------------------------------
 .PHONY: spec-build
-spec-build: build $(OUT)/spec/mgtest.so $(PEERS)
+spec-build: build $(OUT)/spec/mgtest.so $(PEERS) $(OUT)/spec/process.so
 $(OUT)/spec/obj/c/%.o: spec/c/%.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -DMG_FAULTS -fPIC -MMD -MP -c -o $@ $<
@@ -86,6 +87,10 @@ $(OUT)/spec/obj/%.o: src/%.c
 $(OUT)/spec/mgtest.so: $(TEST_OBJ)
 	@mkdir -p $(@D)
 	$(CC) $(OPT) -shared $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs openssl libuv) -lpthread
+# Lives in a stock lua5.4, which has no sanitizer, so it is built the same for every variant.
+$(OUT)/spec/process.so: spec/support/process.c
+	@mkdir -p $(@D)
+	$(CC) -std=gnu11 -O2 -g $(WARN) -fPIC $(shell pkg-config --cflags lua5.4) -shared -o $@ $<
 $(OUT)/spec/%: spec/system/support/%.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -fPIE $(PIE_LD) -MMD -MP -o $@ $< $(shell pkg-config --libs openssl) -lpthread
@@ -95,3 +100,58 @@ $(OUT)/spec/%: spec/system/support/%.c
 # ---- one room at a time, for work on it ----------------------------------------------------------
 .PHONY: room
 room: $(patsubst src/%.c,$(OUT)/obj/%.o,$(sort $(wildcard src/$(ROOM)/*.c))) ## compile one room: make room ROOM=net
+
+# ---- the two commands ----------------------------------------------------------------------------
+.PHONY: run test check
+run: ## install what is missing, build, and start examples/quickstart.lua on 127.0.0.1:8443
+	@.ci/packages build run
+	@$(MAKE) --no-print-directory -s build
+	@examples/quickstart.sh $(OUT)
+
+test: ## install what is missing, build, and run every spec
+	@.ci/packages build test
+	@$(MAKE) --no-print-directory check
+
+check: spec-build ## build and run the specs (SPEC=path: some of them); installs nothing
+	@MOONGATE_BUILD=$(OUT) spec/run $(SPEC)
+
+# ---- the same specs, harder ----------------------------------------------------------------------
+.PHONY: asan gcstress
+asan: ## the specs under AddressSanitizer and UBSan
+	@$(MAKE) --no-print-directory check VARIANT=asan
+
+gcstress: ## the specs with Lua's collector at pause 0
+	@$(MAKE) --no-print-directory check VARIANT=gcstress
+
+# ---- what reads the code -------------------------------------------------------------------------
+.PHONY: lint format layers
+C_FILES   := $(sort $(wildcard src/*/*.[ch] spec/c/*.[ch] spec/system/support/*.[ch]))
+LUA_FILES := lua examples spec
+lint: $(OBJ) ## formatting, clang-tidy, luacheck, and a build with clang
+	clang-format --style=file:src/.clang-format --dry-run --Werror $(C_FILES)
+	clang-tidy --quiet --config-file=src/.clang-tidy $(SRC) -- -std=gnu11 -iquote src $(WARN) $(PKG_CFLAGS)
+	@for f in $(SRC); do clang -Werror -fsyntax-only -std=gnu11 -iquote src $(WARN) $(PKG_CFLAGS) $$f || exit 1; done
+	luacheck -q --config .luacheckrc $(LUA_FILES)
+
+format: ## rewrite the C files in the project's format
+	clang-format -i --style=file:src/.clang-format $(C_FILES)
+
+layers: build ## check that every room knows only what lies below it
+	@.ci/layers $(OUT)/obj
+
+# ---- the rest ------------------------------------------------------------------------------------
+.PHONY: install clean help
+PREFIX ?= /usr/local
+install: build ## install the binary, the Lua module and the annotations below PREFIX
+	install -D -m 755 $(OUT)/moongate $(DESTDIR)$(PREFIX)/bin/moongate
+	install -D -m 644 $(OUT)/lua/moongate/openssl.so $(DESTDIR)$(PREFIX)/lib/lua/5.4/moongate/openssl.so
+	install -d $(DESTDIR)$(PREFIX)/share/lua/5.4/moongate/meta
+	install -m 644 lua/moongate/meta/*.lua $(DESTDIR)$(PREFIX)/share/lua/5.4/moongate/meta
+
+clean: ## remove everything that was built
+	rm -rf $(B)
+
+help: ## this list
+	@echo "make run and make test are all it takes; both install what is missing. Targets:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | sort | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+	@echo "Variables: VARIANT=release|asan|gcstress, SPEC=path, CFLAGS, LDFLAGS, PREFIX, DESTDIR"

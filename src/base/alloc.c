@@ -80,7 +80,7 @@ mg_strndup(const char *text, size_t len)
 char *
 mg_strdup(const char *text)
 {
-    return mg_strndup(text, SIZE_MAX);
+    return mg_strndup(text, strlen(text));
 }
 
 void
