@@ -129,7 +129,7 @@ C_FILES   := $(sort $(wildcard src/*/*.[ch] spec/c/*.[ch] spec/system/support/*.
 LUA_FILES := lua examples spec
 lint: $(OBJ) ## formatting, clang-tidy, luacheck, and a build with clang
 	clang-format --style=file:src/.clang-format --dry-run --Werror $(C_FILES)
-	clang-tidy --quiet --config-file=src/.clang-tidy $(SRC) -- -std=gnu11 -iquote src $(WARN) $(PKG_CFLAGS)
+	@printf '%s\n' $(SRC) | xargs -P 2 -I FILE clang-tidy --quiet --config-file=src/.clang-tidy FILE -- -std=gnu11 -iquote src $(PKG_CFLAGS)
 	@for f in $(SRC); do clang -Werror -fsyntax-only -std=gnu11 -iquote src $(WARN) $(PKG_CFLAGS) $$f || exit 1; done
 	luacheck -q --config .luacheckrc $(LUA_FILES)
 

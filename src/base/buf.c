@@ -14,7 +14,7 @@ buf_reserve(struct mg_buf *buf, size_t more)
         return false;
     }
     size_t need = buf->len + more + 1;
-    if (need <= buf->cap)
+    if (buf->data != NULL && need <= buf->cap)
         return true;
     size_t cap = buf->cap < 64 ? 64 : buf->cap;
     while (cap < need)
