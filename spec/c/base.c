@@ -1,0 +1,140 @@
+#include "mgtest.h"
+
+#include <string.h>
+
+/* endpoint_parse(text, allow_any) → { kind, host, port, text } or nil, error */
+static int
+endpoint_parse(lua_State *L)
+{
+    static const char *const kinds[] = {"ip", "any", "unix", "name"};
+    struct mg_endpoint ep;
+    struct mg_err err;
+    char text[MG_ADDR_TEXT];
+    if (mg_endpoint_parse(&ep, luaL_checkstring(L, 1), lua_toboolean(L, 2), &err) != 0) {
+        lua_pushnil(L);
+        lua_pushstring(L, err.text);
+        return 2;
+    }
+    lua_newtable(L);
+    lua_pushstring(L, kinds[ep.kind]);
+    lua_setfield(L, -2, "kind");
+    lua_pushstring(L, ep.host);
+    lua_setfield(L, -2, "host");
+    lua_pushinteger(L, ep.port);
+    lua_setfield(L, -2, "port");
+    lua_pushstring(L, ep.kind == MG_ENDPOINT_NAME ? "" : mg_addr_text(&ep.addr, text));
+    lua_setfield(L, -2, "text");
+    return 1;
+}
+
+static int
+buf_push(lua_State *L, struct mg_buf *buf)
+{
+    if (buf->failed)
+        lua_pushnil(L);
+    else
+        lua_pushlstring(L, buf->data != NULL ? buf->data : "", buf->len);
+    mg_buf_free(buf);
+    return 1;
+}
+
+static int
+json(lua_State *L)
+{
+    struct mg_buf buf = {0};
+    size_t len;
+    const char *text = luaL_checklstring(L, 1, &len);
+    mg_buf_add_json(&buf, text, len);
+    return buf_push(L, &buf);
+}
+
+static int
+printable(lua_State *L)
+{
+    struct mg_buf buf = {0};
+    size_t len;
+    const char *text = luaL_checklstring(L, 1, &len);
+    mg_buf_add_printable(&buf, text, len);
+    return buf_push(L, &buf);
+}
+
+/* grow(total, fail_at) appends one byte at a time; nil if the buffer failed */
+static int
+grow(lua_State *L)
+{
+    struct mg_buf buf = {0};
+    lua_Integer total = luaL_checkinteger(L, 1);
+    mg_alloc_fail_at((long)luaL_optinteger(L, 2, 0));
+    for (lua_Integer i = 0; i < total; i++)
+        mg_buf_add(&buf, "x", 1);
+    mg_alloc_fail_at(0);
+    return buf_push(L, &buf);
+}
+
+/* nearest(word, {name, ...}) */
+static int
+nearest(lua_State *L)
+{
+    const char *names[32];
+    size_t count = 0;
+    const char *word = luaL_checkstring(L, 1);
+    for (; count < MG_ARRAY_LEN(names); count++) {
+        lua_rawgeti(L, 2, (lua_Integer)count + 1);
+        names[count] = lua_tostring(L, -1); /* the table keeps it alive */
+        lua_pop(L, 1);
+        if (names[count] == NULL)
+            break;
+    }
+    lua_pushstring(L, mg_str_nearest(word, names, count));
+    return 1;
+}
+
+/* prefix(text, prefix) → mg_err_prefix's result */
+static int
+prefix(lua_State *L)
+{
+    struct mg_err err;
+    mg_err_setx(&err, "%s", luaL_checkstring(L, 1));
+    mg_err_prefix(&err, "%s", luaL_checkstring(L, 2));
+    lua_pushstring(L, err.text);
+    return 1;
+}
+
+/* shared() → totals before and after a worker that counted 3 is forgotten, and slot identity */
+static int
+shared(lua_State *L)
+{
+    struct mg_err err;
+    int fd = mg_shared_create(&err);
+    struct mg_shared *map = fd >= 0 ? mg_shared_map(fd, &err) : NULL;
+    if (map == NULL)
+        return luaL_error(L, "%s", err.text);
+    struct mg_shared_listener *slot = mg_shared_listener(map, "web");
+    bool same = slot == mg_shared_listener(map, "web") && slot != mg_shared_listener(map, "api");
+    atomic_fetch_add(&slot->total, 5);
+    atomic_fetch_add(&slot->row[1], 3);
+    atomic_fetch_add(&slot->row[2], 2);
+    mg_shared_forget(map, 1);
+    lua_pushboolean(L, same);
+    lua_pushinteger(L, (lua_Integer)atomic_load(&slot->total));
+    lua_pushinteger(L, atomic_load(&slot->row[1]));
+    mg_shared_unmap(map);
+    return 3;
+}
+
+int
+mgtest_base(lua_State *L)
+{
+    static const luaL_Reg functions[] = {
+        {"endpoint_parse", endpoint_parse},
+        {"json", json},
+        {"printable", printable},
+        {"grow", grow},
+        {"nearest", nearest},
+        {"prefix", prefix},
+        {"shared", shared},
+        {NULL, NULL},
+    };
+    luaL_newlib(L, functions);
+    return 1;
+}

@@ -1,0 +1,18 @@
+/* The test-only Lua module mgtest: what specs may see of the C rooms. One file and function per room. */
+#ifndef MGTEST_H
+#define MGTEST_H
+
+#include "base/base.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+
+/* Each pushes a table of functions. Weak, so that one room can be worked on without the others. */
+int mgtest_base(lua_State *L) __attribute__((weak));
+int mgtest_snapshot(lua_State *L) __attribute__((weak));
+int mgtest_ipc(lua_State *L) __attribute__((weak));
+int mgtest_tls(lua_State *L) __attribute__((weak));
+int mgtest_net(lua_State *L) __attribute__((weak));
+int mgtest_engine(lua_State *L) __attribute__((weak));
+
+#endif
