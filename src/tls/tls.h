@@ -49,6 +49,9 @@ struct mg_tls_conn {
     void *owner;          /* whoever opened it; mg_tls_conn_of(ssl)->owner in callbacks */
     /* A callback that failed in Lua leaves its message here; it is part of the handshake's error. */
     char *callback_error; /* owned, or NULL */
+    /* Server: what the ClientHello offered, "h2,http/1.1", printable; owned, or NULL. */
+    char *alpn_offered;
+    unsigned long error_code; /* OpenSSL's packed code of the last MG_TLS_ERROR, or 0 */
     bool handshake_done;
     bool close_notify_sent;
     bool close_notify_received;

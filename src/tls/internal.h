@@ -1,0 +1,23 @@
+/* What the files of tls/ share with each other only. */
+#ifndef MG_TLS_INTERNAL_H
+#define MG_TLS_INTERNAL_H
+
+#include "tls/tls.h"
+
+/*
+ * Empties OpenSSL's queue and writes the last entry as "reason (data)"; returns its packed code, or
+ * 0 with an empty text when the queue was empty.
+ */
+unsigned long mg_tls_err_drain(char *out, size_t cap);
+
+/* The BIO that reads and writes conn->io; owned by the caller until SSL_set_bio. */
+BIO *mg_tls_bio_new(struct mg_tls_conn *conn);
+
+/*
+ * The offered protocols of a ClientHello (the handshake message with its header) as "h2,http/1.1"
+ * with unprintable bytes escaped. Nothing is added for a message without the extension or with a
+ * broken one.
+ */
+void mg_tls_hello_alpn(const unsigned char *msg, size_t len, struct mg_buf *out);
+
+#endif
