@@ -26,11 +26,19 @@ enum mg_record {
     MG_RECORD_SEED = 8,     /* key = "", value = 16 bytes for math.randomseed */
     MG_RECORD_KEY = 9,      /* key = ordinal, value = DER of the n-th generated private key */
     MG_RECORD_COMMAND = 10, /* key = ordinal, value = output of the n-th moongate.command */
-    MG_RECORD_WATCH = 11,   /* S: key = path to watch, value = identity (see mg_watch in supervisor) */
+    MG_RECORD_WATCH = 11,   /* S: key = path to watch, value = mg_watch_identity, taken when it was read */
     MG_RECORD_MANIFEST = 12, /* key = "", value = canonical text: listeners, backends, context digests */
     MG_RECORD_REPORT = 13,  /* S: key = "text" | "json" | "warning", value = the proof's result */
     MG_RECORD_LISTENER = 14, /* S: key = listener name, value = its addresses, comma separated */
 };
+
+/* ---- watch ---------------------------------------------------------------------------------- */
+
+#define MG_WATCH_IDENTITY 160
+
+/* What `path` (symlinks followed) is now: device, inode, size and times; "missing" if it is not there.
+ * Two equal texts mean an unchanged file. Take it before reading, so that a change in between shows. */
+void mg_watch_identity(const char *path, char out[MG_WATCH_IDENTITY]);
 
 /* ---- write ---------------------------------------------------------------------------------- */
 
