@@ -1,0 +1,106 @@
+--[[
+certs: keys and certificates, made with the openssl command when they are first asked for.
+
+    local certs = require "certs"
+    certs.rsa.crt, certs.rsa.key      -- RSA-2048 for localhost, 127.0.0.1, ::1, signed by certs.ca
+    certs.ec                          -- the same with P-256
+    certs.wrong                       -- for other.example only
+    certs.expired                     -- ended yesterday
+    certs.stranger                    -- for localhost, but signed by certs.other_ca
+    certs.small                       -- RSA-1024: security level 2 refuses it
+    certs.client                      -- for a client, CN client-1
+]]
+
+local bench = require "bench"
+
+local LOCAL = "DNS:localhost,IP:127.0.0.1,IP:::1"
+
+local recipes = {
+    ca = { key = "ec", subject = "/CN=spec CA", ca = true },
+    other_ca = { key = "ec", subject = "/CN=other CA", ca = true },
+    rsa = { key = "rsa:2048", names = LOCAL },
+    ec = { key = "ec", names = LOCAL },
+    rsa2 = { key = "rsa:2048", names = LOCAL, subject = "/CN=second rsa" },
+    ec2 = { key = "ec", names = LOCAL, subject = "/CN=second ec" },
+    wrong = { key = "ec", names = "DNS:other.example" },
+    expired = { key = "ec", names = LOCAL, expired = true },
+    stranger = { key = "ec", names = LOCAL, issuer = "other_ca" },
+    small = { key = "rsa:1024", names = LOCAL },
+    client = { key = "ec", subject = "/CN=client-1", client = true },
+    stranger_client = { key = "ec", subject = "/CN=stranger", client = true, issuer = "other_ca" },
+}
+
+local certs = {}
+
+local function key_options(kind)
+    if kind == "ec" then
+        return { "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256" }
+    end
+    return { "-newkey", kind }
+end
+
+local function openssl(...)
+    local command = { "openssl" }
+    for _, part in ipairs { ... } do
+        if type(part) == "table" then
+            table.move(part, 1, #part, #command + 1, command)
+        else
+            command[#command + 1] = part
+        end
+    end
+    bench.must(command)
+end
+
+local function sign_expired(made, issuer, extensions)
+    local name = made.crt:match("([^/]+)%.crt$")
+    bench.write(name .. ".index", "")
+    bench.write(name .. ".serial", "10\n")
+    local config = bench.write(name .. ".cnf", bench.fill([[
+[ca]
+default_ca = it
+[it]
+database = $dir/$name.index
+serial = $dir/$name.serial
+new_certs_dir = $dir
+default_md = sha256
+policy = any
+[any]
+commonName = supplied
+]], { dir = bench.dir, name = name }))
+    openssl("ca", "-batch", "-notext", "-config", config, "-in", made.csr, "-out", made.crt,
+        "-cert", issuer.crt, "-keyfile", issuer.key, "-extfile", extensions,
+        "-startdate", "20200101000000Z", "-enddate", "20200201000000Z")
+end
+
+local function make(name, recipe)
+    local made = { crt = bench.path(name .. ".crt"), key = bench.path(name .. ".key"),
+        csr = bench.path(name .. ".csr") }
+    local subject = recipe.subject or "/CN=localhost"
+    if recipe.ca then
+        openssl("req", "-x509", key_options(recipe.key), "-nodes", "-keyout", made.key, "-out", made.crt,
+            "-subj", subject, "-days", "90", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        return made
+    end
+    local issuer = certs[recipe.issuer or "ca"]
+    openssl("req", "-new", key_options(recipe.key), "-nodes", "-keyout", made.key, "-out", made.csr, "-subj", subject)
+    local extensions = bench.write(name .. ".ext", "basicConstraints=critical,CA:FALSE\n" ..
+        (recipe.client and "extendedKeyUsage=clientAuth\n" or "subjectAltName=" .. recipe.names .. "\n"))
+    if recipe.expired then
+        sign_expired(made, issuer, extensions)
+    else
+        openssl("x509", "-req", "-in", made.csr, "-CA", issuer.crt, "-CAkey", issuer.key, "-CAcreateserial",
+            "-out", made.crt, "-days", "90", "-sha256", "-extfile", extensions)
+    end
+    return made
+end
+
+setmetatable(certs, {
+    __index = function(self, name)
+        local recipe = assert(recipes[name], "no certificate called " .. tostring(name))
+        local made = make(name, recipe)
+        rawset(self, name, made)
+        return made
+    end,
+})
+
+return certs

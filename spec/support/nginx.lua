@@ -1,0 +1,50 @@
+--[[
+nginx: a real web server as a backend.
+
+    local web = nginx.start { port =, tls = certs.ec, text = "hello" }
+]]
+
+local bench = require "bench"
+
+local nginx = {}
+local number = 0
+
+-- Options: port, tls (a certificate of certs), text, address.
+function nginx.start(options)
+    number = number + 1
+    local dir = bench.path("nginx." .. number)
+    bench.must { "mkdir", "-p", dir .. "/logs", dir .. "/html" }
+    bench.write(dir .. "/html/index.html", options.text or "hello from nginx\n")
+    local port = options.port or bench.port()
+    local values = {
+        dir = dir,
+        listen = (options.address or "127.0.0.1") .. ":" .. port .. (options.tls and " ssl" or ""),
+        tls = options.tls and ("ssl_certificate %s; ssl_certificate_key %s;"):format(options.tls.crt, options.tls.key)
+            or "",
+        user = bench.is_root and "user root;" or "",
+    }
+    local config = bench.write(dir .. "/nginx.conf", bench.fill([[
+$user
+daemon off;
+master_process off;
+pid $dir/nginx.pid;
+error_log $dir/error.log;
+events { worker_connections 512; }
+http {
+    access_log off;
+    client_body_temp_path $dir/body; proxy_temp_path $dir/proxy; fastcgi_temp_path $dir/fcgi;
+    uwsgi_temp_path $dir/uwsgi; scgi_temp_path $dir/scgi;
+    server { listen $listen; $tls root $dir/html; }
+}
+]], values))
+    local program = bench.start { "nginx", "-p", dir, "-c", config, "-e", dir .. "/error.log" }
+    program.port = port
+    bench.wait("nginx to listen", function()
+        assert(program:alive(), program:errors())
+        local client = bench.connect(port, options.address)
+        return client and client:close()
+    end)
+    return program
+end
+
+return nginx
