@@ -23,22 +23,29 @@ struct mg_net {
     unsigned char *unit;      /* MG_NET_UNIT bytes, owned */
     uv_check_t check;         /* restarts streams that had used up their budget of the turn */
     struct mg_stream *paused; /* intrusive list of those */
-    unsigned live;            /* handles not yet closed, streams included */
+    unsigned live;            /* handles not yet closed and look-ups under way, streams included */
+    bool closing;
+    void (*on_close)(struct mg_net *net);
 };
 
 int mg_net_init(struct mg_net *net, uv_loop_t *loop, struct mg_err *err);
-void mg_net_close(struct mg_net *net); /* all streams are closed before; frees the unit when done */
+
+/* All streams and acceptors are closed or closing. Calls back when nothing of net is left in the loop;
+ * the unit is freed by then and the struct may go. */
+void mg_net_close(struct mg_net *net, void (*on_close)(struct mg_net *net));
 
 /* ---- stream --------------------------------------------------------------------------------- */
 
-/* All but on_close may call mg_stream_close; status and error are libuv codes (< 0). */
+/* All but on_close may call mg_stream_close; status and error are libuv codes (< 0). None is called
+ * from inside mg_stream_*. */
 struct mg_stream_ops {
     void (*on_connect)(struct mg_stream *s, int status);
     void (*on_read)(struct mg_stream *s, const unsigned char *data, size_t len);
     void (*on_eof)(struct mg_stream *s);
-    void (*on_error)(struct mg_stream *s, int error); /* of a read or a write */
+    void (*on_error)(struct mg_stream *s, int error); /* of a read, a write or a shutdown */
     void (*on_drain)(struct mg_stream *s);            /* the stash is empty again */
-    void (*on_close)(struct mg_stream *s);            /* the memory may go */
+    void (*on_shutdown)(struct mg_stream *s);         /* a FIN that had to wait has left */
+    void (*on_close)(struct mg_stream *s);            /* the memory may go, or be opened again */
 };
 
 struct mg_stream {
@@ -48,32 +55,41 @@ struct mg_stream {
         uv_tcp_t tcp;
         uv_pipe_t pipe;
     } uv;
+    union {
+        uv_connect_t connect;
+        uv_write_t write;
+    } req; /* one at a time: nothing is written before the stream is connected */
     struct mg_net *net;
     const struct mg_stream_ops *ops;
-    void *data; /* the owner's */
-    uv_write_t write_req;
-    uv_shutdown_t shutdown_req;
-    uv_connect_t connect_req;
-    char *stash;        /* what the kernel did not take at once; owned; NULL when idle */
-    size_t stash_len;
+    void *data;         /* the owner's */
+    char *stash;        /* what the kernel did not take at once; owned; libuv reads it until on_write */
+    char *more;         /* what came while the stash was being written; owned */
+    size_t stash_len, more_len;
     struct mg_stream *paused_next;
     uint64_t bytes_in, bytes_out; /* bytes_out counts when handed to mg_stream_write */
-    bool is_unix, open, reading, paused, writing, shutdown_wanted, shutdown_done, connected, closing;
+    size_t read_max;              /* bytes per read, at most MG_NET_UNIT */
+    bool is_unix, open, connected, reading, paused, eof, writing, closing;
+    bool shutdown_wanted, shutdown_done;
 };
 
-/* Takes the accepted fd over, also on failure. A failed call leaves nothing to close. */
+/*
+ * Takes the accepted fd over, also on failure (a libuv code). Whatever comes back, the stream is open
+ * from here on and has to be closed; the same holds for mg_stream_connect.
+ */
 int mg_stream_accept(struct mg_stream *s, struct mg_net *net, int fd, bool is_unix,
                      const struct mg_stream_ops *ops, void *data);
 
-/* Starts connecting; on_connect follows later, also for errors known at once. */
+/* Starts connecting. 0: on_connect follows; 1: connected already (unix sockets), on_connect does not
+ * come; < 0: a libuv code known at once. */
 int mg_stream_connect(struct mg_stream *s, struct mg_net *net, const struct mg_addr *addr,
                       const struct mg_stream_ops *ops, void *data);
 
 int mg_stream_nodelay(struct mg_stream *s, bool on);
 int mg_stream_keepalive(struct mg_stream *s, unsigned delay_s); /* 0 = off */
 
-/* Reading may be started and stopped at any time; both are idempotent. One stream reads at most one
- * full unit per loop turn, so that none can hold the others up. */
+/* Reading may be started and stopped at any time; both are idempotent, and nothing happens after the
+ * end of the input. One stream reads at most one full unit per loop turn, so that none can hold the
+ * others up. */
 void mg_stream_read_start(struct mg_stream *s);
 void mg_stream_read_stop(struct mg_stream *s);
 
@@ -84,16 +100,31 @@ void mg_stream_read_stop(struct mg_stream *s);
  */
 int mg_stream_write(struct mg_stream *s, const void *data, size_t len);
 
-/* Bytes that wait in the stash. */
+/* Bytes that the kernel has not taken yet. */
 size_t mg_stream_stashed(const struct mg_stream *s);
 
-/* FIN after everything that was written; idempotent. on_error if it fails. */
-void mg_stream_shutdown(struct mg_stream *s);
+/* FIN after everything that was written; idempotent. 0: it has left; 1: it waits for the stash and
+ * on_shutdown or on_error comes; < 0: a libuv error. */
+int mg_stream_shutdown(struct mg_stream *s);
 
-/* Closes; what is stashed is dropped. `reset` sends RST where the transport has one. Idempotent. */
+/* Closes; what is stashed is dropped. `reset` sends RST where the transport has one. Idempotent; a
+ * stream that was never opened is left alone. */
 void mg_stream_close(struct mg_stream *s, bool reset);
 
 /* ---- listen --------------------------------------------------------------------------------- */
+
+struct mg_acceptor;
+
+struct mg_acceptor_ops {
+    /* Before each accept4. false = stop for now: mg_acceptor_resume. With `must` (flush) the answer does
+     * not count. NULL = always. */
+    bool (*may_accept)(struct mg_acceptor *a, bool must);
+    /* may_accept was asked, but there was nobody to accept. */
+    void (*accepted_none)(struct mg_acceptor *a);
+    /* Owns fd. */
+    void (*on_accept)(struct mg_acceptor *a, int fd, const struct mg_addr *peer);
+    void (*on_close)(struct mg_acceptor *a); /* the memory may go */
+};
 
 /*
  * Polls a listening socket that other processes poll too. EAGAIN after a wake-up is normal. At most
@@ -101,27 +132,29 @@ void mg_stream_close(struct mg_stream *s, bool reset);
  */
 struct mg_acceptor {
     struct mg_net *net;
+    const struct mg_acceptor_ops *ops;
+    void *data; /* the owner's */
     uv_poll_t poll;
     uv_timer_t retry;
     int fd; /* owned */
-    bool is_unix, paused, starved, closing;
+    bool is_unix, paused, starved, starvation_said, closing;
     unsigned live;
-    void *data;
-    /* Owns fd and closes it if it does not want it. false = stop for now: mg_acceptor_resume. */
-    bool (*on_accept)(struct mg_acceptor *a, int fd, const struct mg_addr *peer);
-    void (*on_close)(struct mg_acceptor *a);
 };
 
-/* Takes fd over, also on failure. Starts polling at once; the socket need not be listening yet. */
-int mg_acceptor_open(struct mg_acceptor *a, struct mg_net *net, int fd, bool is_unix,
-                     bool (*on_accept)(struct mg_acceptor *, int, const struct mg_addr *),
-                     void *data, struct mg_err *err);
+/* Takes fd over, also on failure (then there is nothing to close). It is paused at first; the socket need
+ * not be listening when it is resumed. */
+int mg_acceptor_open(struct mg_acceptor *a, struct mg_net *net, int fd,
+                     const struct mg_acceptor_ops *ops, void *data, struct mg_err *err);
+
+/* What accepted TCP sockets inherit; does nothing for unix sockets. keepalive_s 0 = off. */
+void mg_acceptor_set_tcp(struct mg_acceptor *a, bool nodelay, unsigned keepalive_s);
+
 void mg_acceptor_pause(struct mg_acceptor *a);
 void mg_acceptor_resume(struct mg_acceptor *a);
 
-/* Accepts (through on_accept, whatever it returns) until EAGAIN: for an address that goes away. */
+/* Accepts until EAGAIN: for an address that goes away. */
 void mg_acceptor_flush(struct mg_acceptor *a);
-void mg_acceptor_close(struct mg_acceptor *a, void (*on_close)(struct mg_acceptor *a));
+void mg_acceptor_close(struct mg_acceptor *a);
 
 /* ---- resolve -------------------------------------------------------------------------------- */
 

@@ -100,6 +100,7 @@ struct mg_config {
     /* When the last reference is dropped (loop thread): the owner frees script, contexts and this. */
     void (*on_unused)(struct mg_config *config);
     void *owner;
+    struct mg_engine *engine; /* run time: set at activation */
     unsigned refs;     /* sessions + 1 while it is current */
     unsigned sessions; /* open ones, for `status` */
 };
@@ -141,8 +142,9 @@ size_t mg_engine_sessions(const struct mg_engine *engine);
 /* Adds a JSON object (no newline): totals, per listener, closes by reason, states. */
 void mg_engine_status(const struct mg_engine *engine, struct mg_buf *out);
 
-/* No session is left and no frontend is open: `closed` is called when all handles are gone and the
- * engine's memory is freed. The loop then has nothing of the engine's (uv_loop_close == 0). */
+/* Sessions and frontends are closed or closing; the configs' last references may go until then.
+ * `closed` is called when all handles are gone and the engine's memory is freed. The loop then has
+ * nothing of the engine's (uv_loop_close == 0). */
 void mg_engine_close(struct mg_engine *engine, void (*closed)(void *data), void *data);
 
 /* Called once each time the number of sessions falls to 0. */
@@ -177,6 +179,10 @@ struct mg_session_info {
     const struct mg_addr *remote, *local;         /* as in Conn: PROXY header's where there is one */
     const struct mg_addr *socket_remote;          /* the TCP peer itself */
     struct mg_tls_conn *tls;                      /* down; NULL on a plain listener */
+    const struct mg_backend *backend;             /* NULL until it is chosen */
+    const struct mg_backend_address *backend_address; /* the one tried or connected to, or NULL */
+    const struct mg_addr *backend_socket;         /* likewise, resolved; AF_UNSPEC until then */
+    uint64_t bytes_up, bytes_down;                /* plaintext from the client, and to it */
 };
 
 void mg_session_info(const struct mg_session *session, struct mg_session_info *info);

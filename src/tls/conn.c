@@ -143,7 +143,7 @@ ip_set(SSL *ssl, const char *ip, bool verify)
 }
 
 static int
-host_set(SSL *ssl, const char *host, bool verify)
+host_set(SSL *ssl, char *host, bool verify)
 {
     X509_VERIFY_PARAM *param = SSL_get0_param(ssl);
 
