@@ -58,13 +58,7 @@ function bench.write(name, text)
     return path
 end
 
-function bench.exists(path)
-    local file = io.open(path)
-    if file then
-        file:close()
-    end
-    return file ~= nil
-end
+bench.exists = process.exists
 
 -- `$name` becomes values.name.
 function bench.fill(template, values)

@@ -382,6 +382,16 @@ file_chmod(lua_State *L)
     return 1;
 }
 
+/* exists(path): whatever it is, a socket or a dangling link too. */
+static int
+file_exists(lua_State *L)
+{
+    struct stat found;
+
+    lua_pushboolean(L, lstat(luaL_checkstring(L, 1), &found) == 0);
+    return 1;
+}
+
 /* list(path) → names without "." and "..". */
 static int
 directory_list(lua_State *L)
@@ -437,6 +447,7 @@ static const luaL_Reg functions[] = {
     {"symlink", file_symlink},
     {"readlink", file_readlink},
     {"chmod", file_chmod},
+    {"exists", file_exists},
     {"list", directory_list},
     {"mkdtemp", directory_make},
     {NULL, NULL},

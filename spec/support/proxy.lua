@@ -1,4 +1,4 @@
---[[
+--[=[
 proxy: a running moongate, from the outside.
 
     local web = proxy.start { script = [[ moongate.listen{ address = "127.0.0.1:$port", … } ]], port = port }
@@ -10,7 +10,7 @@ certificates, `client()` – one that trusts our CA. `settings` is the inside of
 `whole = true` leaves the preamble out.
 
 When a spec fails, logs and records of what was started are printed.
-]]
+]=]
 
 local bench = require "bench"
 local certs = require "certs"

@@ -12,13 +12,13 @@
  * until the other side ends
  *       --linger MS: how long to wait for FIN after close_notify (default 2000). --timeout MS
  * (30000). Prints end= (see peer.h), sent=, sent_sha256=, got=, got_sha256=, ms=, version=,
- * cipher=, key= (type of the other side's key), sni=.
+ * cipher=, key= (type of the other side's key), sni=, alpn=.
  *
  *   peer vanish --connect ADDR --count N --sizes 0,1,5,100 [--servername NAME]
  *       Connects N times per size, sends that many first bytes of a ClientHello and is gone: by
  * FIN, and every other time by RST. Prints connected=, refused=.
  *
- * TLS: --tls, --servername, --cafile, --cert, --key, --tls-version, --ciphers, --sigalgs.
+ * TLS: --tls, --servername, --cafile, --cert, --key, --tls-version, --ciphers, --sigalgs, --alpn.
  */
 #include "peer.h"
 
@@ -228,6 +228,8 @@ static void
 exchange_report(struct exchange *x)
 {
     char sent[65], got[65];
+    const unsigned char *alpn = NULL;
+    unsigned alpn_len = 0;
     SSL *ssl = x->link.ssl;
     X509 *certificate = ssl ? SSL_get1_peer_certificate(ssl) : NULL;
     const char *key = certificate ? EVP_PKEY_get0_type_name(X509_get0_pubkey(certificate)) : NULL;
@@ -236,9 +238,12 @@ exchange_report(struct exchange *x)
     printf("end=%s sent=%llu sent_sha256=%s got=%llu got_sha256=%s ms=%llu", x->link.end,
            (unsigned long long)x->sent, hash_text(x->sent_hash, sent), (unsigned long long)x->got,
            hash_text(x->got_hash, got), (unsigned long long)(now_ms() - x->start));
-    if (ssl)
-        printf(" version=%s cipher=%s key=%s sni=%s", SSL_get_version(ssl), SSL_get_cipher(ssl),
-               key ? key : "none", sni ? sni : "none");
+    if (ssl) {
+        SSL_get0_alpn_selected(ssl, &alpn, &alpn_len);
+        printf(" version=%s cipher=%s key=%s sni=%s alpn=%.*s", SSL_get_version(ssl),
+               SSL_get_cipher(ssl), key ? key : "none", sni ? sni : "none", (int)alpn_len,
+               alpn_len ? (const char *)alpn : "");
+    }
     printf("\n");
     fflush(stdout);
     X509_free(certificate);

@@ -250,7 +250,26 @@ version_parse(const char *text)
     die("--tls-version: 1.2 or 1.3, not %s", text);
 }
 
-/* NULL without --tls. --cert, --key, --cafile, --tls-version, --ciphers, --sigalgs. */
+/* "h2,http/1.1" in the form of the wire. */
+static inline void
+alpn_offer(SSL_CTX *ctx, const char *list)
+{
+    unsigned char wire[256];
+    size_t len = 0;
+
+    while (*list) {
+        size_t n = strcspn(list, ",");
+        if (len + 1 + n > sizeof(wire))
+            die("--alpn: too long");
+        wire[len++] = (unsigned char)n;
+        memcpy(wire + len, list, n);
+        len += n;
+        list += n + (list[n] == ',');
+    }
+    SSL_CTX_set_alpn_protos(ctx, wire, (unsigned)len);
+}
+
+/* NULL without --tls. --cert, --key, --cafile, --tls-version, --ciphers, --sigalgs, --alpn. */
 static inline SSL_CTX *
 context_open(const struct options *o, bool server)
 {
@@ -274,6 +293,8 @@ context_open(const struct options *o, bool server)
         die("--ciphers: %s", text);
     if ((text = option_text(o, "--sigalgs")) != NULL && SSL_CTX_set1_sigalgs_list(ctx, text) != 1)
         die("--sigalgs: %s", text);
+    if ((text = option_text(o, "--alpn")) != NULL)
+        alpn_offer(ctx, text);
     if ((text = option_text(o, "--cert")) != NULL &&
         (SSL_CTX_use_certificate_chain_file(ctx, text) != 1 ||
          SSL_CTX_use_PrivateKey_file(ctx, option(o, "--key", text), SSL_FILETYPE_PEM) != 1))

@@ -1,0 +1,58 @@
+-- Clients that are gone in the middle of their first message leave nothing behind.
+
+local bench = require "bench"
+local certs = require "certs"
+local proxy = require "proxy"
+
+local COUNT = bench.slow and 100 or 1000
+
+describe("vanishing clients", function()
+    local web, port
+
+    setup(function()
+        port = bench.port()
+        web = proxy.start { workers = 1, port = port,
+            script = [[moongate.listen { name = "web", address = "127.0.0.1:$port", tls = server(),
+                backend = moongate.echo() }]] }
+    end)
+    teardown(proxy.cleanup)
+
+    local function vanish(sizes)
+        local peer = bench.peer("peer", "vanish", { connect = "127.0.0.1:" .. port, count = COUNT, sizes = sizes,
+            servername = "localhost" })
+        return peer:finish()
+    end
+
+    it("cost neither descriptor nor memory", function()
+        local worker = web:wait_workers(1)[1]
+        assert.equal(4 * COUNT, vanish("0,1,5,100").connected)
+        web:records(4 * COUNT)
+        bench.wait("all connections to be closed", function() return web:open_connections() == 0 end)
+        local descriptors, memory = bench.descriptors(worker), bench.memory(worker)
+
+        assert.equal(4 * COUNT, vanish("0,1,5,100").connected)
+        web:records(8 * COUNT)
+        bench.wait("all connections to be closed", function() return web:open_connections() == 0 end)
+        if descriptors then
+            bench.wait("the descriptors of before", function() return bench.descriptors(worker) <= descriptors end)
+        end
+        if not bench.sanitized then
+            local growth = bench.memory(worker) - memory
+            assert.is_true(growth < 512, ("the worker grew by %d KiB"):format(growth))
+        end
+        assert.equal(worker, web:workers()[1])
+    end)
+
+    it("have a record each, with a reason of their side", function()
+        for _, record in ipairs(web:records()) do
+            assert.matches("^down: ", record.reason)
+        end
+    end)
+
+    it("do not keep the next one from being served", function()
+        local result = bench.exchange({ connect = "127.0.0.1:" .. port, tls = true, cafile = certs.ca.crt,
+            servername = "localhost", bytes = 1000 }):finish()
+        assert.equal(1000, result.got)
+        assert.equal(result.sent_sha256, result.got_sha256)
+    end)
+end)
