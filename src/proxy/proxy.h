@@ -66,6 +66,7 @@ struct mg_listener {
     /* run time */
     struct mg_shared_listener *shared; /* set at activation */
     uint64_t accepted;
+    unsigned open;             /* sessions of this worker */
 };
 
 /* What a route question is answered with. */

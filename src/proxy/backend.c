@@ -1,0 +1,329 @@
+/*
+ * Connecting to a backend.
+ *
+ * The happy path is: an address is picked by the backend's balance, a name is resolved, TCP
+ * connects, TLS (where the backend has it) is established through the engine's queue,
+ * mg_session_up_ready. Possible failure modes are: the name has no address, the connect or the
+ * handshake fails or takes longer than connect_timeout – then the next address, each at most once,
+ * and with the last one the session closes with the last reason; the session closes in the middle
+ * (mg_dial_cancel).
+ *
+ * A dial exists only while it is needed: an established session does not carry its memory. Between
+ * two addresses up's stream has to close first, so the next one starts in mg_dial_closed.
+ */
+#include "proxy/internal.h"
+
+#include <string.h>
+
+struct mg_dial {
+    struct mg_resolve_wait wait;
+    uint64_t started_ns;
+    uint64_t deadline;     /* loop time; 0 = none */
+    struct mg_addr *addrs; /* what the current entry resolved to; owned */
+    size_t addr_count, addr_next;
+    size_t entry;       /* the current one */
+    size_t untried;     /* entries */
+    const char *reason; /* of the last failure, constant */
+    char *detail;       /* owned, or NULL */
+    bool tried[];       /* per entry */
+};
+
+static void entry_next(struct mg_session *s);
+static void address_next(struct mg_session *s);
+
+uint64_t
+mg_dial_deadline(const struct mg_session *s)
+{
+    return s->dial != NULL ? s->dial->deadline : 0;
+}
+
+static void
+deadline_set(struct mg_session *s)
+{
+    unsigned ms = s->backend->connect_timeout_ms;
+
+    s->dial->deadline = ms > 0 ? uv_now(s->engine->net.loop) + ms : 0;
+    mg_session_arm(s);
+}
+
+static void
+dial_free(struct mg_session *s)
+{
+    struct mg_dial *dial = s->dial;
+
+    s->dial = NULL;
+    mg_free(dial->addrs);
+    mg_free(dial->detail);
+    mg_free(dial);
+}
+
+void
+mg_dial_cancel(struct mg_session *s)
+{
+    if (s->dial == NULL)
+        return;
+    mg_resolver_cancel(&s->dial->wait);
+    dial_free(s);
+}
+
+/* ---- failing --------------------------------------------------------------------------------- */
+
+static void
+address_leave(struct mg_session *s)
+{
+    if (s->address != NULL)
+        s->address->active--;
+    s->address = NULL;
+}
+
+void
+mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
+{
+    struct mg_dial *dial = s->dial;
+    char text[MG_ADDR_TEXT];
+
+    mg_resolver_cancel(&dial->wait);
+    dial->deadline = 0;
+    dial->reason = reason;
+    mg_free(dial->detail);
+    dial->detail = detail != NULL ? mg_strdup(detail) : NULL;
+    mg_log(MG_LOG_DEBUG, "connection %llu: backend %s: %s: %s%s%s", (unsigned long long)s->id,
+           s->backend->name, s->up_addr.len > 0 ? mg_addr_text(&s->up_addr, text) : "?", reason,
+           detail != NULL ? ": " : "", detail != NULL ? detail : "");
+    mg_link_remove(&s->up.handshake_link);
+    mg_tls_conn_close(&s->up.tls);
+    mg_free(s->up.held);
+    s->up.held = NULL;
+    s->up.held_len = 0;
+    if (s->up.stream.open)
+        mg_stream_close(&s->up.stream, false); /* an alert may be on its way */
+    else
+        address_next(s);
+}
+
+void
+mg_dial_closed(struct mg_session *s)
+{
+    if (s->dial != NULL)
+        address_next(s);
+}
+
+static const char *
+connect_reason(int error)
+{
+    switch (error) {
+    case UV_ECONNREFUSED:
+    case UV_ENOENT: /* a unix socket that nobody has made, */
+    case UV_EAGAIN: /* or whose queue is full */
+        return "up: connection refused";
+    case UV_ETIMEDOUT:
+        return "up: connect timeout";
+    case UV_EHOSTUNREACH:
+    case UV_ENETUNREACH:
+        return "up: unreachable";
+    default:
+        return "up: connect failed";
+    }
+}
+
+/* ---- TLS ------------------------------------------------------------------------------------- */
+
+/* The name that is sent and verified. -1: err is set. */
+static int
+servername_get(struct mg_session *s, char out[256], struct mg_err *err)
+{
+    const struct mg_backend *backend = s->backend;
+    const struct mg_policy *policy = s->config->policy;
+    const struct mg_endpoint *endpoint = &s->address->endpoint;
+    char ip[MG_ADDR_TEXT];
+
+    if (backend->servername_asked && policy != NULL && policy->servername != NULL)
+        return policy->servername(s->config->policy_data, s, backend, out, err);
+    if (backend->servername != NULL)
+        mg_str_copy(out, 256, backend->servername);
+    else if (endpoint->kind == MG_ENDPOINT_IP)
+        mg_str_copy(out, 256, mg_addr_ip(&endpoint->addr, ip));
+    else
+        mg_str_copy(out, 256, endpoint->host);
+    return 0;
+}
+
+static void
+tls_start(struct mg_session *s)
+{
+    struct mg_err err;
+    char name[256] = "";
+
+    if (servername_get(s, name, &err) != 0) {
+        mg_dial_failed(s, "up: no server name", err.text);
+        return;
+    }
+    if (mg_tls_conn_open(&s->up.tls, s->backend->tls, MG_TLS_CLIENT, s, &err) != 0) {
+        mg_dial_failed(s, "up: no TLS", err.text);
+        return;
+    }
+    if (mg_tls_conn_set_servername(&s->up.tls, name, s->backend->verify_hostname, &err) != 0) {
+        mg_dial_failed(s, "up: certificate not accepted", err.text);
+        return;
+    }
+    s->up.stream.read_max = MG_HANDSHAKE_READ;
+    mg_handshake_enqueue(&s->up);
+}
+
+void
+mg_dial_done(struct mg_session *s)
+{
+    s->connect_us = (uint32_t)((mg_now_ns() - s->dial->started_ns) / 1000);
+    dial_free(s);
+    mg_session_up_ready(s);
+}
+
+/* ---- TCP ------------------------------------------------------------------------------------- */
+
+void
+mg_dial_connected(struct mg_session *s, int status)
+{
+    if (status < 0) {
+        mg_dial_failed(s, connect_reason(status), uv_strerror(status));
+        return;
+    }
+    mg_stream_nodelay(&s->up.stream, s->listener->tcp_nodelay);
+    mg_stream_keepalive(&s->up.stream, s->listener->tcp_keepalive_s);
+    if (s->backend->tls != NULL)
+        tls_start(s);
+    else
+        mg_dial_done(s);
+}
+
+static void
+address_connect(struct mg_session *s, const struct mg_addr *addr)
+{
+    int rc;
+
+    s->up_addr = *addr;
+    s->address = &s->backend->addresses[s->dial->entry];
+    s->address->active++;
+    deadline_set(s);
+    rc = mg_stream_connect(&s->up.stream, &s->engine->net, addr, &mg_peer_ops, &s->up);
+    s->live++;
+    if (rc != 0)
+        mg_dial_connected(s, rc < 0 ? rc : 0);
+}
+
+/* The current entry's next address, or the next entry. */
+static void
+address_next(struct mg_session *s)
+{
+    struct mg_dial *dial = s->dial;
+
+    address_leave(s);
+    if (dial->addr_next < dial->addr_count)
+        address_connect(s, &dial->addrs[dial->addr_next++]);
+    else
+        entry_next(s);
+}
+
+/* ---- which entry ----------------------------------------------------------------------------- */
+
+/* The n-th of those not yet tried. */
+static size_t
+untried_at(const struct mg_dial *dial, size_t n)
+{
+    size_t i = 0;
+
+    while (dial->tried[i] || n-- > 0)
+        i++;
+    return i;
+}
+
+/* Of two drawn at random the one with fewer connections: nearly as even as asking all of them. */
+static size_t
+random_two(struct mg_session *s)
+{
+    const struct mg_dial *dial = s->dial;
+    const struct mg_backend_address *addresses = s->backend->addresses;
+    size_t first = mg_engine_random(s->engine) % dial->untried, second, a, b;
+
+    if (dial->untried == 1)
+        return untried_at(dial, 0);
+    second = mg_engine_random(s->engine) % (dial->untried - 1);
+    if (second >= first)
+        second++;
+    a = untried_at(dial, first);
+    b = untried_at(dial, second);
+    return addresses[b].active < addresses[a].active ? b : a;
+}
+
+static size_t
+round_robin(struct mg_session *s)
+{
+    const struct mg_dial *dial = s->dial;
+    size_t count = s->backend->address_count, entry;
+
+    if (dial->untried == count)
+        entry = s->backend->next++ % count;
+    else
+        entry = (dial->entry + 1) % count; /* after a failure: its neighbours, in order */
+    while (dial->tried[entry])
+        entry = (entry + 1) % count;
+    return entry;
+}
+
+static void
+on_resolved(struct mg_resolve_wait *wait, const struct mg_addr *addrs, size_t count, int error)
+{
+    struct mg_session *s = wait->data;
+    struct mg_dial *dial = s->dial;
+    struct mg_addr *copy = count > 0 ? mg_calloc(count, sizeof(*copy)) : NULL;
+
+    if (copy == NULL) {
+        mg_dial_failed(s, "up: name not resolved", uv_strerror(count > 0 ? UV_ENOMEM : error));
+        return;
+    }
+    memcpy(copy, addrs, count * sizeof(*copy));
+    mg_free(dial->addrs);
+    dial->addrs = copy;
+    dial->addr_count = count;
+    dial->addr_next = 0;
+    address_next(s);
+}
+
+static void
+entry_next(struct mg_session *s)
+{
+    struct mg_dial *dial = s->dial;
+    struct mg_backend_address *entry;
+
+    if (dial->untried == 0) {
+        mg_session_close(s, dial->reason, dial->detail);
+        return;
+    }
+    dial->entry = s->backend->balance == MG_BALANCE_ROUND_ROBIN ? round_robin(s) : random_two(s);
+    dial->tried[dial->entry] = true;
+    dial->untried--;
+    entry = &s->backend->addresses[dial->entry];
+    if (entry->resolver != NULL) {
+        deadline_set(s);
+        mg_resolver_ask(entry->resolver, &dial->wait);
+    } else {
+        on_resolved(&dial->wait, &entry->endpoint.addr, 1, 0);
+    }
+}
+
+void
+mg_dial_start(struct mg_session *s)
+{
+    size_t count = s->backend->address_count;
+    struct mg_dial *dial = mg_calloc(1, sizeof(*dial) + count * sizeof(dial->tried[0]));
+
+    if (dial == NULL) {
+        mg_session_close(s, "session: out of memory", NULL);
+        return;
+    }
+    s->dial = dial;
+    dial->wait.data = s;
+    dial->untried = count;
+    dial->reason = "up: no address";
+    dial->started_ns = mg_now_ns();
+    entry_next(s);
+}

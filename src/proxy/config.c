@@ -1,0 +1,115 @@
+/* A config's life: counted by the sessions that run under it, freed by its owner at the last one.
+ */
+#include "proxy/internal.h"
+
+#include <string.h>
+
+void
+mg_config_ref(struct mg_config *config)
+{
+    config->refs++;
+}
+
+void
+mg_config_unref(struct mg_config *config)
+{
+    if (--config->refs == 0 && config->on_unused != NULL)
+        config->on_unused(config);
+}
+
+void
+mg_backend_free(struct mg_backend *backend)
+{
+    if (backend == NULL)
+        return;
+    for (size_t i = 0; i < backend->address_count; i++)
+        mg_resolver_free(backend->addresses[i].resolver);
+    mg_free(backend->addresses);
+    SSL_CTX_free(backend->tls);
+    mg_free(backend->name);
+    mg_free(backend->servername);
+    mg_free(backend->reply);
+    mg_free(backend);
+}
+
+static void
+listener_fini(struct mg_listener *listener)
+{
+    for (size_t i = 0; i < listener->address_count; i++)
+        mg_free(listener->addresses[i]);
+    mg_free(listener->addresses);
+    mg_free(listener->name);
+    SSL_CTX_free(listener->tls);
+}
+
+void
+mg_config_fini(struct mg_config *config)
+{
+    for (size_t i = 0; i < config->listener_count; i++)
+        listener_fini(&config->listeners[i]);
+    for (size_t i = 0; i < config->backend_count; i++)
+        mg_backend_free(config->backends[i]);
+    mg_free(config->listeners);
+    mg_free(config->backends);
+    config->listeners = NULL;
+    config->backends = NULL;
+    config->listener_count = config->backend_count = 0;
+}
+
+/* ---- run-time parts -------------------------------------------------------------------------- */
+
+static int
+backend_activate(struct mg_engine *engine, struct mg_backend *backend, struct mg_err *err)
+{
+    for (size_t i = 0; i < backend->address_count; i++) {
+        struct mg_backend_address *address = &backend->addresses[i];
+
+        if (address->endpoint.kind != MG_ENDPOINT_NAME || address->resolver != NULL)
+            continue;
+        address->resolver = mg_resolver_new(&engine->net, address->endpoint.host,
+                                            address->endpoint.port, backend->resolve_interval_s);
+        if (address->resolver == NULL) {
+            mg_err_setx(err, "backend %s: out of memory", backend->name);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+int
+mg_config_add_backend(struct mg_config *config, struct mg_backend *backend)
+{
+    struct mg_backend **grown =
+        mg_realloc(config->backends, (config->backend_count + 1) * sizeof(struct mg_backend *));
+    struct mg_err err;
+
+    if (grown != NULL)
+        config->backends = grown;
+    if (grown == NULL ||
+        (config->engine != NULL && backend_activate(config->engine, backend, &err) != 0)) {
+        mg_backend_free(backend);
+        return -1;
+    }
+    config->backends[config->backend_count++] = backend;
+    return 0;
+}
+
+int
+mg_engine_activate(struct mg_engine *engine, struct mg_config *config, struct mg_err *err)
+{
+    for (size_t i = 0; i < config->listener_count; i++) {
+        struct mg_listener *listener = &config->listeners[i];
+
+        listener->shared = mg_shared_listener(engine->options.shared, listener->name);
+        if (listener->shared == NULL) {
+            mg_err_setx(err, "listener %s: more than %d listeners", listener->name,
+                        MG_SHARED_LISTENERS);
+            return -1;
+        }
+    }
+    for (size_t i = 0; i < config->backend_count; i++)
+        if (backend_activate(engine, config->backends[i], err) != 0)
+            return -1;
+    config->engine = engine;
+    return 0;
+}

@@ -1,0 +1,192 @@
+/*
+ * The engine of one worker: the big units that all sessions borrow, the queue of handshakes, the
+ * counts.
+ *
+ * Handshakes cost two hundred times what a relayed request does. So the bytes of a handshake only
+ * put its peer into a queue, and one of the queue is taken per loop turn, in the check phase, after
+ * the established connections have read and written. While the queue is not empty an idle handle
+ * keeps the loop from sleeping; when it is empty both handles stop, and the loop sleeps as long as
+ * nobody says anything.
+ */
+#include "proxy/internal.h"
+
+#include <string.h>
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+static void
+memory_free(struct mg_engine *engine)
+{
+    mg_free(engine->plain);
+    mg_free(engine->out);
+    mg_free(engine);
+}
+
+struct mg_engine *
+mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
+{
+    struct mg_engine *engine = mg_calloc(1, sizeof(*engine));
+
+    if (engine == NULL) {
+        mg_err_setx(err, "engine: out of memory");
+        return NULL;
+    }
+    engine->options = *options;
+    engine->plain = mg_malloc(MG_NET_UNIT);
+    engine->out = mg_malloc(MG_OUT_UNIT);
+    if (engine->plain == NULL || engine->out == NULL) {
+        mg_err_setx(err, "engine: out of memory");
+        memory_free(engine);
+        return NULL;
+    }
+    if (mg_net_init(&engine->net, options->loop, err) != 0) {
+        memory_free(engine);
+        return NULL;
+    }
+    mg_link_init(&engine->sessions);
+    mg_link_init(&engine->frontends);
+    mg_link_init(&engine->handshakes);
+    uv_idle_init(options->loop, &engine->idle);
+    uv_check_init(options->loop, &engine->check);
+    uv_timer_init(options->loop, &engine->full_timer);
+    engine->idle.data = engine->check.data = engine->full_timer.data = engine;
+    engine->handles = 3;
+    engine->random = mg_now_ns() | 1;
+    return engine;
+}
+
+static void
+on_net_close(struct mg_net *net)
+{
+    struct mg_engine *engine = MG_CONTAINER_OF(net, struct mg_engine, net);
+    void (*closed)(void *) = engine->on_closed;
+    void *data = engine->on_closed_data;
+
+    memory_free(engine);
+    if (closed != NULL)
+        closed(data);
+}
+
+void
+mg_engine_release(struct mg_engine *engine)
+{
+    if (engine->closing && engine->handles == 0 && engine->session_count == 0 &&
+        mg_link_empty(&engine->frontends) && !engine->net.closing)
+        mg_net_close(&engine->net, on_net_close);
+}
+
+static void
+on_handle_close(uv_handle_t *handle)
+{
+    struct mg_engine *engine = handle->data;
+
+    engine->handles--;
+    mg_engine_release(engine);
+}
+
+void
+mg_engine_close(struct mg_engine *engine, void (*closed)(void *data), void *data)
+{
+    engine->closing = true;
+    engine->on_closed = closed;
+    engine->on_closed_data = data;
+    uv_close((uv_handle_t *)&engine->idle, on_handle_close);
+    uv_close((uv_handle_t *)&engine->check, on_handle_close);
+    uv_close((uv_handle_t *)&engine->full_timer, on_handle_close);
+}
+
+/* ---- the queue of handshakes ----------------------------------------------------------------- */
+
+static void
+on_idle(uv_idle_t *idle)
+{
+    (void)idle;
+}
+
+static void
+on_check(uv_check_t *check)
+{
+    struct mg_engine *engine = check->data;
+    struct mg_link *first = engine->handshakes.next;
+
+    if (first != &engine->handshakes) {
+        mg_link_remove(first);
+        mg_handshake_step(MG_CONTAINER_OF(first, struct mg_peer, handshake_link));
+    }
+    if (mg_link_empty(&engine->handshakes)) {
+        uv_idle_stop(&engine->idle);
+        uv_check_stop(&engine->check);
+    }
+}
+
+void
+mg_handshake_enqueue(struct mg_peer *peer)
+{
+    struct mg_engine *engine = peer->session->engine;
+
+    if (!mg_link_empty(&peer->handshake_link) || engine->closing)
+        return;
+    mg_link_append(&engine->handshakes, &peer->handshake_link);
+    uv_idle_start(&engine->idle, on_idle);
+    uv_check_start(&engine->check, on_check);
+}
+
+/* ---- sessions -------------------------------------------------------------------------------- */
+
+void
+mg_engine_close_sessions(struct mg_engine *engine, const struct mg_config *config,
+                         const char *reason)
+{
+    struct mg_link *link = engine->sessions.next;
+
+    while (link != &engine->sessions) {
+        struct mg_session *s = MG_CONTAINER_OF(link, struct mg_session, link);
+
+        link = link->next; /* closing leaves the list alone; freeing comes from the loop */
+        if (config == NULL || s->config == config)
+            mg_session_close(s, reason, NULL);
+    }
+}
+
+size_t
+mg_engine_sessions(const struct mg_engine *engine)
+{
+    return engine->session_count;
+}
+
+void
+mg_engine_on_idle(struct mg_engine *engine, void (*idle)(void *data), void *data)
+{
+    engine->on_idle = idle;
+    engine->on_idle_data = data;
+}
+
+void
+mg_engine_set_access_fd(struct mg_engine *engine, int fd)
+{
+    engine->options.access_fd = fd;
+}
+
+void
+mg_engine_count_close(struct mg_engine *engine, const char *reason)
+{
+    struct mg_reason_count *row = engine->closes;
+
+    /* Reasons are constants, so the pointer nearly always answers; one text may have two of them.
+     */
+    while (row < engine->closes + MG_REASONS - 1 && row->reason != NULL && row->reason != reason &&
+           strcmp(row->reason, reason) != 0)
+        row++;
+    if (row->reason == NULL)
+        row->reason = reason;
+    row->count++;
+}
+
+uint64_t
+mg_engine_random(struct mg_engine *engine)
+{
+    engine->random ^= engine->random << 13;
+    engine->random ^= engine->random >> 7;
+    engine->random ^= engine->random << 17;
+    return engine->random;
+}

@@ -1,0 +1,174 @@
+/*
+ * Handshakes, down and up: input is kept until the engine's queue gives the peer its turn.
+ *
+ * The happy path is: bytes come, they are held and reading stops; the step takes them, its answer
+ * leaves in one write, reading starts again; after the last step what is left of the input stays
+ * held for the relay. Possible failure modes are: the step fails (down: the alert leaves and the
+ * session lingers; up: the next address), the peer closes in the middle (session.c sees it),
+ * nothing comes (the timer).
+ */
+#include "proxy/internal.h"
+
+#include <openssl/err.h>
+#include <openssl/sslerr.h>
+#include <string.h>
+
+static void
+out_of_memory(struct mg_session *s)
+{
+    mg_session_close(s, "session: out of memory", NULL);
+}
+
+void
+mg_handshake_input(struct mg_peer *peer, const unsigned char *data, size_t len)
+{
+    char *grown = mg_realloc(peer->held, peer->held_len + len);
+
+    if (grown == NULL) {
+        out_of_memory(peer->session);
+        return;
+    }
+    memcpy(grown + peer->held_len, data, len);
+    peer->held = grown;
+    peer->held_len += len;
+    mg_stream_read_stop(&peer->stream);
+    mg_handshake_enqueue(peer);
+}
+
+/* Forgets the first `used` bytes. */
+static void
+held_consume(struct mg_peer *peer, size_t used)
+{
+    peer->held_len -= used;
+    if (peer->held_len > 0) {
+        memmove(peer->held, peer->held + used, peer->held_len);
+        return;
+    }
+    mg_free(peer->held);
+    peer->held = NULL;
+}
+
+/* ---- why it failed --------------------------------------------------------------------------- */
+
+static bool
+ssl_reason_is(const struct mg_tls_conn *tls, int reason)
+{
+    return ERR_GET_LIB(tls->error_code) == ERR_LIB_SSL && ERR_GET_REASON(tls->error_code) == reason;
+}
+
+static const char *
+failure_reason(const struct mg_peer *peer)
+{
+    const struct mg_tls_conn *tls = &peer->tls;
+
+    if (ssl_reason_is(tls, SSL_R_HTTP_REQUEST) || ssl_reason_is(tls, SSL_R_HTTPS_PROXY_REQUEST))
+        return mg_peer_reason(peer, "down: plain HTTP instead of TLS",
+                              "up: plain HTTP instead of TLS");
+    if (ssl_reason_is(tls, SSL_R_CERTIFICATE_VERIFY_FAILED))
+        return mg_peer_reason(peer, "down: certificate not accepted",
+                              "up: certificate not accepted");
+    if (ssl_reason_is(tls, SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE))
+        return mg_peer_reason(peer, "down: no certificate given", "up: no certificate given");
+    if (ssl_reason_is(tls, SSL_R_WRONG_VERSION_NUMBER))
+        return mg_peer_reason(peer, "down: not TLS", "up: not TLS");
+    if (tls->callback_error != NULL)
+        return mg_peer_reason(peer, "down: callback failed", "up: callback failed");
+    if (tls->alert_received >= 0)
+        return mg_peer_reason(peer, "down: handshake refused by the client",
+                              "up: handshake refused by the server");
+    return mg_peer_reason(peer, "down: handshake failed", "up: handshake failed");
+}
+
+/* The alert is in the kernel's hands. The client must be able to read it: FIN, then wait for its
+ * end. */
+static void
+down_failed(struct mg_session *s, const char *reason, const char *detail)
+{
+    mg_dial_cancel(s);
+    mg_stream_close(&s->up.stream, true);
+    if (mg_stream_shutdown(&s->down.stream) < 0)
+        mg_session_close(s, reason, detail);
+    else
+        mg_session_linger(s, reason, detail, true);
+}
+
+static void
+failed(struct mg_peer *peer, const char *reason, const char *detail)
+{
+    held_consume(peer, peer->held_len);
+    if (mg_peer_is_down(peer))
+        down_failed(peer->session, reason, detail);
+    else
+        mg_dial_failed(peer->session, reason, detail);
+}
+
+/* ---- a step ---------------------------------------------------------------------------------- */
+
+static void
+done(struct mg_peer *peer)
+{
+    struct mg_session *s = peer->session;
+
+    peer->stream.read_max = MG_NET_UNIT;
+    if (mg_peer_is_down(peer)) {
+        s->handshake_us = mg_session_elapsed_us(s);
+        s->engine->handshakes_done++;
+        mg_session_route(s);
+    } else {
+        mg_dial_done(s);
+    }
+}
+
+/* Flushes what the step wrote. false: the peer's socket has failed and that was dealt with. */
+static bool
+answer_flush(struct mg_peer *peer, struct mg_tls_io *io)
+{
+    int rc = io->out_len > 0 ? mg_stream_write(&peer->stream, io->out, io->out_len) : 0;
+
+    io->out_len = 0;
+    if (rc >= 0)
+        return true;
+    if (mg_peer_is_down(peer))
+        mg_session_socket_error(peer, rc);
+    else
+        mg_dial_failed(peer->session, "up: reset during the handshake", uv_strerror(rc));
+    return false;
+}
+
+void
+mg_handshake_step(struct mg_peer *peer)
+{
+    struct mg_engine *engine = peer->session->engine;
+    struct mg_tls_io io = {
+        .in = (const unsigned char *)peer->held,
+        .in_len = peer->held_len,
+        .out = engine->out,
+        .out_cap = MG_OUT_UNIT,
+    };
+    enum mg_tls_status status;
+    struct mg_err err;
+
+    do {
+        status = mg_tls_conn_handshake(&peer->tls, &io, &err);
+        if (!answer_flush(peer, &io))
+            return;
+    } while (status == MG_TLS_WANT_WRITE);
+    held_consume(peer, io.in_used);
+    switch (status) {
+    case MG_TLS_OK:
+        done(peer);
+        break;
+    case MG_TLS_WANT_READ:
+        mg_stream_read_start(&peer->stream);
+        break;
+    case MG_TLS_CLOSED:
+        failed(peer,
+               mg_peer_reason(peer, "down: closed during the handshake",
+                              "up: closed during the handshake"),
+               NULL);
+        break;
+    default:
+        failed(peer, failure_reason(peer), err.text);
+        break;
+    }
+}

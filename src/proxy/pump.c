@@ -1,0 +1,282 @@
+/*
+ * Moving bytes. TLS to plain, plain to TLS, TLS to TLS and plain to plain are one path: what a
+ * peer's socket gives is decrypted if that side has TLS, and what a peer is sent is encrypted if
+ * that side has.
+ *
+ * The units belong to the engine: a read of up to 256 KiB is decrypted into `plain`, encrypted into
+ * `out` and written at once, so that all records of a turn leave in one write. What the kernel does
+ * not take is copied into the stream's stash, and the sender is not read until the stash is gone;
+ * so a session holds at most one unit per direction, and none while it is idle.
+ *
+ * An end (FIN on a plain side, close_notify on a TLS side) is passed on in the receiver's own way,
+ * and the other direction goes on. An EOF without close_notify is no end but a truncation.
+ */
+#include "proxy/internal.h"
+
+#include <string.h>
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+bool
+mg_pump_flush(struct mg_peer *peer, const void *data, size_t len)
+{
+    int rc;
+
+    if (len == 0)
+        return true;
+    rc = mg_stream_write(&peer->stream, data, len);
+    if (rc < 0) {
+        mg_session_socket_error(peer, rc);
+        return false;
+    }
+    if (rc > 0) {
+        struct mg_peer *source = peer->twin;
+
+        peer->stash_seen = mg_stream_stashed(&peer->stream);
+        peer->moved_at = uv_now(peer->session->engine->net.loop);
+        mg_stream_read_stop(&source->stream);
+    }
+    return true;
+}
+
+static struct mg_tls_io
+io_begin(struct mg_engine *engine, const unsigned char *in, size_t len)
+{
+    return (struct mg_tls_io){.in = in, .in_len = len, .out = engine->out, .out_cap = MG_OUT_UNIT};
+}
+
+static void
+tls_failed(struct mg_peer *peer, const struct mg_err *err)
+{
+    mg_session_close(peer->session, mg_peer_reason(peer, "down: TLS error", "up: TLS error"),
+                     err->text);
+}
+
+static bool
+encrypted_send(struct mg_peer *peer, const unsigned char *data, size_t len)
+{
+    struct mg_tls_io io = io_begin(peer->session->engine, NULL, 0);
+    enum mg_tls_status status;
+    struct mg_err err;
+
+    do {
+        size_t used;
+
+        status = mg_tls_conn_write(&peer->tls, &io, data, len, &used, &err);
+        data += used;
+        len -= used;
+        if (!mg_pump_flush(peer, io.out, io.out_len))
+            return false;
+        io.out_len = 0;
+    } while (status == MG_TLS_WANT_WRITE);
+    if (status == MG_TLS_OK)
+        return true;
+    if (status != MG_TLS_ERROR)
+        mg_err_setx(&err, "TLS takes no data");
+    tls_failed(peer, &err);
+    return false;
+}
+
+/* false: the session has closed. */
+static bool
+peer_send(struct mg_peer *peer, const unsigned char *data, size_t len)
+{
+    if (peer == &peer->session->down)
+        peer->session->bytes_down += len;
+    if (peer->tls.ssl != NULL)
+        return encrypted_send(peer, data, len);
+    return mg_pump_flush(peer, data, len);
+}
+
+/* Tells the peer that its twin has said everything. false: the session has closed. */
+static bool
+finish(struct mg_peer *peer)
+{
+    struct mg_tls_io io = io_begin(peer->session->engine, NULL, 0);
+    struct mg_err err;
+    int rc;
+
+    if (peer->finished)
+        return true;
+    if (peer->tls.ssl != NULL) {
+        if (mg_tls_conn_shutdown(&peer->tls, &io, &err) != MG_TLS_OK) {
+            tls_failed(peer, &err);
+            return false;
+        }
+        if (!mg_pump_flush(peer, io.out, io.out_len))
+            return false;
+    }
+    rc = mg_stream_shutdown(&peer->stream);
+    if (rc < 0) {
+        mg_session_socket_error(peer, rc);
+        return false;
+    }
+    peer->finished = true;
+    return true;
+}
+
+/* ---- what arrives ---------------------------------------------------------------------------- */
+
+/* The reply backend has heard something: it answers and says goodbye. */
+static void
+reply(struct mg_session *s)
+{
+    const struct mg_backend *backend = s->backend;
+    size_t done = 0;
+
+    while (done < backend->reply_len) {
+        size_t part = backend->reply_len - done;
+
+        if (part > MG_NET_UNIT)
+            part = MG_NET_UNIT;
+        if (!peer_send(&s->down, (const unsigned char *)backend->reply + done, part))
+            return;
+        done += part;
+    }
+    if (finish(&s->down))
+        mg_session_linger(s, "relay: done", NULL, true);
+}
+
+/* false: the session takes no more of it. */
+static bool
+deliver(struct mg_peer *peer, const unsigned char *data, size_t len)
+{
+    struct mg_session *s = peer->session;
+
+    if (peer == &s->down)
+        s->bytes_up += len;
+    if (s->backend->kind == MG_BACKEND_REPLY) {
+        reply(s);
+        return false;
+    }
+    return peer_send(peer->twin, data, len);
+}
+
+static void
+end(struct mg_peer *peer)
+{
+    struct mg_session *s = peer->session;
+
+    if (peer->ended)
+        return;
+    peer->ended = true;
+    if (!finish(peer->twin))
+        return;
+    if (s->down.ended && (s->up.ended || !s->up.stream.open))
+        mg_session_linger(s, "relay: done", NULL, false);
+    else
+        mg_session_arm(s);
+}
+
+/* What libssl had to answer on its own (a key update) leaves before the relayed bytes. */
+static bool
+own_flush(struct mg_peer *peer, struct mg_tls_io *io)
+{
+    bool open = peer->finished || mg_pump_flush(peer, io->out, io->out_len);
+
+    io->out_len = 0;
+    return open;
+}
+
+static void
+encrypted_input(struct mg_peer *peer, const unsigned char *data, size_t len)
+{
+    struct mg_session *s = peer->session;
+    struct mg_tls_io io = io_begin(s->engine, data, len);
+    enum mg_tls_status status;
+    struct mg_err err;
+
+    do {
+        size_t got;
+
+        status = mg_tls_conn_read(&peer->tls, &io, s->engine->plain, MG_NET_UNIT, &got, &err);
+        if (!own_flush(peer, &io))
+            return;
+        if (got > 0 && !deliver(peer, s->engine->plain, got))
+            return;
+    } while (status == MG_TLS_OK || status == MG_TLS_WANT_WRITE);
+    if (status == MG_TLS_CLOSED)
+        end(peer);
+    else if (status == MG_TLS_ERROR)
+        tls_failed(peer, &err);
+}
+
+void
+mg_pump_input(struct mg_peer *peer, const unsigned char *data, size_t len)
+{
+    if (peer->ended)
+        mg_stream_read_stop(&peer->stream); /* after close_notify: nothing we have a use for */
+    else if (peer->tls.ssl != NULL)
+        encrypted_input(peer, data, len);
+    else
+        deliver(peer, data, len);
+}
+
+void
+mg_pump_eof(struct mg_peer *peer)
+{
+    if (peer->tls.ssl == NULL)
+        end(peer);
+    else if (!peer->ended)
+        mg_session_close(peer->session, mg_peer_reason(peer, "down: truncated", "up: truncated"),
+                         NULL);
+}
+
+void
+mg_pump_drain(struct mg_peer *peer)
+{
+    struct mg_session *s = peer->session;
+
+    s->active_at = uv_now(s->engine->net.loop);
+    if (s->state == S_RELAY)
+        mg_stream_read_start(&peer->twin->stream);
+}
+
+void
+mg_pump_look(struct mg_peer *peer, uint64_t now)
+{
+    size_t left = mg_stream_stashed(&peer->stream);
+
+    if (left == peer->stash_seen)
+        return;
+    peer->stash_seen = left;
+    if (left == 0)
+        return; /* its end has been noted when it came */
+    peer->moved_at = now;
+    peer->session->active_at = now;
+}
+
+/* ---- the start ------------------------------------------------------------------------------- */
+
+static void
+held_input(struct mg_peer *peer)
+{
+    char *held = peer->held;
+    size_t len = peer->held_len;
+
+    peer->held = NULL;
+    peer->held_len = 0;
+    if (held != NULL)
+        mg_pump_input(peer, (const unsigned char *)held, len);
+    mg_free(held);
+}
+
+/* Reads unless the bytes that were held have already filled the twin. */
+static void
+reading_start(struct mg_peer *peer)
+{
+    if (peer->stream.open && !peer->twin->stream.writing)
+        mg_stream_read_start(&peer->stream);
+}
+
+void
+mg_pump_start(struct mg_session *s)
+{
+    held_input(&s->down);
+    if (s->state == S_RELAY)
+        held_input(&s->up);
+    if (s->state != S_RELAY)
+        return;
+    reading_start(&s->down);
+    reading_start(&s->up);
+}

@@ -1,0 +1,551 @@
+/*
+ * A session: one client, and what serves it.
+ *
+ * The happy path is: S_HANDSHAKE (skipped on a plain listener) – S_ROUTE (the backend is chosen; a
+ * fixed one has been dialled since the client's first bytes, side by side with the handshake) –
+ * S_CONNECT until the backend takes bytes – S_RELAY until both directions have ended – S_LINGER
+ * until what was written has left – S_CLOSING until libuv has let go of every handle, then the
+ * memory is freed.
+ *
+ * Possible failure modes are: the handshake fails (its alert leaves, S_LINGER reads on for a moment
+ * so that no reset destroys the alert on its way), no address of the backend answers, a side is cut
+ * off or resets, a deadline passes, the engine closes us. They all end in mg_session_close, which
+ * resets every side that was not told a proper end: half an answer must never look like a whole
+ * one.
+ *
+ * All deadlines share one timer. It is set to the earliest of them and not touched when they move
+ * away, as they do with every byte; when it fires too early it is set again.
+ */
+#include "proxy/internal.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+const char *const mg_state_names[] = {
+    [S_HANDSHAKE] = "handshake", [S_ROUTE] = "route",   [S_CONNECT] = "connect",
+    [S_RELAY] = "relay",         [S_LINGER] = "linger", [S_CLOSING] = "closing",
+};
+
+/* ---- deadlines ------------------------------------------------------------------------------- */
+
+struct deadline {
+    uint64_t at; /* loop time; UINT64_MAX = none */
+    const char *reason;
+};
+
+static void
+deadline_consider(struct deadline *best, uint64_t from, unsigned after_ms, const char *reason)
+{
+    if (after_ms > 0 && from + after_ms < best->at) {
+        best->at = from + after_ms;
+        best->reason = reason;
+    }
+}
+
+static const char reason_connect[] = "up: connect timeout";
+static const char reason_lingered[] = "down: linger timeout";
+
+/* A side that does not read while the other one goes on talking is idle too. */
+static void
+deadline_consider_stuck(struct deadline *best, const struct mg_peer *peer, const char *reason)
+{
+    if (peer->stream.writing)
+        deadline_consider(best, peer->moved_at, peer->session->listener->idle_timeout_ms, reason);
+}
+
+static struct deadline
+deadline_next(const struct mg_session *s)
+{
+    const struct mg_listener *l = s->listener;
+    struct deadline best = {.at = UINT64_MAX};
+    uint64_t dial = mg_dial_deadline(s);
+
+    deadline_consider(&best, s->born_at, l->max_lifetime_ms, "session: lifetime over");
+    if (s->state == S_HANDSHAKE)
+        deadline_consider(&best, s->born_at, l->handshake_timeout_ms, "down: handshake timeout");
+    if (s->state == S_RELAY || s->state == S_LINGER) {
+        deadline_consider(&best, s->active_at, l->idle_timeout_ms, "relay: idle timeout");
+        deadline_consider_stuck(&best, &s->down, "down: not reading");
+        deadline_consider_stuck(&best, &s->up, "up: not reading");
+        if (s->down.ended || s->up.ended || s->state == S_LINGER)
+            deadline_consider(&best, s->active_at, l->half_close_timeout_ms,
+                              "relay: half-close timeout");
+    }
+    if (dial != 0 && dial < best.at)
+        best = (struct deadline){dial, reason_connect};
+    if (s->linger_until != 0 && s->linger_until < best.at)
+        best = (struct deadline){s->linger_until, reason_lingered};
+    return best;
+}
+
+static void
+on_timer(uv_timer_t *timer)
+{
+    struct mg_session *s = timer->data;
+    uint64_t now = uv_now(s->engine->net.loop);
+    struct deadline next;
+
+    if (s->state == S_CLOSING)
+        return;
+    s->armed_at = 0;
+    mg_pump_look(&s->down, now);
+    mg_pump_look(&s->up, now);
+    next = deadline_next(s);
+    if (next.at > now)
+        mg_session_arm(s);
+    else if (next.reason == reason_connect)
+        mg_dial_failed(s, reason_connect, NULL);
+    else if (next.reason == reason_lingered)
+        mg_session_close(s, s->reason, NULL);
+    else
+        mg_session_close(s, next.reason, NULL);
+}
+
+void
+mg_session_arm(struct mg_session *s)
+{
+    uint64_t now = uv_now(s->engine->net.loop);
+    struct deadline next;
+
+    if (s->state == S_CLOSING)
+        return;
+    next = deadline_next(s);
+    if (next.at == UINT64_MAX || (s->armed_at != 0 && s->armed_at <= next.at))
+        return;
+    s->armed_at = next.at;
+    uv_timer_start(&s->timer, on_timer, next.at > now ? next.at - now : 0, 0);
+}
+
+uint32_t
+mg_session_elapsed_us(const struct mg_session *s)
+{
+    uint64_t us = (mg_now_ns() - s->born_ns) / 1000;
+
+    return us < UINT32_MAX ? (uint32_t)us : UINT32_MAX;
+}
+
+/* ---- freeing --------------------------------------------------------------------------------- */
+
+static void
+peer_fini(struct mg_peer *peer)
+{
+    mg_tls_conn_close(&peer->tls);
+    mg_free(peer->held);
+}
+
+static void
+session_release(struct mg_session *s)
+{
+    struct mg_engine *engine = s->engine;
+
+    if (--s->live > 0)
+        return;
+    peer_fini(&s->down);
+    peer_fini(&s->up);
+    mg_link_remove(&s->link);
+    s->config->sessions--;
+    mg_config_unref(s->config);
+    mg_free(s->detail);
+    mg_free(s);
+    if (--engine->session_count == 0 && engine->on_idle != NULL)
+        engine->on_idle(engine->on_idle_data);
+    mg_engine_release(engine);
+}
+
+static void
+on_timer_close(uv_handle_t *handle)
+{
+    session_release(handle->data);
+}
+
+static void
+on_stream_close(struct mg_stream *stream)
+{
+    struct mg_peer *peer = stream->data;
+    struct mg_session *s = peer->session;
+
+    if (s->state == S_CLOSING) {
+        session_release(s);
+        return;
+    }
+    s->live--; /* an address that failed: the timer and down are still there */
+    mg_dial_closed(s);
+}
+
+/* ---- closing --------------------------------------------------------------------------------- */
+
+static void
+detail_set(struct mg_session *s, const char *detail)
+{
+    if (detail == NULL || s->detail != NULL)
+        return;
+    s->detail = mg_strdup(detail); /* without memory the record has no detail */
+}
+
+/* A stream that has no proper end behind it gets a reset. */
+static void
+peer_close(struct mg_peer *peer)
+{
+    mg_link_remove(&peer->handshake_link);
+    mg_stream_close(&peer->stream, !peer->stream.shutdown_done);
+}
+
+void
+mg_session_close(struct mg_session *s, const char *reason, const char *detail)
+{
+    struct mg_engine *engine = s->engine;
+
+    if (s->state == S_CLOSING)
+        return;
+    s->reason = reason;
+    detail_set(s, detail);
+    mg_record_write(s);
+    s->state = S_CLOSING;
+    s->listener->open--;
+    mg_engine_count_close(engine, reason);
+    engine->bytes_up += s->bytes_up;
+    engine->bytes_down += s->bytes_down;
+    if (s->config->policy != NULL && s->config->policy->forget != NULL)
+        s->config->policy->forget(s->config->policy_data, s);
+    mg_dial_cancel(s);
+    if (s->address != NULL)
+        s->address->active--;
+    peer_close(&s->down);
+    peer_close(&s->up);
+    uv_close((uv_handle_t *)&s->timer, on_timer_close);
+    mg_frontend_give_back(engine, s->listener);
+}
+
+static bool
+peer_done(const struct mg_peer *peer)
+{
+    return !peer->stream.open || peer->stream.closing ||
+           (peer->stream.shutdown_done && (peer->ended || peer->stream.eof));
+}
+
+static void
+linger_check(struct mg_session *s)
+{
+    if (s->state == S_LINGER && peer_done(&s->down) && peer_done(&s->up))
+        mg_session_close(s, s->reason, NULL);
+}
+
+void
+mg_session_linger(struct mg_session *s, const char *reason, const char *detail, bool drain)
+{
+    if (s->state == S_CLOSING || s->state == S_LINGER)
+        return;
+    s->state = S_LINGER;
+    s->reason = reason;
+    detail_set(s, detail);
+    s->active_at = uv_now(s->engine->net.loop);
+    if (drain) {
+        if (s->down.stream.shutdown_done || mg_peer_in_handshake(&s->down))
+            s->linger_until = s->active_at + MG_LINGER_MS;
+        mg_stream_read_start(&s->down.stream);
+    }
+    mg_session_arm(s);
+    linger_check(s);
+}
+
+static void
+linger_input(struct mg_session *s, size_t len)
+{
+    s->lingered += (uint32_t)len;
+    if (s->lingered > MG_LINGER_BYTES)
+        mg_session_close(s, s->reason, NULL);
+}
+
+void
+mg_session_socket_error(struct mg_peer *peer, int error)
+{
+    struct mg_session *s = peer->session;
+
+    if (s->state == S_LINGER)
+        mg_session_close(s, s->reason, uv_strerror(error));
+    else if (error == UV_ECONNRESET || error == UV_EPIPE || error == UV_ENOTCONN)
+        mg_session_close(s, mg_peer_reason(peer, "down: reset", "up: reset"), NULL);
+    else
+        mg_session_close(s, mg_peer_reason(peer, "down: socket error", "up: socket error"),
+                         uv_strerror(error));
+}
+
+/* ---- the streams' callbacks ------------------------------------------------------------------ */
+
+static void
+on_connect(struct mg_stream *stream, int status)
+{
+    struct mg_peer *peer = stream->data;
+
+    mg_dial_connected(peer->session, status);
+}
+
+static void
+first_bytes(struct mg_session *s)
+{
+    struct mg_backend *backend = s->listener->backend;
+
+    s->hello_us = mg_session_elapsed_us(s) | 1; /* 0 = has not come */
+    /* Only now: whoever merely opens a connection costs the backend nothing. And only where the
+     * name to send does not depend on what the handshake brings. */
+    if (backend != NULL && backend->kind == MG_BACKEND_ADDRESSES && !backend->servername_asked) {
+        s->backend = backend;
+        mg_dial_start(s);
+    }
+}
+
+static void
+on_read(struct mg_stream *stream, const unsigned char *data, size_t len)
+{
+    struct mg_peer *peer = stream->data;
+    struct mg_session *s = peer->session;
+
+    if (s->state == S_LINGER) {
+        linger_input(s, len);
+        return;
+    }
+    s->active_at = uv_now(s->engine->net.loop);
+    if (mg_peer_in_handshake(peer)) {
+        mg_handshake_input(peer, data, len);
+        if (peer == &s->down && s->hello_us == 0 && s->state == S_HANDSHAKE)
+            first_bytes(s);
+    } else {
+        mg_pump_input(peer, data, len);
+    }
+}
+
+static void
+on_eof(struct mg_stream *stream)
+{
+    struct mg_peer *peer = stream->data;
+    struct mg_session *s = peer->session;
+
+    if (s->state == S_LINGER)
+        linger_check(s);
+    else if (!mg_peer_in_handshake(peer))
+        mg_pump_eof(peer);
+    else if (peer == &s->up)
+        mg_dial_failed(s, "up: closed during the handshake", NULL);
+    else if (stream->bytes_in == 0)
+        mg_session_close(s, "down: closed before the handshake", NULL);
+    else
+        mg_session_close(s, "down: closed during the handshake", NULL);
+}
+
+static void
+on_error(struct mg_stream *stream, int error)
+{
+    struct mg_peer *peer = stream->data;
+    struct mg_session *s = peer->session;
+
+    if (peer == &s->up && s->dial != NULL)
+        mg_dial_failed(s, "up: reset during the handshake", uv_strerror(error));
+    else
+        mg_session_socket_error(peer, error);
+}
+
+static void
+on_drain(struct mg_stream *stream)
+{
+    struct mg_peer *peer = stream->data;
+
+    mg_pump_drain(peer);
+}
+
+static void
+on_shutdown(struct mg_stream *stream)
+{
+    struct mg_peer *peer = stream->data;
+    struct mg_session *s = peer->session;
+
+    s->active_at = uv_now(s->engine->net.loop);
+    if (s->state == S_LINGER && peer == &s->down && !peer->ended) {
+        s->linger_until = s->active_at + MG_LINGER_MS;
+        mg_session_arm(s);
+    }
+    linger_check(s);
+}
+
+const struct mg_stream_ops mg_peer_ops = {
+    .on_connect = on_connect,
+    .on_read = on_read,
+    .on_eof = on_eof,
+    .on_error = on_error,
+    .on_drain = on_drain,
+    .on_shutdown = on_shutdown,
+    .on_close = on_stream_close,
+};
+
+/* ---- route and relay ------------------------------------------------------------------------- */
+
+static void
+relay(struct mg_session *s)
+{
+    bool direct = s->backend->kind == MG_BACKEND_ADDRESSES;
+
+    s->state = S_RELAY;
+    s->active_at = uv_now(s->engine->net.loop);
+    s->down.twin = direct ? &s->up : &s->down;
+    s->up.twin = &s->down;
+    mg_session_arm(s);
+    mg_pump_start(s);
+}
+
+/* The script's answer, for a listener without a fixed backend. */
+static bool
+route_ask(struct mg_session *s)
+{
+    const struct mg_policy *policy = s->config->policy;
+    struct mg_route route = {0};
+
+    if (policy == NULL || policy->route == NULL) {
+        mg_session_close(s, "route: no backend", NULL);
+        return false;
+    }
+    if (policy->route(s->config->policy_data, s, s->listener, &route) != 0) {
+        mg_session_close(s, "route: refused", route.reason[0] != '\0' ? route.reason : NULL);
+        return false;
+    }
+    s->backend = route.backend;
+    return true;
+}
+
+void
+mg_session_route(struct mg_session *s)
+{
+    s->state = S_ROUTE;
+    if (s->listener->backend != NULL)
+        s->backend = s->listener->backend;
+    else if (!route_ask(s))
+        return;
+    if (s->backend->kind != MG_BACKEND_ADDRESSES || s->up_ready) {
+        relay(s);
+        return;
+    }
+    s->state = S_CONNECT;
+    if (s->dial == NULL)
+        mg_dial_start(s);
+    else
+        mg_session_arm(s);
+}
+
+void
+mg_session_up_ready(struct mg_session *s)
+{
+    s->up_ready = s->connected = true;
+    if (s->state == S_CONNECT)
+        relay(s);
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+static struct mg_session *
+session_new(struct mg_engine *engine, struct mg_config *config, struct mg_listener *listener)
+{
+    struct mg_session *s = mg_calloc(1, sizeof(*s));
+
+    if (s == NULL)
+        return NULL;
+    s->engine = engine;
+    s->config = config;
+    s->listener = listener;
+    s->down.session = s->up.session = s;
+    mg_link_init(&s->down.handshake_link);
+    mg_link_init(&s->up.handshake_link);
+    mg_link_append(&engine->sessions, &s->link);
+    mg_config_ref(config);
+    config->sessions++;
+    engine->session_count++;
+    engine->accepted++;
+    listener->accepted++;
+    listener->open++;
+    uv_timer_init(engine->net.loop, &s->timer);
+    s->timer.data = s;
+    s->live = 1;
+    s->id =
+        atomic_fetch_add_explicit(&engine->options.shared->next_id, 1, memory_order_relaxed) + 1;
+    s->born_at = s->active_at = uv_now(engine->net.loop);
+    s->born_ns = mg_now_ns();
+    return s;
+}
+
+int
+mg_session_open(struct mg_engine *engine, struct mg_config *config, struct mg_listener *listener,
+                int fd, const struct mg_addr *remote, bool is_unix)
+{
+    struct mg_session *s = session_new(engine, config, listener);
+    struct mg_err err;
+    int rc;
+
+    if (s == NULL) {
+        close(fd);
+        return -1;
+    }
+    s->remote = *remote;
+    s->local.len = sizeof(s->local.u);
+    if (getsockname(fd, &s->local.u.sa, &s->local.len) != 0)
+        s->local.len = 0;
+    rc = mg_stream_accept(&s->down.stream, &engine->net, fd, is_unix, &mg_peer_ops, &s->down);
+    s->live++;
+    if (rc < 0) {
+        mg_session_close(s, "down: socket error", uv_strerror(rc));
+    } else if (listener->tls == NULL) {
+        mg_session_route(s);
+    } else if (mg_tls_conn_open(&s->down.tls, listener->tls, MG_TLS_SERVER, s, &err) != 0) {
+        mg_session_close(s, "down: no TLS", err.text);
+    } else {
+        s->down.stream.read_max = MG_HANDSHAKE_READ;
+        mg_session_arm(s);
+        mg_stream_read_start(&s->down.stream);
+    }
+    return 0;
+}
+
+/* ---- what others may know -------------------------------------------------------------------- */
+
+void
+mg_session_info(const struct mg_session *s, struct mg_session_info *info)
+{
+    struct mg_session *self = s->down.session; /* the same, without const */
+
+    *info = (struct mg_session_info){
+        .id = s->id,
+        .generation = s->config->generation,
+        .listener = s->listener,
+        .config = s->config,
+        .remote = &s->remote,
+        .local = &s->local,
+        .socket_remote = &s->remote,
+        .tls = self->down.tls.ssl != NULL ? &self->down.tls : NULL,
+        .backend = s->backend,
+        .backend_address = s->address,
+        .backend_socket = &s->up_addr,
+        .bytes_up = s->bytes_up,
+        .bytes_down = s->bytes_down,
+    };
+}
+
+void *
+mg_session_user(const struct mg_session *s)
+{
+    return s->user;
+}
+
+void
+mg_session_set_user(struct mg_session *s, void *user)
+{
+    s->user = user;
+}
+
+struct mg_session *
+mg_session_of_tls(const struct mg_tls_conn *tls)
+{
+    struct mg_session *s = tls->owner;
+
+    /* Not every owner is a session: one whose connections are elsewhere is not. Nothing is read
+     * here. */
+    if (s == NULL || (tls != &s->down.tls && tls != &s->up.tls))
+        return NULL;
+    return s;
+}
