@@ -1,0 +1,61 @@
+/* moongate check: what the loader does, in this process, with a report instead of a snapshot. */
+#include "cli/internal.h"
+
+#include "script/script.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <unistd.h>
+
+enum { OPT_JSON = 1, OPT_LISTENER, OPT_SNI };
+
+static const struct option options[] = {
+    {"json", no_argument, NULL, OPT_JSON},
+    {"listener", required_argument, NULL, OPT_LISTENER},
+    {"sni", required_argument, NULL, OPT_SNI},
+    {NULL, 0, NULL, 0},
+};
+
+static void
+report_print(const struct mg_script_load *load, bool json)
+{
+    const struct mg_buf *report = json ? &load->report_json : &load->report;
+    if (report->data != NULL)
+        fwrite(report->data, 1, report->len, stdout);
+    fflush(stdout);
+    if (!json && load->warnings.data != NULL)
+        fwrite(load->warnings.data, 1, load->warnings.len, stderr);
+}
+
+int
+mg_check_command(int argc, char **argv)
+{
+    struct mg_script_load load = {.prove = true, .keep_going = true, .snapshot_fd = -1};
+    struct mg_err err;
+    bool json = false;
+    int option;
+    while ((option = mg_option_next(argc, argv, options)) != -1) {
+        if (option == OPT_JSON)
+            json = true;
+        else if (option == OPT_LISTENER)
+            load.listener = optarg;
+        else if (option == OPT_SNI)
+            load.sni = optarg;
+        else
+            return MG_EXIT_USAGE;
+    }
+    if (optind != argc - 1)
+        return mg_usage_error("check", optind == argc ? "which script?" : "expected one script");
+    load.path = argv[optind];
+    mg_log_open(STDERR_FILENO, MG_LOG_TEXT, MG_LOG_INFO, "check");
+    int result = mg_script_load(&load, NULL, &err);
+    report_print(&load, json);
+    if (result != 0)
+        fprintf(stderr, "%s\n", err.text);
+    if (load.snapshot_fd >= 0)
+        close(load.snapshot_fd);
+    mg_buf_free(&load.warnings);
+    mg_buf_free(&load.report);
+    mg_buf_free(&load.report_json);
+    return result == 0 ? MG_EXIT_DONE : MG_EXIT_REFUSED;
+}

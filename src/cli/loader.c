@@ -1,0 +1,135 @@
+/*
+ * The loader process: runs the script once and answers on its channel (fd 3).
+ *
+ * The happy path is: give up what is not needed, load, LOADED with the snapshot, exit 0. Possible
+ * failure modes are: the script or its proof fails (FAILED with the text and the paths that were
+ * touched, exit 0: the answer is the result), the supervisor is gone (exit 1).
+ */
+#include "cli/internal.h"
+
+#include "ipc/ipc.h"
+#include "script/script.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#ifdef MG_HAVE_PRCTL
+#include <linux/capability.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#endif
+
+#define CHANNEL_FD 3
+
+#ifdef MG_HAVE_PRCTL
+/*
+ * Of root's powers the loader keeps one: to read files that are root's alone. Programs that it
+ * starts (moongate.command) have none, because the bounding set is emptied.
+ */
+static int
+rights_reduce(struct mg_err *err)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2] = {{0}, {0}};
+    const unsigned keep = 1u << CAP_DAC_READ_SEARCH;
+    if (syscall(SYS_capget, &header, data) != 0) {
+        mg_err_set(err, "loader: capget");
+        return -1;
+    }
+    for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++) {
+        if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0 && errno != EPERM) {
+            mg_err_set(err, "loader: dropping capability %lu", cap);
+            return -1;
+        }
+    }
+    data[0].permitted &= keep;
+    data[0].effective = data[0].permitted;
+    data[0].inheritable = 0;
+    data[1] = (struct __user_cap_data_struct){0};
+    if (syscall(SYS_capset, &header, data) != 0) {
+        mg_err_set(err, "loader: capset");
+        return -1;
+    }
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) {
+        mg_err_set(err, "loader: prctl");
+        return -1;
+    }
+    return 0;
+}
+#else
+static int
+rights_reduce(struct mg_err *err)
+{
+    (void)err;
+    return 0;
+}
+#endif
+
+/* Run as root, a script that somebody else can write would be a way to become root. */
+static int
+script_owner_check(const char *path, struct mg_err *err)
+{
+    struct stat st;
+    if (geteuid() != 0)
+        return 0;
+    if (stat(path, &st) != 0)
+        return 0; /* loading it will say why */
+    if ((st.st_mode & S_IWOTH) != 0 || ((st.st_mode & S_IWGRP) != 0 && st.st_gid != 0)) {
+        mg_err_setx(err,
+                    "%s: others can write this script (mode %03o), so it is not run as root; "
+                    "chmod go-w would help",
+                    path, (unsigned)(st.st_mode & 0777));
+        return -1;
+    }
+    return 0;
+}
+
+/* What the user probably typed: relative to where moongate was started, where that is shorter. */
+static const char *
+path_shorten(const char *path)
+{
+    char cwd[4096];
+    if (getcwd(cwd, sizeof(cwd)) == NULL)
+        return path;
+    size_t len = strlen(cwd);
+    return strncmp(path, cwd, len) == 0 && path[len] == '/' ? path + len + 1 : path;
+}
+
+int
+mg_loader_command(int argc, char **argv)
+{
+    struct mg_script_load load = {.prove = true, .snapshot_fd = -1};
+    struct mg_buf watch = {0}, answer = {0};
+    struct mg_err err;
+    if (argc != 2)
+        return MG_EXIT_USAGE;
+    mg_log_open(STDERR_FILENO, MG_LOG_TEXT, MG_LOG_INFO, "loader");
+    load.path = path_shorten(argv[1]);
+    int result = script_owner_check(load.path, &err);
+    if (result == 0)
+        result = rights_reduce(&err);
+    if (result == 0)
+        result = mg_script_load(&load, &watch, &err);
+    if (result == 0) {
+        result = mg_ipc_send_blocking(CHANNEL_FD, MG_MSG_LOADED, 0, load.warnings.data,
+                                      load.warnings.len, &load.snapshot_fd, 1, &err);
+    } else {
+        mg_buf_add(&answer, err.text, strlen(err.text) + 1);
+        mg_buf_add(&answer, watch.data, watch.len);
+        result = answer.failed ? -1
+                               : mg_ipc_send_blocking(CHANNEL_FD, MG_MSG_FAILED, 0, answer.data,
+                                                      answer.len, NULL, 0, &err);
+    }
+    if (load.snapshot_fd >= 0)
+        close(load.snapshot_fd);
+    mg_buf_free(&watch);
+    mg_buf_free(&answer);
+    mg_buf_free(&load.warnings);
+    mg_buf_free(&load.report);
+    mg_buf_free(&load.report_json);
+    return result == 0 ? MG_EXIT_DONE : MG_EXIT_REFUSED;
+}
