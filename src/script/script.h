@@ -1,7 +1,8 @@
 /*
- * script: the Lua side of moongate. Runs a user's script in a guarded state that records what it reads
- * (loader) or replays it (worker), turns listen/backend/settings into a frozen struct mg_config, answers
- * the engine's questions (struct mg_policy), and proves contexts with in-memory handshakes.
+ * script: the Lua side of moongate. Runs a user's script in a guarded state that records what it
+ * reads (loader) or replays it (worker), turns listen/backend/settings into a frozen struct
+ * mg_config, answers the engine's questions (struct mg_policy), and proves contexts with in-memory
+ * handshakes.
  */
 #ifndef MG_SCRIPT_SCRIPT_H
 #define MG_SCRIPT_SCRIPT_H
@@ -21,22 +22,22 @@ extern const struct mg_setting mg_settings[]; /* ended by a NULL name */
 
 struct mg_script_load {
     /* in */
-    const char *path;      /* the script, or a packed snapshot */
-    bool prove;            /* run the proof; its errors fail the load */
-    bool keep_going;       /* `check`: fill the report also when the proof fails */
-    const char *listener;  /* `check --listener`: report that one only; or NULL */
-    const char *sni;       /* `check --sni`: prove that name too; or NULL */
+    const char *path;     /* the script, or a packed snapshot */
+    bool prove;           /* run the proof; its errors fail the load */
+    bool keep_going;      /* `check`: fill the report also when the proof fails */
+    const char *listener; /* `check --listener`: report that one only; or NULL */
+    const char *sni;      /* `check --sni`: prove that name too; or NULL */
     /* out */
-    int snapshot_fd;          /* sealed, owned by the caller; -1 on failure */
-    struct mg_buf warnings;   /* one line each */
-    struct mg_buf report;     /* table for people (with `prove`) */
+    int snapshot_fd;        /* sealed, owned by the caller; -1 on failure */
+    struct mg_buf warnings; /* one line each */
+    struct mg_buf report;   /* table for people (with `prove`) */
     struct mg_buf report_json;
 };
 
 /*
- * Runs the script, freezes, proves, seals. -1: err->text is what the user reads ("moongate.lua:12: …").
- * Also on failure the watch list is known: `watch` (may be NULL) gets the paths touched so far, each
- * with a NUL, so that --watch can wait for the mistake to be mended.
+ * Runs the script, freezes, proves, seals. -1: err->text is what the user reads ("moongate.lua:12:
+ * …"). Also on failure the watch list is known: `watch` (may be NULL) gets the paths touched so
+ * far, each with a NUL, so that --watch can wait for the mistake to be mended.
  */
 int mg_script_load(struct mg_script_load *load, struct mg_buf *watch, struct mg_err *err);
 
@@ -45,21 +46,22 @@ int mg_script_load(struct mg_script_load *load, struct mg_buf *watch, struct mg_
 struct mg_script_build {
     struct mg_snapshot *snapshot; /* borrowed during the call */
     uint64_t generation;
-    const char *ticket_secret;    /* drawn by the supervisor, used where settings give none */
+    const char *ticket_secret; /* drawn by the supervisor, used where settings give none */
     size_t ticket_secret_len;
 };
 
 /*
- * Replays the snapshot's run on the calling thread (not the loop's) and compares manifests. The result is
- * handed to the loop's thread as a whole; no uv handle is made here. NULL: err says why. Free with
- * mg_script_free on the loop's thread when the config is unused (config->on_unused is set by the caller).
+ * Replays the snapshot's run on the calling thread (not the loop's) and compares manifests. The
+ * result is handed to the loop's thread as a whole; no uv handle is made here. NULL: err says why.
+ * Free with mg_script_free on the loop's thread when the config is unused (config->on_unused is set
+ * by the caller).
  */
 struct mg_config *mg_script_build(const struct mg_script_build *build, struct mg_err *err);
 void mg_script_free(struct mg_config *config);
 
-/* What runs in Lua right now ("alpn_select_cb of listener web"), for the heartbeat and the watchdog's
- * message; "" when nothing does. Written and read by the loop's thread and by a dying one: a static buffer
- * in shared memory if mg_script_set_current gave one. */
+/* What runs in Lua right now ("alpn_select_cb of listener web"), for the heartbeat and the
+ * watchdog's message; "" when nothing does. Written and read by the loop's thread and by a dying
+ * one: a static buffer in shared memory if mg_script_set_current gave one. */
 void mg_script_set_current(char *place, size_t cap);
 
 #endif

@@ -1,0 +1,150 @@
+---@meta moongate
+
+--- The functions of `require "moongate"`, for editors that read LuaCATS annotations. Never loaded.
+local moongate = {}
+
+--- The version of the running moongate.
+---@type string
+moongate._VERSION = ""
+
+--- `"host:port"`, `"[::1]:port"` or `"unix:/path"`.
+---@alias moongate.Address string
+
+---@class moongate.Settings
+---@field workers? integer number of worker processes; default: the usable CPUs
+---@field user? string who the workers become after a start as root
+---@field group? string
+---@field drain_timeout? number|false seconds that `stop` waits for connections (30); false = for ever
+---@field drain_delay? number seconds between not being ready and no longer accepting (0)
+---@field watchdog? number seconds without a heartbeat until a worker is replaced (5)
+---@field reload_timeout? number seconds until a silent worker fails a reload (60)
+---@field generation_timeout? number|false seconds until connections of an old generation are closed (false = never)
+---@field log? string a path, "stderr" or "syslog" ("stderr")
+---@field log_format? "text"|"json"
+---@field log_level? "debug"|"info"|"warn"|"error"
+---@field access_log? string|false a path, "stderr" or false: one record per connection
+---@field callback_budget? number seconds of CPU time for one callback (0.1)
+---@field ticket_secret? string|string[] 32 or more bytes, or { current, previous }
+---@field ticket_rotation? integer seconds for which a ticket key encrypts (3600)
+---@field hello_ring? integer recent ClientHellos kept per worker (1000)
+---@field refuse_reload_above? number|false share of the ring that may newly fail (false)
+
+--- Settings of the whole program; may be called once.
+---@param options moongate.Settings
+function moongate.settings(options) end
+
+---@class moongate.ListenOptions
+---@field address moongate.Address|moongate.Address[] also "*:port" for IPv4 and IPv6
+---@field name? string for logs and reports; default: the first address
+---@field tls? SSLContext terminate TLS with it; nil = plain TCP
+---@field backend moongate.Address|moongate.Backend|fun(conn: moongate.Conn): (moongate.Address|moongate.Backend)?, string?
+---@field max_connections? integer over all workers; more wait in the accept queue
+---@field handshake_timeout? number|false seconds from accept to a finished handshake (10)
+---@field idle_timeout? number|false seconds without a byte in either direction (600)
+---@field max_lifetime? number|false seconds (false)
+---@field half_close_timeout? number|false seconds without a byte after one direction has ended (60)
+---@field backlog? integer length of the accept queue (4096)
+---@field tcp_nodelay? boolean (true)
+---@field tcp_keepalive? number|false seconds (60)
+
+---@class moongate.Listener
+---@field address moongate.Address[]
+---@field name string
+---@field tls SSLContext?
+---@field backend moongate.Backend|function
+---@field max_connections integer?
+---@field handshake_timeout number|false
+---@field idle_timeout number|false
+---@field max_lifetime number|false
+---@field half_close_timeout number|false
+---@field backlog integer
+---@field tcp_nodelay boolean
+---@field tcp_keepalive number|false
+---@field frozen boolean true once the script has returned
+
+--- Accepts connections.
+---@param options moongate.ListenOptions
+---@return moongate.Listener
+function moongate.listen(options) end
+
+---@class moongate.BackendAddress
+---@field address moongate.Address
+
+---@class moongate.BackendOptions
+---@field address moongate.Address|moongate.BackendAddress|(moongate.Address|moongate.BackendAddress)[]
+---@field name? string default: the first address
+---@field tls? SSLContext|boolean originate TLS; true = verify with the default CAs
+---@field servername? string|fun(conn: moongate.Conn): string the name that is sent and verified; default: host of the address
+---@field balance? "random_two"|"round_robin"
+---@field connect_timeout? number seconds per address (5)
+---@field resolve_interval? number seconds between look-ups of a name (30)
+
+---@class moongate.Backend
+---@field address moongate.Address[]?
+---@field name string
+---@field tls SSLContext?
+---@field servername (string|function)?
+---@field balance string?
+---@field connect_timeout number?
+---@field resolve_interval number?
+---@field frozen boolean true once the script has returned
+
+--- A server, or several that do the same, to connect to.
+---@param options moongate.BackendOptions
+---@return moongate.Backend
+function moongate.backend(options) end
+
+--- A backend inside moongate that answers with fixed bytes and closes.
+---@param text string
+---@return moongate.Backend
+function moongate.reply(text) end
+
+--- A backend inside moongate that sends back what comes.
+---@return moongate.Backend
+function moongate.echo() end
+
+--- Runs a program while the script loads and returns its standard output. No shell is involved; at most 1 MiB
+--- and 30 seconds.
+---@param argv string[] program and arguments
+---@return string
+function moongate.command(argv) end
+
+--- A connection as callbacks see it; read-only, and of no use after the connection has ended.
+---@class moongate.Conn
+---@field id integer
+---@field listener string
+---@field generation integer
+---@field remote_ip string? nil on a unix socket
+---@field remote_port integer?
+---@field local_ip string?
+---@field local_port integer?
+---@field socket_ip string? the TCP peer itself
+---@field socket_port integer?
+---@field ssl_version string?
+---@field cipher { [1]: string, [2]: string, [3]: integer, [4]: integer }? name, version, bits, alg_bits
+---@field alpn_protocol string?
+---@field servername string?
+---@field cert Certificate?
+---@field peer_cert Certificate?
+---@field peer_cert_chain Certificate[]?
+---@field verify_result integer?
+---@field session Session?
+---@field session_reused boolean?
+---@field tmp_key PKey?
+---@field sigalg string?
+---@field peer_sigalg string?
+---@field group string?
+---@field state string?
+---@field pending integer?
+---@field finished_message string?
+---@field peer_finished_message string?
+---@field client_ca string[]?
+local Conn = {}
+
+---@param label string
+---@param length integer
+---@param context? string
+---@return string
+function Conn:export_keying_material(label, length, context) end
+
+return moongate

@@ -1,0 +1,351 @@
+/* moongate.backend, reply and echo, and the Backend they return. */
+#include "script/internal.h"
+
+#include <string.h>
+
+#define WHAT "backend"
+
+static void addresses_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+static void tls_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+static void servername_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+static void balance_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+
+static const struct mg_option options[] = {
+    {.name = "address", .read = addresses_read},
+    {.name = "name", .read = mg_option_string},
+    {.name = "tls", .read = tls_read},
+    {.name = "servername", .read = servername_read},
+    {.name = "send_proxy", .read = mg_option_later, .fallback = "false"},
+    {.name = "proxy_tlvs", .read = mg_option_later},
+    {.name = "balance", .read = balance_read, .fallback = "random_two"},
+    {.name = "connect_timeout",
+     .read = mg_option_duration,
+     .min = 0.001,
+     .max = MG_DURATION_MAX,
+     .fallback = "5"},
+    {.name = "resolve_interval",
+     .read = mg_option_duration,
+     .min = 1,
+     .max = MG_DURATION_MAX,
+     .fallback = "30"},
+    {.name = "health", .read = mg_option_later},
+    {.name = "max_connections", .read = mg_option_later},
+    {.name = "on_down", .read = mg_option_later, .fallback = "keep"},
+    {.name = "source", .read = mg_option_later},
+    {.name = NULL},
+};
+
+static const struct mg_option entry_options[] = {
+    {.name = "address", .read = mg_option_string},
+    {.name = "weight", .read = mg_option_later, .fallback = "1"},
+    {.name = "backup", .read = mg_option_later, .fallback = "false"},
+    {.name = NULL},
+};
+
+/* ---- values --------------------------------------------------------------------------------- */
+
+/* Checks the address at `value`, a string or { address =, weight =, backup = }, and pushes it as
+ * text. */
+static void
+address_read(lua_State *L, const char *what, int value)
+{
+    struct mg_endpoint ep;
+    struct mg_err err;
+
+    if (lua_istable(L, value)) {
+        lua_newtable(L);
+        mg_options_read(L, what, entry_options, value, lua_gettop(L));
+        if (lua_getfield(L, -1, "address") == LUA_TNIL)
+            mg_option_error(L, what, "address: an entry without address");
+        lua_remove(L, -2);
+    } else if (lua_type(L, value) == LUA_TSTRING) {
+        lua_pushvalue(L, value);
+    } else {
+        mg_option_error(
+            L, what, "address: expected \"host:port\", \"unix:/path\" or a list of these, got %s",
+            luaL_typename(L, value));
+    }
+    if (mg_endpoint_parse(&ep, lua_tostring(L, -1), false, &err) != 0)
+        mg_option_error(L, what, "address: %s", err.text);
+}
+
+/* One entry, or a list of entries; { address = … } alone is an entry. The normal form is a list of
+ * texts. */
+static void
+addresses_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    bool is_list = lua_istable(L, value) && lua_getfield(L, value, "address") == LUA_TNIL;
+
+    (void)o;
+    lua_newtable(L);
+    if (!is_list) {
+        address_read(L, what, value);
+        lua_rawseti(L, -2, 1);
+        return;
+    }
+    for (lua_Integer i = 1; lua_rawgeti(L, value, i) != LUA_TNIL; i++) {
+        address_read(L, what, lua_gettop(L));
+        lua_rawseti(L, -3, i);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    if (lua_rawlen(L, -1) == 0)
+        mg_option_error(L, what, "address: an empty list");
+}
+
+/* A fresh SSLContext, as openssl.SSL.SSLContext.new() gives it. */
+static void
+default_context_push(lua_State *L)
+{
+    luaL_requiref(L, "moongate.openssl", luaopen_moongate_openssl, 0);
+    lua_getfield(L, -1, "SSL");
+    lua_getfield(L, -1, "SSLContext");
+    lua_getfield(L, -1, "new");
+    lua_call(L, 0, 1);
+}
+
+static void
+tls_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    (void)o;
+    if (lua_isboolean(L, value) && lua_toboolean(L, value))
+        default_context_push(L);
+    else if (lua_isboolean(L, value))
+        lua_pushnil(L);
+    else if (mg_ssl_context_test(L, value) != NULL)
+        lua_pushvalue(L, value);
+    else
+        mg_option_error(L, what, "tls: expected an SSLContext, true or false, got %s",
+                        luaL_typename(L, value));
+}
+
+static void
+servername_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    if (lua_isfunction(L, value)) {
+        lua_pushvalue(L, value);
+        return;
+    }
+    if (lua_type(L, value) != LUA_TSTRING)
+        mg_option_error(L, what, "servername: expected a string or a function of a Conn, got %s",
+                        luaL_typename(L, value));
+    if (lua_rawlen(L, value) > 255)
+        mg_option_error(L, what, "servername: longer than 255 bytes");
+    mg_option_string(L, o, what, value);
+}
+
+static void
+balance_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    static const char *const words[] = {"random_two", "round_robin", NULL};
+    static const char *const later[] = {"least_connections", "source_hash", "first"};
+    const struct mg_option here = {.name = o->name, .words = words};
+
+    for (size_t i = 0; lua_type(L, value) == LUA_TSTRING && i < MG_ARRAY_LEN(later); i++) {
+        if (strcmp(lua_tostring(L, value), later[i]) == 0)
+            mg_option_error(L, what, "balance = \"%s\" is not supported by this version", later[i]);
+    }
+    mg_option_word(L, &here, what, value);
+}
+
+/* ---- the class ------------------------------------------------------------------------------ */
+
+static void
+backend_set(lua_State *L, void *self, int value)
+{
+    if (((struct mg_backend_object *)self)->kind != MG_BACKEND_ADDRESSES)
+        mg_script_error(L, "Backend.%s: only a backend with addresses has it", lua_tostring(L, 2));
+    mg_option_assign(L, "Backend", options, value);
+}
+
+static bool
+backend_is_frozen(const void *self)
+{
+    return ((const struct mg_backend_object *)self)->frozen;
+}
+
+static int
+frozen_get(lua_State *L, void *self)
+{
+    lua_pushboolean(L, backend_is_frozen(self));
+    return 1;
+}
+
+static const struct mg_attr attrs[] = {
+    {"address", mg_option_get, mg_option_fixed},
+    {"name", mg_option_get, mg_option_fixed},
+    {"tls", mg_option_get, backend_set},
+    {"servername", mg_option_get, backend_set},
+    {"balance", mg_option_get, backend_set},
+    {"connect_timeout", mg_option_get, backend_set},
+    {"resolve_interval", mg_option_get, backend_set},
+    {"frozen", frozen_get, mg_option_fixed},
+    {NULL, NULL, NULL},
+};
+
+static const struct mg_class backend_class = {
+    .name = "Backend",
+    .metatable = "moongate.Backend",
+    .attrs = attrs,
+    .is_frozen = backend_is_frozen,
+    .user_values = 1,
+};
+
+void
+mg_backend_open(lua_State *L)
+{
+    mg_class_register(L, &backend_class);
+    lua_newtable(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, MG_BACKENDS);
+}
+
+struct mg_backend_object *
+mg_backend_test(lua_State *L, int idx)
+{
+    return mg_class_test(L, idx, &backend_class);
+}
+
+/* Pushes a new Backend and its table of options. */
+static struct mg_backend_object *
+backend_push(lua_State *L, const char *what, enum mg_backend_kind kind)
+{
+    struct mg_backend_object *self;
+
+    if (mg_script_of(L)->loaded)
+        mg_option_error(L, what,
+                        "backends are made while the script loads; "
+                        "in a callback, return an address");
+    self = mg_class_new(L, &backend_class, sizeof(*self));
+    self->kind = kind;
+    lua_getiuservalue(L, -1, 1);
+    mg_script_where(L);
+    lua_setfield(L, -2, MG_WHERE);
+    return self;
+}
+
+/* The Backend is complete: its name is settled and it joins the list. Leaves it at the top. */
+static void
+backend_complete(lua_State *L, const char *name)
+{
+    if (lua_getfield(L, -1, "name") == LUA_TNIL) {
+        if (name != NULL) {
+            lua_pushstring(L, name);
+        } else {
+            lua_getfield(L, -2, "address");
+            lua_rawgeti(L, -1, 1);
+            lua_remove(L, -2);
+        }
+        lua_setfield(L, -3, "name");
+    }
+    lua_pop(L, 2);
+    lua_getfield(L, LUA_REGISTRYINDEX, MG_BACKENDS);
+    lua_pushvalue(L, -2);
+    lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+    lua_pop(L, 1);
+}
+
+int
+mg_backend_lua(lua_State *L)
+{
+    lua_settop(L, 1);
+    backend_push(L, WHAT, MG_BACKEND_ADDRESSES);
+    mg_options_read(L, WHAT, options, 1, 3);
+    if (lua_getfield(L, 3, "address") == LUA_TNIL)
+        mg_option_error(L, WHAT, "address is required: \"host:port\", \"unix:/path\" or a list");
+    lua_pop(L, 1);
+    backend_complete(L, NULL);
+    return 1;
+}
+
+void
+mg_backend_push_address(lua_State *L, const char *what, const char *text)
+{
+    struct mg_endpoint ep;
+    struct mg_err err;
+
+    if (mg_endpoint_parse(&ep, text, false, &err) != 0)
+        mg_option_error(L, what, "backend: %s", err.text);
+    lua_createtable(L, 0, 1);
+    lua_pushstring(L, text);
+    lua_setfield(L, -2, "address");
+    backend_push(L, what, MG_BACKEND_ADDRESSES);
+    mg_options_read(L, what, options, lua_gettop(L) - 2, lua_gettop(L));
+    backend_complete(L, NULL);
+    lua_remove(L, -2);
+}
+
+int
+mg_reply_lua(lua_State *L)
+{
+    if (lua_type(L, 1) != LUA_TSTRING)
+        mg_option_error(L, "reply", "expected the text to answer with, got %s",
+                        luaL_typename(L, 1));
+    backend_push(L, "reply", MG_BACKEND_REPLY);
+    lua_pushvalue(L, 1);
+    lua_setfield(L, -2, "reply");
+    backend_complete(L, "reply");
+    return 1;
+}
+
+int
+mg_echo_lua(lua_State *L)
+{
+    backend_push(L, "echo", MG_BACKEND_ECHO);
+    backend_complete(L, "echo");
+    return 1;
+}
+
+/* ---- freezing ------------------------------------------------------------------------------- */
+
+static int
+context_setup(lua_State *L)
+{
+    mg_ssl_context_freeze(L, 1, lua_toboolean(L, 2));
+    return 0;
+}
+
+/* Pushes " (context NAME)", or "" for a context without name. */
+static const char *
+context_name_push(lua_State *L, int context)
+{
+    if (lua_getfield(L, context, "name") == LUA_TSTRING)
+        return lua_pushfstring(L, " (context %s)", lua_tostring(L, -1));
+    return lua_pushliteral(L, "");
+}
+
+void
+mg_context_freeze(lua_State *L, int idx, const char *what, bool as_client)
+{
+    int context;
+    const char *where, *name, *text;
+
+    if (mg_option_push(L, idx, "tls") == LUA_TNIL) {
+        lua_pop(L, 1);
+        return;
+    }
+    context = lua_gettop(L);
+    lua_pushcfunction(L, context_setup);
+    lua_pushvalue(L, context);
+    lua_pushboolean(L, as_client);
+    if (lua_pcall(L, 2, 0, 0) == LUA_OK) {
+        lua_settop(L, context - 1);
+        return;
+    }
+    text = mg_lua_error_text(L, -1);
+    mg_option_push(L, idx, MG_WHERE);
+    where = lua_tostring(L, -1);
+    mg_option_push(L, idx, "name");
+    name = lua_tostring(L, -1);
+    lua_pushfstring(L, "%s%s: %s: tls%s: %s", where, what, name, context_name_push(L, context),
+                    text);
+    lua_error(L);
+}
+
+void
+mg_backend_freeze(lua_State *L, int idx)
+{
+    struct mg_backend_object *self = mg_class_check(L, idx, &backend_class);
+
+    mg_context_freeze(L, idx, WHAT, true);
+    self->frozen = true;
+}

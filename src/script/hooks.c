@@ -1,0 +1,94 @@
+/* How moongate.openssl asks the world and calls the script's callbacks inside moongate. */
+#include "script/internal.h"
+
+#include <openssl/evp.h>
+
+#include <string.h>
+
+void
+mg_script_digest_add(struct mg_script *s, const void *data, size_t len)
+{
+    struct mg_buf text = {0};
+
+    if (s->loaded)
+        return;
+    mg_buf_add(&text, s->digest, sizeof(s->digest));
+    mg_buf_add(&text, data, len);
+    if (text.failed || EVP_Digest(text.data, text.len, s->digest, NULL, EVP_sha256(), NULL) != 1)
+        memset(s->digest, 0, sizeof(s->digest)); /* the manifests will differ, and say so */
+    mg_buf_free_secret(&text);
+}
+
+static int
+on_read_file(void *data, const char *path, struct mg_buf *out, struct mg_err *err)
+{
+    struct mg_script *s = data;
+
+    return mg_world_read(&s->world, path, out, NULL, err);
+}
+
+static int
+on_list_dir(void *data, const char *path, struct mg_buf *out, struct mg_err *err)
+{
+    struct mg_script *s = data;
+
+    return mg_world_list(&s->world, path, out, err);
+}
+
+static int
+on_made_key(void *data, EVP_PKEY **key, struct mg_err *err)
+{
+    struct mg_script *s = data;
+
+    return mg_world_made_key(&s->world, key, err);
+}
+
+static void
+on_script_digest(void *data, unsigned char out[32])
+{
+    const struct mg_script *s = data;
+
+    memcpy(out, s->digest, sizeof(s->digest));
+}
+
+/* While contexts are proved no callback runs; none is needed, since the proof's clients offer
+ * neither ALPN nor a certificate. One that is reached all the same fails its handshake, quietly. */
+static int
+on_call(void *data, lua_State *L, int nargs, int nresults, const char *what)
+{
+    struct mg_script *s = data;
+
+    if (!s->proving)
+        return mg_guard_call(s, L, nargs, nresults, what, NULL);
+    lua_pop(L, nargs + 1);
+    lua_pushliteral(L, "not run while contexts are proved");
+    return LUA_ERRRUN;
+}
+
+static void
+on_push_conn(void *data, lua_State *L, struct mg_tls_conn *conn)
+{
+    struct mg_session *session = conn != NULL ? mg_session_of_tls(conn) : NULL;
+
+    (void)data;
+    if (session != NULL)
+        mg_conn_push(L, session);
+    else
+        lua_pushnil(L);
+}
+
+void
+mg_hooks_open(lua_State *L)
+{
+    const struct mg_openssl_hooks hooks = {
+        .data = mg_script_of(L),
+        .read_file = on_read_file,
+        .list_dir = on_list_dir,
+        .made_key = on_made_key,
+        .call = on_call,
+        .push_conn = on_push_conn,
+        .script_digest = on_script_digest,
+    };
+
+    mg_openssl_set_hooks(L, &hooks);
+}

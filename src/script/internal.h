@@ -1,0 +1,383 @@
+/*
+ * What the files of script/ share.
+ *
+ *   world     the store of facts: what a run of the script has seen, recorded or replayed
+ *   files     reading files and directories through it
+ *   vm        the guarded Lua state; stdlib, io, modules, command are what it holds
+ *   guard     running Lua under a CPU budget, by protected call
+ *   options   option tables, checked to the letter
+ *   settings, listen, backend, conn   what the script makes and gets
+ *   plan      the frozen result as text (manifest) and as struct mg_config
+ *   policy    answers the engine's questions
+ *   prove, report   in-memory handshakes and what came of them
+ */
+#ifndef MG_SCRIPT_INTERNAL_H
+#define MG_SCRIPT_INTERNAL_H
+
+#include "openssl/binding.h"
+#include "script/script.h"
+
+struct mg_script;
+
+/* ---- world ---------------------------------------------------------------------------------- */
+
+/* A file larger than this is refused. */
+#define MG_FILE_MAX (64u << 20)
+
+enum mg_world_mode {
+    MG_WORLD_RECORD, /* loader: ask the system once, keep the answer */
+    MG_WORLD_REPLAY, /* worker, while the script runs: only what was recorded exists */
+    MG_WORLD_LIVE,   /* after the script has returned: the clock is real, files are out of reach */
+};
+
+struct mg_fact;
+
+/*
+ * Facts are found by kind and key. Those without a natural key (the n-th os.time) are numbered in
+ * the order in which the script asks, which is the same in every run because every earlier answer
+ * was.
+ */
+struct mg_world {
+    enum mg_world_mode mode;
+    const struct mg_snapshot *snapshot; /* replay only; borrowed */
+    char *dir;                          /* absolute directory of the script; owned */
+    struct mg_fact *first, **last;      /* owned, in the order of asking */
+    struct mg_fact *buckets[1024];
+    unsigned long times, keys, commands; /* how many were asked for so far */
+};
+
+/* snapshot NULL = record. */
+int mg_world_init(struct mg_world *w, const char *dir, const struct mg_snapshot *snapshot,
+                  struct mg_err *err);
+void mg_world_fini(struct mg_world *w);
+
+/* What is known, recorded or from the snapshot; the span lives as long as the mode does not change.
+ */
+bool mg_world_find(const struct mg_world *w, enum mg_record kind, const char *key,
+                   struct mg_span *value);
+
+/* Records (MG_WORLD_RECORD only). */
+int mg_world_add(struct mg_world *w, enum mg_record kind, const char *key, const void *value,
+                 size_t len, struct mg_err *err);
+
+/* All facts as records; the paths to watch, each with a NUL. */
+void mg_world_write(const struct mg_world *w, struct mg_snapshot_writer *writer);
+void mg_world_watched(const struct mg_world *w, struct mg_buf *out);
+
+/* A number that the system gives (`ask`), the n-th of its kind. */
+int mg_world_number(struct mg_world *w, double (*ask)(void), double *out, struct mg_err *err);
+
+/* The variable's value; false = not set. */
+bool mg_world_getenv(struct mg_world *w, const char *name, struct mg_span *value);
+
+/* 16 random bytes, the same in every run. */
+int mg_world_seed(struct mg_world *w, unsigned char out[16], struct mg_err *err);
+
+/* The addresses of a name to listen on, each with a NUL. */
+int mg_world_lookup(struct mg_world *w, const char *host, struct mg_buf *out, struct mg_err *err);
+
+/* Of struct mg_openssl_hooks: a generated key is recorded, or replaced by the recorded one. */
+int mg_world_made_key(struct mg_world *w, EVP_PKEY **key, struct mg_err *err);
+
+/* ---- files ---------------------------------------------------------------------------------- */
+
+/* `path` as the script gave it, relative to the script's directory; owned by the caller, NULL
+ * without memory. */
+char *mg_world_path(const struct mg_world *w, const char *path);
+
+/* The whole file. -1: err is "path: reason" and *error (may be NULL) the errno. */
+int mg_world_read(struct mg_world *w, const char *path, struct mg_buf *out, int *error,
+                  struct mg_err *err);
+
+/* The names in a directory, sorted, each with a NUL. */
+int mg_world_list(struct mg_world *w, const char *path, struct mg_buf *out, struct mg_err *err);
+
+/* ---- guard ---------------------------------------------------------------------------------- */
+
+struct mg_budget {
+    double seconds;       /* settings.callback_budget */
+    uint64_t deadline_ns; /* of this thread's CPU clock, while depth > 0 */
+    unsigned depth;       /* callbacks under way: one may cause another */
+    bool expired;
+    const char *what; /* the outermost callback */
+};
+
+/*
+ * As lua_pcall(L, nargs, nresults, 0) under the budget. A failure is logged with its traceback,
+ * naming what and listener (may be NULL); the error value is left on the stack.
+ */
+int mg_guard_call(struct mg_script *s, lua_State *L, int nargs, int nresults, const char *what,
+                  const char *listener);
+
+/* The coroutine functions that carry the budget along; replaces create's relatives in the table at
+ * -1. */
+void mg_guard_open(lua_State *L);
+
+/* Pushes "script.lua:12: " for the innermost function of the script on the stack, or "". */
+void mg_script_where(lua_State *L);
+
+/* ---- vm ------------------------------------------------------------------------------------- */
+
+#define MG_SETTINGS_MAX 24
+
+struct mg_settings {
+    bool given;                  /* moongate.settings was called */
+    char *text[MG_SETTINGS_MAX]; /* by index of mg_settings; NULL = not given; owned */
+    char *secret, *previous;     /* ticket_secret; owned; each may be NULL */
+    size_t secret_len, previous_len;
+};
+
+struct mg_script {
+    lua_State *L;
+    struct mg_world world;
+    struct mg_settings settings;
+    struct mg_budget budget;
+    char *name;               /* the script's path as the user gave it: what errors call it */
+    bool loaded;              /* the script has returned: everything is frozen */
+    bool proving;             /* callbacks of the script are not run */
+    size_t routes;            /* addresses that route functions have named so far */
+    unsigned char digest[32]; /* over every text that Lua has loaded or read so far, in order */
+    struct mg_config *config; /* what this state is the script of (worker) */
+};
+
+/* A state for one run. `dir` and `snapshot` as for mg_world_init. NULL: err. */
+struct mg_script *mg_script_new(const char *name, const char *dir,
+                                const struct mg_snapshot *snapshot, struct mg_err *err);
+void mg_script_delete(struct mg_script *s);
+
+/* The script that a state belongs to. */
+struct mg_script *mg_script_of(lua_State *L);
+
+/* The directory of an absolute path; owned by the caller, NULL without memory. */
+char *mg_script_dir(const char *path);
+
+/* Runs the text; freezes contexts, listeners and backends; err as the user reads it. */
+int mg_script_run(struct mg_script *s, const char *text, size_t len, struct mg_err *err);
+
+/* What the script does may depend on these bytes from now on. */
+void mg_script_digest_add(struct mg_script *s, const void *data, size_t len);
+
+/* Raises "script.lua:12: …"; position as mg_script_where. */
+MG_NORETURN void mg_script_error(lua_State *L, const char *fmt, ...);
+
+/* Pushes an empty buffer that the collector wipes and frees: for bytes that must survive an error.
+ */
+struct mg_buf *mg_bytes_push(lua_State *L);
+
+/* Pushes text as a string and frees it, also when the push raises. */
+void mg_push_taken(lua_State *L, char *text);
+
+/* Replaces the value named `name` in the table at -1 by a function that raises "lib.name is not
+ * available in a script: why". */
+void mg_refuse(lua_State *L, const char *lib, const char *name, const char *why);
+
+void mg_stdlib_open(lua_State *L);  /* os, math, debug, print, pairs, warn */
+void mg_io_open(lua_State *L);      /* io on recorded files */
+void mg_modules_open(lua_State *L); /* require, load, loadfile, dofile, package */
+int mg_command(lua_State *L);       /* moongate.command */
+
+/* Loads text (not binary; a first line with # is skipped) and pushes the function, or pushes an
+ * error message and returns a Lua status. */
+int mg_load_text(lua_State *L, const char *text, size_t len, const char *chunk);
+
+/* ---- options -------------------------------------------------------------------------------- */
+
+struct mg_option {
+    const char *name;
+    /* Checks the value at `value` and pushes its normal form; raises through mg_option_error. */
+    void (*read)(lua_State *L, const struct mg_option *option, const char *what, int value);
+    double min, max;          /* of numbers */
+    bool may_be_off;          /* false is allowed */
+    const char *const *words; /* of words; ended by NULL */
+    const char *fallback; /* the default as Lua writes it ("600", "false", a word); NULL = nil */
+};
+
+/*
+ * Checks the table at `table` against the options (ended by a NULL name) and stores each value in
+ * its normal form, or its default, in the table at `into`. `what` is the function's name: "listen".
+ */
+void mg_options_read(lua_State *L, const char *what, const struct mg_option *options, int table,
+                     int into);
+
+/* Raises "script.lua:12: what: …". */
+MG_NORETURN void mg_option_error(lua_State *L, const char *what, const char *fmt, ...);
+
+/* Readers of struct mg_option. Durations are seconds. */
+void mg_option_string(lua_State *L, const struct mg_option *o, const char *what, int value);
+void mg_option_word(lua_State *L, const struct mg_option *o, const char *what, int value);
+void mg_option_boolean(lua_State *L, const struct mg_option *o, const char *what, int value);
+void mg_option_integer(lua_State *L, const struct mg_option *o, const char *what, int value);
+void mg_option_number(lua_State *L, const struct mg_option *o, const char *what, int value);
+void mg_option_duration(lua_State *L, const struct mg_option *o, const char *what, int value);
+void mg_option_later(lua_State *L, const struct mg_option *o, const char *what, int value);
+
+/* The longest duration: it fits into 32 bits of milliseconds. */
+#define MG_DURATION_MAX 4294967.0
+
+/* Pushes the option `name` of the object at idx (a Listener or Backend). Returns its type. */
+int mg_option_push(lua_State *L, int idx, const char *name);
+
+/* The duration option `name` of the object at idx in milliseconds; 0 = off. */
+unsigned mg_option_ms(lua_State *L, int idx, const char *name);
+
+/* For rows of the dispatcher, which leaves the field's name at index 2: any option is read alike;
+ * assigned by the options' own rules (nil = back to the default); or not at all. */
+int mg_option_get(lua_State *L, void *self);
+void mg_option_assign(lua_State *L, const char *what, const struct mg_option *options, int value);
+void mg_option_fixed(lua_State *L, void *self, int value);
+
+/* ---- what the script makes ------------------------------------------------------------------ */
+
+/* The value of a setting as text: given, or its default. */
+const char *mg_settings_text(const struct mg_settings *settings, const char *name);
+int mg_settings_lua(lua_State *L); /* moongate.settings */
+void mg_settings_fini(struct mg_settings *settings);
+
+/* Registry names of the lists of Listeners and Backends, in the order in which they were made. */
+#define MG_LISTENERS "moongate.listeners"
+#define MG_BACKENDS  "moongate.backends"
+
+/* Where the script made a Listener or Backend, beside its options: "script.lua:12: ". */
+#define MG_WHERE "(where)"
+
+struct mg_listener_object {
+    bool frozen;
+};
+
+struct mg_backend_object {
+    bool frozen;
+    enum mg_backend_kind kind;
+    struct mg_backend *built; /* borrowed from the config, once there is one */
+};
+
+void mg_listen_open(lua_State *L); /* registers the class and the list */
+int mg_listen_lua(lua_State *L);   /* moongate.listen */
+void mg_backend_open(lua_State *L);
+int mg_backend_lua(lua_State *L); /* moongate.backend */
+int mg_reply_lua(lua_State *L);   /* moongate.reply */
+int mg_echo_lua(lua_State *L);    /* moongate.echo */
+struct mg_backend_object *mg_backend_test(lua_State *L, int idx);
+
+/* Pushes a Backend for an address ("host:port", "unix:/path") as a listener may name it. */
+void mg_backend_push_address(lua_State *L, const char *what, const char *text);
+
+/* Freezes the object at idx and the context it uses; raises with the place where it was made. */
+void mg_listener_freeze(lua_State *L, int idx);
+void mg_backend_freeze(lua_State *L, int idx);
+
+/* setup() of the context in option `tls` of the object at idx; an error names the object's place,
+ * `what`, the object and the context. */
+void mg_context_freeze(lua_State *L, int idx, const char *what, bool as_client);
+
+/* ---- plan ----------------------------------------------------------------------------------- */
+
+/* Appends the frozen listeners and backends as canonical text, one line each. */
+int mg_plan_manifest(struct mg_script *s, struct mg_buf *out, struct mg_err *err);
+
+/* The first line in which two manifests differ, into err. */
+void mg_plan_difference(const char *recorded, size_t recorded_len, const char *here,
+                        size_t here_len, struct mg_err *err);
+
+/* Fills a config (all zero before) with everything that listeners and backends say; on failure too
+ * it is to be given to mg_config_fini. */
+int mg_plan_config(struct mg_script *s, struct mg_config *config, struct mg_err *err);
+
+/* A backend with defaults for one address. */
+struct mg_backend *mg_plan_address(const char *text, struct mg_err *err);
+
+/* Registry name of the table from struct mg_backend (light userdata) to Backend. */
+#define MG_BUILT "moongate.built"
+
+/* Calls body(L, data) with nothing else on the stack; its error becomes err. */
+int mg_script_protect(struct mg_script *s, void (*body)(lua_State *L, void *data), void *data,
+                      struct mg_err *err);
+
+/* ---- conn, policy --------------------------------------------------------------------------- */
+
+void mg_conn_open(lua_State *L);
+
+/* Pushes the session's Conn, making it if there is none yet. May raise. */
+void mg_conn_push(lua_State *L, struct mg_session *session);
+
+/* The session ends: its Conn answers with errors from now on. Never raises. */
+void mg_conn_forget(struct mg_script *s, struct mg_session *session);
+
+extern const struct mg_policy mg_script_policy;
+
+/* Tells moongate.openssl how the world is asked and callbacks are called. */
+void mg_hooks_open(lua_State *L);
+
+/* ---- prove, report -------------------------------------------------------------------------- */
+
+enum mg_proof_version { MG_PROOF_TLS12, MG_PROOF_TLS13, MG_PROOF_VERSIONS };
+extern const char *const mg_proof_version_names[MG_PROOF_VERSIONS];
+
+/* What the handshakes of one certificate under one version came to. */
+struct mg_proof_cell {
+    bool enabled;    /* the context offers the version */
+    bool ok;         /* every handshake came through */
+    char cipher[64]; /* of the first one */
+    char cause[320]; /* of the first failure */
+};
+
+struct mg_proof_certificate {
+    char type[16]; /* "RSA", "EC", "ED25519" */
+    int bits;
+    char *subject;       /* owned */
+    struct mg_buf names; /* SANs, each with a NUL */
+    int64_t not_before, not_after;
+    int days_left;
+    unsigned char fingerprint[32];
+    struct mg_proof_cell cells[MG_PROOF_VERSIONS];
+    struct mg_buf results; /* members of a JSON array: every single handshake */
+};
+
+#define MG_PROOF_CERTIFICATES 12 /* more kinds of keys than OpenSSL has places for */
+
+/* A listener or a backend. */
+struct mg_proof_entry {
+    bool is_backend;
+    char *name;        /* owned */
+    char *addresses;   /* owned; ", " between them */
+    char context[128]; /* ctx.name, or "" */
+    bool tls;
+    bool enabled[MG_PROOF_VERSIONS];
+    struct mg_proof_certificate certificates[MG_PROOF_CERTIFICATES];
+    size_t certificate_count;
+    struct mg_buf unproved; /* what could not be proved, each with a NUL */
+};
+
+struct mg_proof {
+    struct mg_script *script;
+    const char *sni;                /* one more name to prove, or NULL */
+    struct mg_proof_entry *entries; /* owned */
+    size_t entry_count;
+    struct mg_buf warnings, errors; /* texts, each with a NUL */
+};
+
+void mg_proof_warn(struct mg_proof *proof, const char *fmt, ...) MG_PRINTF(2, 3);
+void mg_proof_fail(struct mg_proof *proof, const char *fmt, ...) MG_PRINTF(2, 3);
+
+/* Subject, names, dates and kind of key of a certificate. */
+int mg_proof_describe(struct mg_proof_certificate *out, X509 *x509, struct mg_err *err);
+
+/* Warns of what is wrong with the certificate itself: dates, and the chain sent with it. */
+void mg_proof_inspect(struct mg_proof *proof, const struct mg_proof_entry *entry,
+                      const struct mg_proof_certificate *certificate, X509 *x509,
+                      const STACK_OF(X509) * chain, SSL_CTX *ctx);
+
+/* Warns of names that different certificates of the same kind claim. */
+void mg_proof_compare(struct mg_proof *proof);
+
+/* All handshakes with a frozen server context, into entry. */
+int mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx,
+                    const struct mg_ssl_context_facts *facts, struct mg_err *err);
+
+/* Proves every context and fills report, JSON and warnings of `load`. -1: a context that no client
+ * could use, or load->listener is not there; err says so. */
+int mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err);
+
+void mg_report_text(const struct mg_proof *proof, struct mg_buf *out);
+void mg_report_json(const struct mg_proof *proof, struct mg_buf *out);
+
+#endif

@@ -1,0 +1,273 @@
+/* moongate.listen and the Listener it returns. */
+#include "script/internal.h"
+
+#include <string.h>
+
+#define WHAT "listen"
+
+static void address_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+static void tls_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+static void backend_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+
+#define DURATION_OR_OFF                                                                            \
+    .read = mg_option_duration, .min = 0.001, .max = MG_DURATION_MAX, .may_be_off = true
+
+static const struct mg_option options[] = {
+    {.name = "address", .read = address_read},
+    {.name = "name", .read = mg_option_string},
+    {.name = "tls", .read = tls_read},
+    {.name = "backend", .read = backend_read},
+    {.name = "accept_proxy", .read = mg_option_later, .fallback = "false"},
+    {.name = "max_connections", .read = mg_option_integer, .min = 1, .max = 1e9},
+    {.name = "handshake_timeout", DURATION_OR_OFF, .fallback = "10"},
+    {.name = "idle_timeout", DURATION_OR_OFF, .fallback = "600"},
+    {.name = "max_lifetime", DURATION_OR_OFF, .fallback = "false"},
+    {.name = "half_close_timeout", DURATION_OR_OFF, .fallback = "60"},
+    {.name = "max_connections_per_ip", .read = mg_option_later},
+    {.name = "handshake_rate", .read = mg_option_later},
+    {.name = "tls_optional", .read = mg_option_later, .fallback = "false"},
+    {.name = "backlog", .read = mg_option_integer, .min = 1, .max = 65535, .fallback = "4096"},
+    {.name = "tcp_nodelay", .read = mg_option_boolean, .fallback = "true"},
+    {.name = "tcp_keepalive",
+     .read = mg_option_duration,
+     .min = 1,
+     .max = 32767,
+     .may_be_off = true,
+     .fallback = "60"},
+    {.name = NULL},
+};
+
+/* ---- values --------------------------------------------------------------------------------- */
+
+/* Appends a canonical address to the list at the top. */
+static void
+address_append(lua_State *L, const char *what, const char *text)
+{
+    lua_Integer count = (lua_Integer)lua_rawlen(L, -1);
+
+    for (lua_Integer i = 1; i <= count; i++) {
+        lua_rawgeti(L, -1, i);
+        if (strcmp(lua_tostring(L, -1), text) == 0)
+            mg_option_error(L, what, "address: %s is given twice", text);
+        lua_pop(L, 1);
+    }
+    lua_pushstring(L, text);
+    lua_rawseti(L, -2, count + 1);
+}
+
+/* A name stands for all its addresses. */
+static void
+name_append(lua_State *L, const char *what, const struct mg_endpoint *name)
+{
+    int list = lua_gettop(L);
+    struct mg_buf *found = mg_bytes_push(L);
+    struct mg_err err;
+
+    if (mg_world_lookup(&mg_script_of(L)->world, name->host, found, &err) != 0)
+        mg_option_error(L, what, "address: %s", err.text);
+    lua_pushvalue(L, list);
+    for (size_t at = 0; at < found->len; at += strlen(found->data + at) + 1) {
+        const char *ip = found->data + at;
+        bool v6 = strchr(ip, ':') != NULL;
+
+        address_append(L, what, lua_pushfstring(L, v6 ? "[%s]:%d" : "%s:%d", ip, (int)name->port));
+        lua_pop(L, 1);
+    }
+    lua_settop(L, list);
+}
+
+static void
+address_parse(lua_State *L, const char *what, int value)
+{
+    struct mg_endpoint ep;
+    struct mg_err err;
+    char text[MG_ADDR_TEXT];
+
+    if (lua_type(L, value) != LUA_TSTRING)
+        mg_option_error(L, what, "address: expected \"host:port\" or a list of these, got %s",
+                        luaL_typename(L, value));
+    if (mg_endpoint_parse(&ep, lua_tostring(L, value), true, &err) != 0)
+        mg_option_error(L, what, "address: %s", err.text);
+    switch (ep.kind) {
+    case MG_ENDPOINT_ANY:
+        address_append(L, what, lua_pushfstring(L, "*:%d", (int)ep.port));
+        lua_pop(L, 1);
+        break;
+    case MG_ENDPOINT_NAME:
+        name_append(L, what, &ep);
+        break;
+    case MG_ENDPOINT_IP:
+    case MG_ENDPOINT_UNIX:
+        address_append(L, what, mg_addr_text(&ep.addr, text));
+        break;
+    }
+}
+
+/* The normal form is a list of canonical texts. */
+static void
+address_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    (void)o;
+    lua_newtable(L);
+    if (!lua_istable(L, value)) {
+        address_parse(L, what, value);
+        return;
+    }
+    for (lua_Integer i = 1; lua_rawgeti(L, value, i) != LUA_TNIL; i++) {
+        lua_insert(L, -2); /* the list back to the top */
+        address_parse(L, what, lua_gettop(L) - 1);
+        lua_remove(L, -2);
+    }
+    lua_pop(L, 1);
+    if (lua_rawlen(L, -1) == 0)
+        mg_option_error(L, what, "address: an empty list");
+}
+
+static void
+tls_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    (void)o;
+    if (lua_isfunction(L, value) || lua_istable(L, value))
+        mg_option_error(L, what, "tls as a %s is not supported by this version: give an SSLContext",
+                        luaL_typename(L, value));
+    if (mg_ssl_context_test(L, value) == NULL)
+        mg_option_error(L, what, "tls: expected an SSLContext, got %s", luaL_typename(L, value));
+    lua_pushvalue(L, value);
+}
+
+static void
+backend_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    (void)o;
+    if (lua_type(L, value) == LUA_TSTRING)
+        mg_backend_push_address(L, what, lua_tostring(L, value));
+    else if (lua_isfunction(L, value) || mg_backend_test(L, value) != NULL)
+        lua_pushvalue(L, value);
+    else
+        mg_option_error(L, what,
+                        "backend: expected \"host:port\", \"unix:/path\", a Backend or a function, "
+                        "got %s",
+                        luaL_typename(L, value));
+}
+
+/* ---- the class ------------------------------------------------------------------------------ */
+
+static void
+listener_set(lua_State *L, void *self, int value)
+{
+    (void)self;
+    mg_option_assign(L, "Listener", options, value);
+}
+
+static bool
+listener_is_frozen(const void *self)
+{
+    return ((const struct mg_listener_object *)self)->frozen;
+}
+
+static int
+frozen_get(lua_State *L, void *self)
+{
+    lua_pushboolean(L, listener_is_frozen(self));
+    return 1;
+}
+
+static const struct mg_attr attrs[] = {
+    {"address", mg_option_get, mg_option_fixed},
+    {"name", mg_option_get, mg_option_fixed},
+    {"tls", mg_option_get, listener_set},
+    {"backend", mg_option_get, listener_set},
+    {"max_connections", mg_option_get, listener_set},
+    {"handshake_timeout", mg_option_get, listener_set},
+    {"idle_timeout", mg_option_get, listener_set},
+    {"max_lifetime", mg_option_get, listener_set},
+    {"half_close_timeout", mg_option_get, listener_set},
+    {"backlog", mg_option_get, listener_set},
+    {"tcp_nodelay", mg_option_get, listener_set},
+    {"tcp_keepalive", mg_option_get, listener_set},
+    {"frozen", frozen_get, mg_option_fixed},
+    {NULL, NULL, NULL},
+};
+
+static const struct mg_class listener_class = {
+    .name = "Listener",
+    .metatable = "moongate.Listener",
+    .attrs = attrs,
+    .is_frozen = listener_is_frozen,
+    .user_values = 1,
+};
+
+void
+mg_listen_open(lua_State *L)
+{
+    mg_class_register(L, &listener_class);
+    lua_newtable(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, MG_LISTENERS);
+}
+
+/* No two listeners share a name or an address. The list is at `list`, the new one's options at
+ * `made`. */
+static void
+listener_check(lua_State *L, int list, int made)
+{
+    lua_getfield(L, made, "name");
+    lua_getfield(L, made, "address");
+    for (lua_Integer i = 1; lua_rawgeti(L, list, i) != LUA_TNIL; i++) {
+        int other = lua_gettop(L);
+
+        mg_option_push(L, other, "name");
+        if (lua_rawequal(L, -1, other - 2))
+            mg_option_error(L, WHAT, "name: there is already a listener \"%s\"",
+                            lua_tostring(L, -1));
+        mg_option_push(L, other, "address");
+        for (lua_Integer a = 1; lua_rawgeti(L, -1, a) != LUA_TNIL; a++) {
+            for (lua_Integer b = 1; lua_rawgeti(L, other - 1, b) != LUA_TNIL; b++) {
+                if (lua_rawequal(L, -1, -2))
+                    mg_option_error(L, WHAT, "address: %s belongs to listener \"%s\" already",
+                                    lua_tostring(L, -1), lua_tostring(L, other + 1));
+                lua_pop(L, 1);
+            }
+            lua_pop(L, 2);
+        }
+        lua_settop(L, other - 1);
+    }
+    lua_pop(L, 3);
+}
+
+int
+mg_listen_lua(lua_State *L)
+{
+    if (mg_script_of(L)->loaded)
+        mg_option_error(L, WHAT, "listeners are made while the script loads, not in a callback");
+    lua_settop(L, 1);
+    mg_class_new(L, &listener_class, sizeof(struct mg_listener_object));
+    lua_getiuservalue(L, 2, 1);
+    mg_options_read(L, WHAT, options, 1, 3);
+    if (lua_getfield(L, 3, "address") == LUA_TNIL)
+        mg_option_error(L, WHAT,
+                        "address is required: \"host:port\", \"*:port\" or \"unix:/path\"");
+    if (lua_getfield(L, 3, "backend") == LUA_TNIL)
+        mg_option_error(L, WHAT,
+                        "backend is required: \"host:port\", a Backend or a function of a Conn");
+    if (lua_getfield(L, 3, "name") == LUA_TNIL) {
+        lua_rawgeti(L, 4, 1);
+        lua_setfield(L, 3, "name");
+    }
+    mg_script_where(L);
+    lua_setfield(L, 3, MG_WHERE);
+    lua_getfield(L, LUA_REGISTRYINDEX, MG_LISTENERS);
+    listener_check(L, lua_gettop(L), 3);
+    lua_pushvalue(L, 2);
+    lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+    lua_pushvalue(L, 2);
+    return 1;
+}
+
+void
+mg_listener_freeze(lua_State *L, int idx)
+{
+    struct mg_listener_object *self = mg_class_check(L, idx, &listener_class);
+
+    mg_context_freeze(L, idx, WHAT, false);
+    self->frozen = true;
+}

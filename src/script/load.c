@@ -1,0 +1,214 @@
+/*
+ * Loader side: runs the script while recording what it sees, freezes, proves, and seals everything
+ * into a snapshot.
+ *
+ * The happy path: path → text → mg_script_run → mg_prove → records → sealed fd. Whatever fails, the
+ * watch list is handed out, so that --watch can wait for the mistake to be mended.
+ */
+#include "script/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PACKED "MGSNAP01"
+
+/* The path of the script as an absolute one; symlinks stay. */
+static char *
+path_absolute(const char *path, struct mg_err *err)
+{
+    char *cwd = getcwd(NULL, 0);
+    const struct mg_world here = {.dir = cwd};
+    char *result = NULL;
+
+    if (cwd == NULL)
+        mg_err_set(err, "the current directory");
+    else if ((result = mg_world_path(&here, path)) == NULL)
+        mg_err_setx(err, "out of memory");
+    free(cwd);
+    return result;
+}
+
+/* Started as root, a script that anybody can change would hand root to anybody. */
+static int
+script_trust(const char *name, const char *path, struct mg_err *err)
+{
+    struct stat st;
+
+    if (geteuid() != 0 || stat(path, &st) != 0 || (st.st_mode & S_IWOTH) == 0)
+        return 0;
+    mg_err_setx(err, "%s: others can write this file (mode %04o); as root that is refused", name,
+                (unsigned)(st.st_mode & 07777));
+    return -1;
+}
+
+/* The script is read through the world, so that it is watched like every other file. */
+static int
+script_read(struct mg_script *s, const char *path, struct mg_buf *text, struct mg_err *err)
+{
+    int error;
+
+    if (mg_world_read(&s->world, path, text, &error, err) != 0) {
+        if (error != 0)
+            mg_err_setx(err, "%s: %s", s->name, strerror(error));
+        return -1;
+    }
+    if (text->len >= strlen(PACKED) && memcmp(text->data, PACKED, strlen(PACKED)) == 0) {
+        mg_err_setx(err, "%s: packed snapshots are not supported by this version", s->name);
+        return -1;
+    }
+    return 0;
+}
+
+/* ---- records -------------------------------------------------------------------------------- */
+
+static void
+record_add(struct mg_snapshot_writer *w, enum mg_record kind, const char *key, const char *value,
+           size_t len)
+{
+    mg_snapshot_writer_add(w, kind, key, strlen(key), value, len);
+}
+
+/* The secret stays with the script, which every worker runs; the supervisor has no need of it. */
+static void
+settings_add(const struct mg_script *s, struct mg_snapshot_writer *w)
+{
+    for (const struct mg_setting *set = mg_settings; set->name != NULL; set++) {
+        const char *text = mg_settings_text(&s->settings, set->name);
+
+        record_add(w, MG_RECORD_SETTING, set->name, text, strlen(text));
+    }
+}
+
+struct addresses {
+    struct mg_snapshot_writer *writer;
+    struct mg_buf text; /* of one listener */
+};
+
+/* One listener at the top: its addresses, each with its backlog, and all of them together. */
+static void
+listener_add(lua_State *L, struct addresses *a)
+{
+    int listener = lua_gettop(L);
+    char value[32];
+
+    mg_option_push(L, listener, "backlog");
+    snprintf(value, sizeof(value), "backlog=%d\n", (int)lua_tointeger(L, -1));
+    a->text.len = 0;
+    mg_option_push(L, listener, "address");
+    for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
+        const char *text = lua_tostring(L, -1);
+
+        record_add(a->writer, MG_RECORD_ADDRESS, text, value, strlen(value));
+        mg_buf_addf(&a->text, "%s%s", i > 1 ? "," : "", text);
+        lua_pop(L, 1);
+    }
+    mg_option_push(L, listener, "name");
+    if (!a->text.failed)
+        record_add(a->writer, MG_RECORD_LISTENER, lua_tostring(L, -1), a->text.data, a->text.len);
+    lua_settop(L, listener);
+}
+
+static void
+listeners_add(lua_State *L, void *data)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, MG_LISTENERS);
+    for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
+        listener_add(L, data);
+        lua_pop(L, 1);
+    }
+}
+
+static void
+report_add(struct mg_snapshot_writer *w, const char *key, const struct mg_buf *text)
+{
+    if (text->len > 0)
+        record_add(w, MG_RECORD_REPORT, key, text->data, text->len);
+}
+
+static int
+records_add(struct mg_script *s, const struct mg_script_load *load, const char *path,
+            const struct mg_buf *text, struct mg_snapshot_writer *w, struct mg_err *err)
+{
+    struct addresses addresses = {.writer = w};
+    struct mg_buf manifest = {0};
+    int status = mg_plan_manifest(s, &manifest, err);
+
+    if (status == 0)
+        status = mg_script_protect(s, listeners_add, &addresses, err);
+    if (status == 0 && addresses.text.failed) {
+        mg_err_setx(err, "out of memory");
+        status = -1;
+    }
+    if (status == 0) {
+        record_add(w, MG_RECORD_SCRIPT, path, text->data, text->len);
+        record_add(w, MG_RECORD_NAME, "", s->name, strlen(s->name));
+        record_add(w, MG_RECORD_MANIFEST, "", manifest.data, manifest.len);
+        settings_add(s, w);
+        report_add(w, "text", &load->report);
+        report_add(w, "json", &load->report_json);
+        report_add(w, "warning", &load->warnings);
+        mg_world_write(&s->world, w);
+    }
+    mg_buf_free(&addresses.text);
+    mg_buf_free(&manifest);
+    return status;
+}
+
+static int
+snapshot_seal(struct mg_script *s, const struct mg_script_load *load, const char *path,
+              const struct mg_buf *text, struct mg_err *err)
+{
+    struct mg_snapshot_writer *w = mg_snapshot_writer_new(err);
+
+    if (w == NULL)
+        return -1;
+    if (records_add(s, load, path, text, w, err) != 0) {
+        mg_snapshot_writer_free(w);
+        return -1;
+    }
+    return mg_snapshot_writer_seal(w, err);
+}
+
+/* ---- load ----------------------------------------------------------------------------------- */
+
+static int
+script_load(struct mg_script *s, struct mg_script_load *load, const char *path, struct mg_buf *text,
+            struct mg_err *err)
+{
+    if (script_trust(load->path, path, err) != 0 || script_read(s, path, text, err) != 0 ||
+        mg_script_run(s, text->data != NULL ? text->data : "", text->len, err) != 0)
+        return -1;
+    if (load->prove && mg_prove(s, load, err) != 0)
+        return -1;
+    load->snapshot_fd = snapshot_seal(s, load, path, text, err);
+    return load->snapshot_fd >= 0 ? 0 : -1;
+}
+
+int
+mg_script_load(struct mg_script_load *load, struct mg_buf *watch, struct mg_err *err)
+{
+    struct mg_script *s = NULL;
+    struct mg_buf text = {0};
+    char *path = path_absolute(load->path, err);
+    char *dir = path != NULL ? mg_script_dir(path) : NULL;
+    int status = -1;
+
+    load->snapshot_fd = -1;
+    if (path != NULL && dir == NULL)
+        mg_err_setx(err, "out of memory");
+    if (dir != NULL)
+        s = mg_script_new(load->path, dir, NULL, err);
+    if (s != NULL) {
+        status = script_load(s, load, path, &text, err);
+        if (watch != NULL)
+            mg_world_watched(&s->world, watch);
+    }
+    mg_script_delete(s);
+    mg_buf_free_secret(&text);
+    mg_free(dir);
+    mg_free(path);
+    return status;
+}

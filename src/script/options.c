@@ -1,0 +1,303 @@
+/*
+ * Option tables: every key is known or refused with a suggestion, every value is checked and
+ * brought to one normal form. The same rows serve a table's keys and, later, assignments to the
+ * object's fields.
+ *
+ * The normal forms live in a table, user value 1 of the object; C reads them only when a config is
+ * made.
+ */
+#include "script/internal.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void
+mg_option_error(lua_State *L, const char *what, const char *fmt, ...)
+{
+    const char *text;
+    va_list args;
+
+    va_start(args, fmt);
+    text = lua_pushvfstring(L, fmt, args);
+    va_end(args);
+    mg_script_error(L, "%s: %s", what, text);
+}
+
+static size_t
+options_count(const struct mg_option *options)
+{
+    size_t count = 0;
+
+    while (options[count].name != NULL)
+        count++;
+    return count;
+}
+
+static MG_NORETURN void
+unknown_error(lua_State *L, const char *what, const struct mg_option *options, const char *key)
+{
+    size_t count = options_count(options);
+    const char **names = lua_newuserdatauv(L, count * sizeof(*names), 0);
+    const char *near;
+
+    for (size_t i = 0; i < count; i++)
+        names[i] = options[i].name;
+    near = mg_str_nearest(key, names, count);
+    if (near != NULL)
+        mg_option_error(L, what, "unknown option \"%s\" (did you mean \"%s\"?)", key, near);
+    mg_option_error(L, what, "unknown option \"%s\"", key);
+}
+
+static const struct mg_option *
+option_find(const struct mg_option *options, const char *name)
+{
+    for (; options->name != NULL; options++) {
+        if (strcmp(options->name, name) == 0)
+            return options;
+    }
+    return NULL;
+}
+
+static void
+keys_check(lua_State *L, const char *what, const struct mg_option *options, int table)
+{
+    for (lua_pushnil(L); lua_next(L, table) != 0; lua_pop(L, 1)) {
+        if (lua_type(L, -2) != LUA_TSTRING)
+            mg_option_error(L, what,
+                            "expected options like name = value, found one without a name");
+        if (option_find(options, lua_tostring(L, -2)) == NULL)
+            unknown_error(L, what, options, lua_tostring(L, -2));
+    }
+}
+
+static void
+default_push(lua_State *L, const struct mg_option *option)
+{
+    if (option->fallback == NULL)
+        lua_pushnil(L);
+    else if (strcmp(option->fallback, "true") == 0 || strcmp(option->fallback, "false") == 0)
+        lua_pushboolean(L, option->fallback[0] == 't');
+    else if (lua_stringtonumber(L, option->fallback) == 0)
+        lua_pushstring(L, option->fallback);
+}
+
+/* Reads the value at the top into the table at `into`; pops it. */
+static void
+option_store(lua_State *L, const struct mg_option *option, const char *what, int into)
+{
+    int value = lua_gettop(L);
+
+    if (lua_isnil(L, value))
+        default_push(L, option);
+    else
+        option->read(L, option, what, value);
+    lua_setfield(L, into, option->name);
+    lua_settop(L, value - 1);
+}
+
+void
+mg_options_read(lua_State *L, const char *what, const struct mg_option *options, int table,
+                int into)
+{
+    if (!lua_istable(L, table))
+        mg_option_error(L, what, "expected a table of options, got %s", luaL_typename(L, table));
+    keys_check(L, what, options, table);
+    for (const struct mg_option *o = options; o->name != NULL; o++) {
+        lua_getfield(L, table, o->name);
+        option_store(L, o, what, into);
+    }
+}
+
+/* ---- values --------------------------------------------------------------------------------- */
+
+static MG_NORETURN void
+type_error(lua_State *L, const struct mg_option *o, const char *what, int value,
+           const char *expected)
+{
+    mg_option_error(L, what, "%s: expected %s, got %s", o->name, expected, luaL_typename(L, value));
+}
+
+void
+mg_option_string(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    if (lua_type(L, value) != LUA_TSTRING)
+        type_error(L, o, what, value, "a string");
+    if (lua_rawlen(L, value) == 0)
+        mg_option_error(L, what, "%s: an empty string", o->name);
+    if (strlen(lua_tostring(L, value)) != lua_rawlen(L, value))
+        mg_option_error(L, what, "%s: the string contains a zero byte", o->name);
+    lua_pushvalue(L, value);
+}
+
+/* Pushes "a", "b" or "c". */
+static const char *
+words_push(lua_State *L, const char *const *words)
+{
+    lua_pushliteral(L, "");
+    for (size_t i = 0; words[i] != NULL; i++) {
+        const char *glue = i == 0 ? "" : words[i + 1] != NULL ? ", " : " or ";
+
+        lua_pushfstring(L, "%s\"%s\"", glue, words[i]);
+        lua_concat(L, 2);
+    }
+    return lua_tostring(L, -1);
+}
+
+void
+mg_option_word(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    const char *word = lua_type(L, value) == LUA_TSTRING ? lua_tostring(L, value) : NULL;
+
+    for (size_t i = 0; word != NULL && o->words[i] != NULL; i++) {
+        if (strcmp(o->words[i], word) == 0) {
+            lua_pushvalue(L, value);
+            return;
+        }
+    }
+    if (word == NULL)
+        type_error(L, o, what, value, words_push(L, o->words));
+    mg_option_error(L, what, "%s: expected %s, got \"%s\"", o->name, words_push(L, o->words), word);
+}
+
+void
+mg_option_boolean(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    if (!lua_isboolean(L, value))
+        type_error(L, o, what, value, "true or false");
+    lua_pushvalue(L, value);
+}
+
+static bool
+option_is_off(lua_State *L, const struct mg_option *o, int value)
+{
+    if (!o->may_be_off || !lua_isboolean(L, value) || lua_toboolean(L, value))
+        return false;
+    lua_pushboolean(L, false);
+    return true;
+}
+
+static MG_NORETURN void
+range_error(lua_State *L, const struct mg_option *o, const char *what, int value, const char *unit)
+{
+    char min[32], max[32];
+
+    snprintf(min, sizeof(min), "%.15g", o->min);
+    snprintf(max, sizeof(max), "%.15g", o->max);
+    mg_option_error(L, what, "%s: expected %s from %s to %s%s, got %s", o->name, unit, min, max,
+                    o->may_be_off ? ", or false" : "", luaL_tolstring(L, value, NULL));
+}
+
+void
+mg_option_integer(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    lua_Integer number;
+    int exact;
+
+    if (option_is_off(L, o, value))
+        return;
+    if (lua_type(L, value) != LUA_TNUMBER)
+        type_error(L, o, what, value, o->may_be_off ? "a whole number or false" : "a whole number");
+    number = lua_tointegerx(L, value, &exact);
+    if (!exact || (double)number < o->min || (double)number > o->max)
+        range_error(L, o, what, value, "a whole number");
+    lua_pushinteger(L, number);
+}
+
+static void
+number_read(lua_State *L, const struct mg_option *o, const char *what, int value, const char *unit)
+{
+    double number;
+
+    if (option_is_off(L, o, value))
+        return;
+    if (lua_type(L, value) != LUA_TNUMBER)
+        type_error(L, o, what, value,
+                   lua_pushfstring(L, o->may_be_off ? "%s or false" : "%s", unit));
+    number = lua_tonumber(L, value);
+    if (!(number >= o->min && number <= o->max)) /* not a number is not in range either */
+        range_error(L, o, what, value, unit);
+    lua_pushvalue(L, value);
+}
+
+void
+mg_option_number(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    number_read(L, o, what, value, "a number");
+}
+
+void
+mg_option_duration(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    number_read(L, o, what, value, "a number of seconds");
+}
+
+/* Options of later versions: only the default, which means "not used", is taken. */
+void
+mg_option_later(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    default_push(L, o);
+    if (!lua_rawequal(L, value, -1))
+        mg_option_error(L, what, "%s is not supported by this version", o->name);
+}
+
+/* ---- objects -------------------------------------------------------------------------------- */
+
+int
+mg_option_push(lua_State *L, int idx, const char *name)
+{
+    int type;
+
+    lua_getiuservalue(L, idx, 1);
+    type = lua_getfield(L, -1, name);
+    lua_remove(L, -2);
+    return type;
+}
+
+unsigned
+mg_option_ms(lua_State *L, int idx, const char *name)
+{
+    unsigned ms = 0;
+
+    if (mg_option_push(L, idx, name) == LUA_TNUMBER)
+        ms = (unsigned)ceil(lua_tonumber(L, -1) * 1000);
+    lua_pop(L, 1);
+    return ms;
+}
+
+/* The dispatcher leaves the field's name at index 2. A list is copied: it is the object's own. */
+int
+mg_option_get(lua_State *L, void *self)
+{
+    lua_Unsigned count;
+
+    (void)self;
+    if (mg_option_push(L, 1, lua_tostring(L, 2)) != LUA_TTABLE)
+        return 1;
+    count = lua_rawlen(L, -1);
+    lua_createtable(L, (int)count, 0);
+    for (lua_Integer i = 1; i <= (lua_Integer)count; i++) {
+        lua_rawgeti(L, -2, i);
+        lua_rawseti(L, -2, i);
+    }
+    return 1;
+}
+
+void
+mg_option_assign(lua_State *L, const char *what, const struct mg_option *options, int value)
+{
+    const struct mg_option *option = option_find(options, lua_tostring(L, 2));
+
+    lua_getiuservalue(L, 1, 1);
+    lua_pushvalue(L, value);
+    option_store(L, option, what, lua_gettop(L) - 1);
+}
+
+void
+mg_option_fixed(lua_State *L, void *self, int value)
+{
+    (void)self;
+    (void)value;
+    mg_script_error(L, "%s is given once, when the object is made", lua_tostring(L, 2));
+}

@@ -1,0 +1,445 @@
+/*
+ * What a run of the script amounts to, once everything is frozen: as canonical text, by which a
+ * worker knows that its run was the loader's, and as the struct mg_config that the engine runs
+ * under.
+ */
+#include "script/internal.h"
+
+#include <string.h>
+
+struct protected
+{
+    void (*body)(lua_State * L, void *data);
+    void *data;
+};
+
+static int
+protected_body(lua_State *L)
+{
+    struct protected *p = lua_touserdata(L, 1);
+
+    lua_settop(L, 0);
+    p->body(L, p->data);
+    return 0;
+}
+
+int
+mg_script_protect(struct mg_script *s, void (*body)(lua_State *L, void *data), void *data,
+                  struct mg_err *err)
+{
+    struct protected p = {.body = body, .data = data};
+    int top = lua_gettop(s->L);
+
+    if (!lua_checkstack(s->L, 8)) {
+        mg_err_setx(err, "stack overflow");
+        return -1;
+    }
+    lua_pushcfunction(s->L, protected_body);
+    lua_pushlightuserdata(s->L, &p);
+    if (lua_pcall(s->L, 1, 0, 0) == LUA_OK)
+        return 0;
+    mg_err_setx(err, "%s", mg_lua_error_text(s->L, -1));
+    lua_settop(s->L, top);
+    return -1;
+}
+
+/* ---- manifest ------------------------------------------------------------------------------- */
+
+/* " name=value" for an option, whatever its type; a function is only named as such. */
+static void
+option_add(lua_State *L, int object, const char *name, struct mg_buf *out)
+{
+    size_t len;
+    const char *text;
+
+    mg_buf_addf(out, " %s=", name);
+    switch (mg_option_push(L, object, name)) {
+    case LUA_TTABLE:
+        for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
+            mg_buf_addf(out, "%s%s", i > 1 ? "," : "", lua_tostring(L, -1));
+            lua_pop(L, 1);
+        }
+        lua_pop(L, 1);
+        break;
+    case LUA_TFUNCTION:
+        mg_buf_adds(out, "function");
+        break;
+    case LUA_TSTRING:
+        text = lua_tolstring(L, -1, &len);
+        mg_buf_add_json(out, text, len);
+        break;
+    default:
+        mg_buf_adds(out, luaL_tolstring(L, -1, NULL));
+        lua_pop(L, 1);
+        break;
+    }
+    lua_pop(L, 1);
+}
+
+static void
+options_add(lua_State *L, int object, const char *const *names, struct mg_buf *out)
+{
+    for (; *names != NULL; names++)
+        option_add(L, object, *names, out);
+}
+
+static void
+context_add(lua_State *L, int object, struct mg_buf *out)
+{
+    struct mg_ssl_context_facts facts;
+
+    mg_buf_adds(out, " tls=");
+    if (mg_option_push(L, object, "tls") == LUA_TNIL) {
+        mg_buf_adds(out, "no");
+    } else {
+        mg_ssl_context_facts(L, lua_gettop(L), &facts);
+        for (size_t i = 0; i < sizeof(facts.digest); i++)
+            mg_buf_addf(out, "%02x", facts.digest[i]);
+    }
+    lua_pop(L, 1);
+}
+
+/* "backend=" with the place of the Backend in the list, so that two of the same name differ. */
+static void
+target_add(lua_State *L, int listener, struct mg_buf *out)
+{
+    if (mg_option_push(L, listener, "backend") == LUA_TFUNCTION) {
+        mg_buf_adds(out, " backend=function");
+    } else {
+        lua_getfield(L, LUA_REGISTRYINDEX, MG_BACKENDS);
+        for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
+            if (lua_rawequal(L, -1, -3))
+                mg_buf_addf(out, " backend=%d", (int)i);
+            lua_pop(L, 1);
+        }
+        lua_pop(L, 2);
+    }
+    lua_pop(L, 1);
+}
+
+static void
+listener_add(lua_State *L, int object, struct mg_buf *out)
+{
+    static const char *const names[] = {
+        "name",
+        "address",
+        "max_connections",
+        "handshake_timeout",
+        "idle_timeout",
+        "max_lifetime",
+        "half_close_timeout",
+        "backlog",
+        "tcp_nodelay",
+        "tcp_keepalive",
+        NULL,
+    };
+
+    mg_buf_adds(out, "listener");
+    options_add(L, object, names, out);
+    context_add(L, object, out);
+    target_add(L, object, out);
+    mg_buf_adds(out, "\n");
+}
+
+static void
+backend_add(lua_State *L, int object, struct mg_buf *out)
+{
+    static const char *const names[] = {
+        "name",  "address", "servername", "balance", "connect_timeout", "resolve_interval",
+        "reply", NULL,
+    };
+
+    mg_buf_addf(out, "backend kind=%d", (int)mg_backend_test(L, object)->kind);
+    options_add(L, object, names, out);
+    context_add(L, object, out);
+    mg_buf_adds(out, "\n");
+}
+
+static void
+list_walk(lua_State *L, const char *list, void (*visit)(lua_State *, int, void *), void *data)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, list);
+    for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
+        visit(L, lua_gettop(L), data);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 2);
+}
+
+static void
+listener_visit(lua_State *L, int object, void *out)
+{
+    listener_add(L, object, out);
+}
+
+static void
+backend_visit(lua_State *L, int object, void *out)
+{
+    backend_add(L, object, out);
+}
+
+static void
+manifest_body(lua_State *L, void *out)
+{
+    list_walk(L, MG_LISTENERS, listener_visit, out);
+    list_walk(L, MG_BACKENDS, backend_visit, out);
+}
+
+int
+mg_plan_manifest(struct mg_script *s, struct mg_buf *out, struct mg_err *err)
+{
+    if (mg_script_protect(s, manifest_body, out, err) != 0)
+        return -1;
+    if (out->failed)
+        mg_err_setx(err, "out of memory");
+    return out->failed ? -1 : 0;
+}
+
+static size_t
+line_length(const char *text, size_t len)
+{
+    const char *end = len > 0 ? memchr(text, '\n', len) : NULL;
+
+    return end != NULL ? (size_t)(end - text) : len;
+}
+
+void
+mg_plan_difference(const char *recorded, size_t recorded_len, const char *here, size_t here_len,
+                   struct mg_err *err)
+{
+    for (;;) {
+        size_t a = line_length(recorded, recorded_len);
+        size_t b = line_length(here, here_len);
+
+        if (a != b || a == 0 || memcmp(recorded, here, a) != 0) {
+            mg_err_setx(err,
+                        "the script gave another result than in the loader: there \"%.*s\", "
+                        "here \"%.*s\"",
+                        (int)(a > 700 ? 700 : a), recorded, (int)(b > 700 ? 700 : b), here);
+            return;
+        }
+        a += recorded_len > a;
+        b += here_len > b;
+        recorded += a;
+        recorded_len -= a;
+        here += b;
+        here_len -= b;
+    }
+}
+
+/* ---- config --------------------------------------------------------------------------------- */
+
+static void *
+need(lua_State *L, void *ptr)
+{
+    if (ptr == NULL)
+        luaL_error(L, "out of memory");
+    return ptr;
+}
+
+static char *
+option_copy(lua_State *L, int object, const char *name)
+{
+    char *copy = NULL;
+
+    if (mg_option_push(L, object, name) == LUA_TSTRING)
+        copy = need(L, mg_strdup(lua_tostring(L, -1)));
+    lua_pop(L, 1);
+    return copy;
+}
+
+static lua_Integer
+option_integer(lua_State *L, int object, const char *name)
+{
+    lua_Integer value;
+
+    mg_option_push(L, object, name);
+    value = lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+/* One reference to the context of an object, or NULL; facts are filled where there is one. */
+static SSL_CTX *
+context_take(lua_State *L, int object, struct mg_ssl_context_facts *facts)
+{
+    SSL_CTX *ctx = NULL;
+
+    memset(facts, 0, sizeof(*facts));
+    if (mg_option_push(L, object, "tls") != LUA_TNIL) {
+        mg_ssl_context_facts(L, lua_gettop(L), facts);
+        ctx = mg_ssl_context_test(L, -1);
+        SSL_CTX_up_ref(ctx);
+    }
+    lua_pop(L, 1);
+    return ctx;
+}
+
+static int
+address_fill(struct mg_backend_address *address, const char *text, struct mg_err *err)
+{
+    mg_str_copy(address->text, sizeof(address->text), text);
+    return mg_endpoint_parse(&address->endpoint, text, false, err);
+}
+
+static void
+addresses_fill(lua_State *L, int object, struct mg_backend *b)
+{
+    struct mg_err err;
+
+    if (mg_option_push(L, object, "address") == LUA_TTABLE) {
+        size_t count = lua_rawlen(L, -1);
+
+        b->addresses = need(L, mg_calloc(count, sizeof(*b->addresses)));
+        while (b->address_count < count) {
+            lua_rawgeti(L, -1, (lua_Integer)b->address_count + 1);
+            if (address_fill(&b->addresses[b->address_count++], lua_tostring(L, -1), &err) != 0)
+                luaL_error(L, "%s", err.text);
+            lua_pop(L, 1);
+        }
+    }
+    lua_pop(L, 1);
+}
+
+static void
+backend_fill(lua_State *L, int object, struct mg_backend *b)
+{
+    struct mg_backend_object *self = mg_backend_test(L, object);
+    struct mg_ssl_context_facts facts;
+    size_t len;
+    const char *text;
+
+    b->kind = self->kind;
+    b->name = option_copy(L, object, "name");
+    addresses_fill(L, object, b);
+    b->servername_asked = mg_option_push(L, object, "servername") == LUA_TFUNCTION;
+    lua_pop(L, 1);
+    b->servername = option_copy(L, object, "servername");
+    if (mg_option_push(L, object, "balance") == LUA_TSTRING &&
+        strcmp(lua_tostring(L, -1), "round_robin") == 0)
+        b->balance = MG_BALANCE_ROUND_ROBIN;
+    lua_pop(L, 1);
+    b->connect_timeout_ms = mg_option_ms(L, object, "connect_timeout");
+    b->resolve_interval_s = mg_option_ms(L, object, "resolve_interval") / 1000;
+    if (mg_option_push(L, object, "reply") == LUA_TSTRING) {
+        text = lua_tolstring(L, -1, &len);
+        b->reply = need(L, mg_malloc(len + 1));
+        memcpy(b->reply, text, len + 1);
+        b->reply_len = len;
+    }
+    lua_pop(L, 1);
+    b->tls = context_take(L, object, &facts);
+    b->verify_hostname = facts.verify_hostname;
+    self->built = b;
+}
+
+static void
+listener_fill(lua_State *L, int object, struct mg_listener *l)
+{
+    struct mg_ssl_context_facts facts;
+
+    l->name = option_copy(L, object, "name");
+    mg_option_push(L, object, "address");
+    l->addresses = need(L, mg_calloc(lua_rawlen(L, -1), sizeof(*l->addresses)));
+    while (lua_rawgeti(L, -1, (lua_Integer)l->address_count + 1) == LUA_TSTRING) {
+        l->addresses[l->address_count++] = need(L, mg_strdup(lua_tostring(L, -1)));
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 2);
+    if (mg_option_push(L, object, "backend") == LUA_TUSERDATA)
+        l->backend = mg_backend_test(L, -1)->built;
+    lua_pop(L, 1);
+    l->handshake_timeout_ms = mg_option_ms(L, object, "handshake_timeout");
+    l->idle_timeout_ms = mg_option_ms(L, object, "idle_timeout");
+    l->max_lifetime_ms = mg_option_ms(L, object, "max_lifetime");
+    l->half_close_timeout_ms = mg_option_ms(L, object, "half_close_timeout");
+    l->max_connections = option_integer(L, object, "max_connections");
+    l->backlog = (unsigned)option_integer(L, object, "backlog");
+    mg_option_push(L, object, "tcp_nodelay");
+    l->tcp_nodelay = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    l->tcp_keepalive_s = mg_option_ms(L, object, "tcp_keepalive") / 1000;
+    l->tls = context_take(L, object, &facts);
+    l->tls_callbacks = facts.callbacks;
+}
+
+static void
+config_listener(lua_State *L, int object, void *data)
+{
+    struct mg_config *config = data;
+
+    listener_fill(L, object, &config->listeners[config->listener_count++]);
+}
+
+static void
+config_backend(lua_State *L, int object, void *data)
+{
+    struct mg_config *config = data;
+    struct mg_backend *b = need(L, mg_calloc(1, sizeof(*b)));
+
+    config->backends[config->backend_count++] = b;
+    backend_fill(L, object, b);
+    lua_getfield(L, LUA_REGISTRYINDEX, MG_BUILT);
+    lua_pushvalue(L, object);
+    lua_rawsetp(L, -2, b);
+    lua_pop(L, 1);
+}
+
+static size_t
+list_count(lua_State *L, const char *list)
+{
+    size_t count;
+
+    lua_getfield(L, LUA_REGISTRYINDEX, list);
+    count = lua_rawlen(L, -1);
+    lua_pop(L, 1);
+    return count;
+}
+
+static void
+config_body(lua_State *L, void *data)
+{
+    struct mg_config *config = data;
+    size_t listeners = list_count(L, MG_LISTENERS);
+    size_t backends = list_count(L, MG_BACKENDS);
+
+    lua_newtable(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, MG_BUILT);
+    config->backends = need(L, mg_calloc(backends + 1, sizeof(struct mg_backend *)));
+    config->listeners = need(L, mg_calloc(listeners, sizeof(*config->listeners)));
+    list_walk(L, MG_BACKENDS, config_backend, config);
+    list_walk(L, MG_LISTENERS, config_listener, config);
+}
+
+int
+mg_plan_config(struct mg_script *s, struct mg_config *config, struct mg_err *err)
+{
+    return mg_script_protect(s, config_body, config, err);
+}
+
+struct mg_backend *
+mg_plan_address(const char *text, struct mg_err *err)
+{
+    struct mg_backend *b = mg_calloc(1, sizeof(*b));
+
+    if (b == NULL)
+        goto no_memory;
+    b->kind = MG_BACKEND_ADDRESSES;
+    b->connect_timeout_ms = 5000;
+    b->resolve_interval_s = 30;
+    b->name = mg_strdup(text);
+    b->addresses = mg_calloc(1, sizeof(*b->addresses));
+    if (b->name == NULL || b->addresses == NULL)
+        goto no_memory;
+    b->address_count = 1;
+    if (address_fill(&b->addresses[0], text, err) == 0)
+        return b;
+    mg_backend_free(b);
+    return NULL;
+
+no_memory:
+    mg_err_setx(err, "out of memory");
+    if (b != NULL)
+        mg_backend_free(b);
+    return NULL;
+}

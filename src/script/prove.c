@@ -1,0 +1,571 @@
+/*
+ * The proof: in-memory handshakes with every frozen context, before anything is served.
+ *
+ * For each certificate of a listener's context and each version that the context offers, a
+ * permissive client that can use only that kind of certificate shakes hands: without SNI, and with
+ * each name of the certificate. What fails in every way is an error, since no client could use it;
+ * what fails in some is a warning.
+ *
+ * A backend's context is tried against a server made for the purpose; that its certificate is then
+ * refused is expected and as far as a proof without network can go.
+ *
+ * The script's callbacks are not run: clients offer neither ALPN nor certificates, which are what
+ * they decide on. The report says what therefore remains unproved.
+ */
+#include "script/internal.h"
+
+#include <openssl/err.h>
+#include <openssl/x509v3.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+/* So many names of one certificate are proved; more would say nothing new and cost time. */
+#define NAMES_MAX 32
+
+const char *const mg_proof_version_names[MG_PROOF_VERSIONS] = {"TLS 1.2", "TLS 1.3"};
+
+static const struct {
+    int number;
+    uint64_t off;
+} versions[MG_PROOF_VERSIONS] = {
+    {TLS1_2_VERSION, SSL_OP_NO_TLSv1_2},
+    {TLS1_3_VERSION, SSL_OP_NO_TLSv1_3},
+};
+
+static void
+text_add(struct mg_buf *list, const char *fmt, va_list args)
+{
+    mg_buf_addv(list, fmt, args);
+    mg_buf_add(list, "", 1);
+}
+
+void
+mg_proof_warn(struct mg_proof *proof, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    text_add(&proof->warnings, fmt, args);
+    va_end(args);
+}
+
+void
+mg_proof_fail(struct mg_proof *proof, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    text_add(&proof->errors, fmt, args);
+    va_end(args);
+}
+
+static void
+unproved_add(struct mg_proof_entry *entry, const char *text)
+{
+    mg_buf_add(&entry->unproved, text, strlen(text) + 1);
+}
+
+/* "listener web", with the context's name where it has one. */
+static void
+entry_text(const struct mg_proof_entry *entry, char *out, size_t cap)
+{
+    snprintf(out, cap, "%s %s%s%s%s", entry->is_backend ? "backend" : "listener", entry->name,
+             entry->context[0] != '\0' ? " (context " : "", entry->context,
+             entry->context[0] != '\0' ? ")" : "");
+}
+
+/* ---- clients -------------------------------------------------------------------------------- */
+
+/* What a client offers that can use only one kind of certificate. */
+static const char *
+sigalgs_of(const char *type)
+{
+    static const char *const table[][2] = {
+        {"RSA", "RSA+SHA256:RSA+SHA384:RSA+SHA512:"
+                "rsa_pss_rsae_sha256:rsa_pss_rsae_sha384:rsa_pss_rsae_sha512"},
+        {"RSA-PSS", "rsa_pss_pss_sha256:rsa_pss_pss_sha384:rsa_pss_pss_sha512"},
+        {"EC", "ECDSA+SHA256:ECDSA+SHA384:ECDSA+SHA512"},
+        {"ED25519", "ed25519"},
+        {"ED448", "ed448"},
+    };
+
+    for (size_t i = 0; i < MG_ARRAY_LEN(table); i++) {
+        if (strcmp(table[i][0], type) == 0)
+            return table[i][1];
+    }
+    return NULL;
+}
+
+/* The client refuses nothing: what fails is the server's doing. */
+static SSL_CTX *
+client_new(const char *type, int version)
+{
+    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+    const char *sigalgs = sigalgs_of(type);
+
+    if (ctx == NULL)
+        return NULL;
+    SSL_CTX_set_security_level(ctx, 0);
+    SSL_CTX_set_verify(ctx, SSL_VERIFY_NONE, NULL);
+    if (SSL_CTX_set_min_proto_version(ctx, version) == 1 &&
+        SSL_CTX_set_max_proto_version(ctx, version) == 1 &&
+        SSL_CTX_set_cipher_list(ctx, "ALL:!aNULL:@SECLEVEL=0") == 1 &&
+        (sigalgs == NULL || SSL_CTX_set1_sigalgs_list(ctx, sigalgs) == 1))
+        return ctx;
+    SSL_CTX_free(ctx);
+    return NULL;
+}
+
+/* ---- servers -------------------------------------------------------------------------------- */
+
+/* A context's bounds leave a version in; 0 means no bound. */
+static bool
+version_enabled(SSL_CTX *ctx, int number, uint64_t off)
+{
+    long min = SSL_CTX_get_min_proto_version(ctx);
+    long max = SSL_CTX_get_max_proto_version(ctx);
+
+    return (min == 0 || min <= number) && (max == 0 || max >= number) &&
+           (SSL_CTX_get_options(ctx) & off) == 0;
+}
+
+/* The proof looks at TLS 1.2 and 1.3; a context for older versions alone is not empty, though. */
+static bool
+older_enabled(SSL_CTX *ctx)
+{
+    return version_enabled(ctx, TLS1_VERSION, SSL_OP_NO_TLSv1) ||
+           version_enabled(ctx, TLS1_1_VERSION, SSL_OP_NO_TLSv1_1);
+}
+
+struct attempt {
+    struct mg_proof_certificate *certificate;
+    X509 *x509;
+    SSL_CTX *server;
+    SSL_CTX *client;
+    const struct mg_ssl_context_facts *facts;
+    enum mg_proof_version version;
+};
+
+static void
+result_add(const struct attempt *a, const char *servername, const char *cipher, const char *cause)
+{
+    struct mg_buf *out = &a->certificate->results;
+
+    mg_buf_addf(out, "%s{\"version\":\"%s\",\"servername\":", out->len > 0 ? "," : "",
+                mg_proof_version_names[a->version]);
+    if (servername != NULL)
+        mg_buf_add_json(out, servername, strlen(servername));
+    else
+        mg_buf_adds(out, "null");
+    mg_buf_addf(out, ",\"ok\":%s,\"%s\":", cause[0] == '\0' ? "true" : "false",
+                cause[0] == '\0' ? "cipher" : "cause");
+    mg_buf_add_json(out, cause[0] == '\0' ? cipher : cause,
+                    strlen(cause[0] == '\0' ? cipher : cause));
+    mg_buf_adds(out, "}");
+}
+
+/* A server that insists on a client certificate gets no further than asking; that is proof enough
+ * of its own. */
+static bool
+stopped_for_client_certificate(const struct attempt *a, const struct mg_memory_handshake *hs)
+{
+    return (a->facts->verify_mode & SSL_VERIFY_FAIL_IF_NO_PEER_CERT) != 0 &&
+           strstr(hs->server_error, "peer did not return a certificate") != NULL;
+}
+
+/* Why the handshake did not come through, or "". */
+static void
+handshake_judge(const struct attempt *a, const struct mg_memory_handshake *hs, char *cause,
+                size_t cap)
+{
+    cause[0] = '\0';
+    if (!hs->ok && !stopped_for_client_certificate(a, hs))
+        snprintf(cause, cap, "%s",
+                 hs->server_error[0] != '\0'   ? hs->server_error
+                 : hs->client_error[0] != '\0' ? hs->client_error
+                                               : "the handshake failed");
+    else if (hs->server_cert != NULL && X509_cmp(hs->server_cert, a->x509) != 0)
+        snprintf(cause, cap, "another certificate (%s) is served instead", hs->key_type);
+}
+
+static int
+handshake_prove(const struct attempt *a, const char *servername, struct mg_err *err)
+{
+    struct mg_memory_handshake hs = {
+        .server = a->server, .client = a->client, .servername = servername};
+    struct mg_proof_cell *cell = &a->certificate->cells[a->version];
+    char cause[sizeof(cell->cause)];
+
+    if (mg_memory_handshake(&hs, err) != 0)
+        return -1;
+    handshake_judge(a, &hs, cause, sizeof(cause));
+    result_add(a, servername, hs.cipher, cause);
+    if (cell->cipher[0] == '\0')
+        mg_str_copy(cell->cipher, sizeof(cell->cipher), hs.cipher);
+    if (cause[0] != '\0' && cell->ok)
+        mg_str_copy(cell->cause, sizeof(cell->cause), cause);
+    cell->ok = cell->ok && cause[0] == '\0';
+    X509_free(hs.server_cert);
+    return 0;
+}
+
+/* A wildcard stands for its simplest member. */
+static int
+name_prove(const struct attempt *a, const char *name, struct mg_err *err)
+{
+    char member[300];
+
+    if (strncmp(name, "*.", 2) != 0)
+        return handshake_prove(a, name, err);
+    snprintf(member, sizeof(member), "www%s", name + 1);
+    return handshake_prove(a, member, err);
+}
+
+/* Without SNI, with each name, and with the one that was asked for. */
+static int
+version_prove(const struct mg_proof *proof, const struct attempt *a, struct mg_err *err)
+{
+    const struct mg_buf *names = &a->certificate->names;
+    size_t count = 0;
+
+    a->certificate->cells[a->version].ok = true;
+    if (handshake_prove(a, NULL, err) != 0)
+        return -1;
+    for (size_t at = 0; at < names->len && count < NAMES_MAX; at += strlen(names->data + at) + 1) {
+        if (strncmp(names->data + at, "IP ", 3) == 0)
+            continue; /* an address is no SNI */
+        if (name_prove(a, names->data + at, err) != 0)
+            return -1;
+        count++;
+    }
+    return proof->sni != NULL ? handshake_prove(a, proof->sni, err) : 0;
+}
+
+static int
+certificate_prove(struct mg_proof *proof, struct mg_proof_entry *entry, struct attempt *a,
+                  struct mg_err *err)
+{
+    char who[400];
+    bool any = false;
+
+    for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
+        struct mg_proof_cell *cell = &a->certificate->cells[v];
+        int status;
+
+        cell->enabled = entry->enabled[v];
+        if (!cell->enabled)
+            continue;
+        a->version = (enum mg_proof_version)v;
+        a->client = client_new(a->certificate->type, versions[v].number);
+        if (a->client == NULL) {
+            mg_tls_err_take(err, "a client for the proof");
+            return -1;
+        }
+        status = version_prove(proof, a, err);
+        SSL_CTX_free(a->client);
+        if (status != 0)
+            return -1;
+        any = any || cell->ok;
+    }
+    entry_text(entry, who, sizeof(who));
+    for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
+        const struct mg_proof_cell *cell = &a->certificate->cells[v];
+
+        if (cell->enabled && !cell->ok)
+            mg_proof_warn(proof, "%s: %s certificate %s: %s: %s", who, a->certificate->type,
+                          a->certificate->subject, mg_proof_version_names[v], cell->cause);
+    }
+    return any ? 1 : 0;
+}
+
+/* All certificates, whichever was added last. 1 if some client could use some of them, 0, or -1. */
+static int
+certificates_prove(struct mg_proof *proof, struct mg_proof_entry *entry, SSL *probe,
+                   struct attempt *a, struct mg_err *err)
+{
+    int usable = 0;
+
+    for (long which = SSL_CERT_SET_FIRST; entry->certificate_count < MG_PROOF_CERTIFICATES &&
+                                          SSL_set_current_cert(probe, which) == 1;
+         which = SSL_CERT_SET_NEXT) {
+        STACK_OF(X509) *chain = NULL;
+        int status;
+
+        a->x509 = SSL_get_certificate(probe);
+        a->certificate = &entry->certificates[entry->certificate_count++];
+        if (mg_proof_describe(a->certificate, a->x509, err) != 0)
+            return -1;
+        SSL_get0_chain_certs(probe, &chain);
+        mg_proof_inspect(proof, entry, a->certificate, a->x509, chain, a->server);
+        status = certificate_prove(proof, entry, a, err);
+        if (status < 0)
+            return -1;
+        usable |= status;
+    }
+    ERR_clear_error();
+    return usable;
+}
+
+/* The first cause that kept clients out, for the error. */
+static const char *
+first_cause(const struct mg_proof_entry *entry)
+{
+    for (size_t i = 0; i < entry->certificate_count; i++) {
+        for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
+            if (entry->certificates[i].cells[v].cause[0] != '\0')
+                return entry->certificates[i].cells[v].cause;
+        }
+    }
+    return "the handshake failed";
+}
+
+static void
+callbacks_note(struct mg_proof_entry *entry, const struct mg_ssl_context_facts *facts)
+{
+    if (facts->callbacks)
+        unproved_add(entry, "the script's callbacks (they are not run)");
+    if ((facts->verify_mode & SSL_VERIFY_PEER) != 0)
+        unproved_add(entry, "a handshake with a client certificate (the CA's key is not here)");
+}
+
+int
+mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx,
+                const struct mg_ssl_context_facts *facts, struct mg_err *err)
+{
+    struct attempt attempt = {.server = ctx, .facts = facts};
+    char who[400];
+    SSL *probe;
+    int usable;
+
+    entry_text(entry, who, sizeof(who));
+    callbacks_note(entry, facts);
+    for (int v = 0; v < MG_PROOF_VERSIONS; v++)
+        entry->enabled[v] = version_enabled(ctx, versions[v].number, versions[v].off);
+    if (!entry->enabled[MG_PROOF_TLS12] && !entry->enabled[MG_PROOF_TLS13]) {
+        if (older_enabled(ctx))
+            unproved_add(entry, "versions before TLS 1.2");
+        else
+            mg_proof_fail(proof,
+                          "%s: no protocol version is left between min_version, max_version "
+                          "and options",
+                          who);
+        return 0;
+    }
+    probe = SSL_new(ctx);
+    if (probe == NULL) {
+        mg_tls_err_take(err, who);
+        return -1;
+    }
+    usable = certificates_prove(proof, entry, probe, &attempt, err);
+    SSL_free(probe);
+    if (usable < 0)
+        return -1;
+    if (entry->certificate_count == 0)
+        mg_proof_fail(proof,
+                      "%s: no certificate (add_certificate or load_certificate gives it one)", who);
+    else if (usable == 0)
+        mg_proof_fail(proof, "%s: no client could use it: %s", who, first_cause(entry));
+    if ((facts->verify_mode & SSL_VERIFY_PEER) != 0 && !facts->has_client_ca)
+        mg_proof_warn(proof,
+                      "%s: verify_mode asks for client certificates, but there is no CA to verify "
+                      "them with (ca_file, ca_path, cert_store or client_ca)",
+                      who);
+    return 0;
+}
+
+/* ---- everything ----------------------------------------------------------------------------- */
+
+static char *
+addresses_join(lua_State *L, int object)
+{
+    struct mg_buf out = {0};
+
+    if (mg_option_push(L, object, "address") == LUA_TTABLE) {
+        for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
+            mg_buf_addf(&out, "%s%s", i > 1 ? ", " : "", lua_tostring(L, -1));
+            lua_pop(L, 1);
+        }
+        lua_pop(L, 1);
+    } else {
+        mg_option_push(L, object, "name");
+        mg_buf_adds(&out, lua_tostring(L, -1));
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    return mg_buf_take(&out);
+}
+
+static void
+backend_inspect(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx,
+                const struct mg_ssl_context_facts *facts)
+{
+    char who[400];
+
+    entry_text(entry, who, sizeof(who));
+    for (int v = 0; v < MG_PROOF_VERSIONS; v++)
+        entry->enabled[v] = version_enabled(ctx, versions[v].number, versions[v].off);
+    if (!entry->enabled[MG_PROOF_TLS12] && !entry->enabled[MG_PROOF_TLS13] && !older_enabled(ctx))
+        mg_proof_fail(proof,
+                      "%s: no protocol version is left between min_version, max_version and "
+                      "options",
+                      who);
+    if (facts->verify_mode == SSL_VERIFY_NONE)
+        mg_proof_warn(proof, "%s: verify_mode is VERIFY_NONE: whoever answers is believed", who);
+    else if (!facts->verify_hostname)
+        mg_proof_warn(proof, "%s: verify_hostname is false: any certificate of the CA is believed",
+                      who);
+    unproved_add(entry, "the backend's certificate (no network in a proof)");
+    if (facts->callbacks)
+        unproved_add(entry, "the script's callbacks (they are not run)");
+}
+
+/* One object at the top of the stack, into the next entry. */
+static void
+entry_fill(lua_State *L, struct mg_proof *proof, bool is_backend)
+{
+    int object = lua_gettop(L);
+    struct mg_proof_entry *entry = &proof->entries[proof->entry_count++];
+    struct mg_ssl_context_facts facts;
+    struct mg_err err;
+    SSL_CTX *ctx;
+
+    entry->is_backend = is_backend;
+    mg_option_push(L, object, "name");
+    entry->name = mg_strdup(lua_tostring(L, -1));
+    entry->addresses = addresses_join(L, object);
+    if (entry->name == NULL || entry->addresses == NULL)
+        luaL_error(L, "out of memory");
+    entry->tls = mg_option_push(L, object, "tls") != LUA_TNIL;
+    if (entry->tls) {
+        ctx = mg_ssl_context_test(L, -1);
+        mg_ssl_context_facts(L, lua_gettop(L), &facts);
+        mg_str_copy(entry->context, sizeof(entry->context), facts.name);
+        if (is_backend)
+            backend_inspect(proof, entry, ctx, &facts);
+        else if (mg_proof_server(proof, entry, ctx, &facts, &err) != 0)
+            luaL_error(L, "%s", err.text);
+    }
+    lua_settop(L, object);
+}
+
+static void
+list_prove(lua_State *L, struct mg_proof *proof, const char *list, const char *only)
+{
+    bool is_backend = strcmp(list, MG_BACKENDS) == 0;
+
+    lua_getfield(L, LUA_REGISTRYINDEX, list);
+    for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
+        mg_option_push(L, lua_gettop(L), "name");
+        if (only == NULL || strcmp(lua_tostring(L, -1), only) == 0) {
+            lua_pop(L, 1);
+            entry_fill(L, proof, is_backend);
+        } else {
+            lua_pop(L, 1);
+        }
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 2);
+}
+
+/* `check --listener` names one that is not there. */
+static MG_NORETURN void
+listener_missing(lua_State *L, const char *only)
+{
+    const char *near;
+    const char **names;
+    size_t count;
+
+    lua_getfield(L, LUA_REGISTRYINDEX, MG_LISTENERS);
+    count = lua_rawlen(L, 1);
+    names = lua_newuserdatauv(L, count * sizeof(*names), 0);
+    luaL_checkstack(L, 8, NULL);
+    for (size_t i = 0; i < count; i++) {
+        lua_rawgeti(L, 1, (lua_Integer)i + 1);
+        mg_option_push(L, lua_gettop(L), "name");
+        names[i] = lua_tostring(L, -1); /* lives in the Listener */
+        lua_pop(L, 2);
+    }
+    near = mg_str_nearest(only, names, count);
+    if (near != NULL)
+        luaL_error(L, "no listener \"%s\" (did you mean \"%s\"?)", only, near);
+    luaL_error(L, "no listener \"%s\"", only);
+    abort(); /* luaL_error does not return, but is not declared so */
+}
+
+struct prove {
+    struct mg_proof *proof;
+    const char *only;
+};
+
+static void
+prove_body(lua_State *L, void *data)
+{
+    struct prove *p = data;
+    size_t count;
+
+    lua_getfield(L, LUA_REGISTRYINDEX, MG_LISTENERS);
+    lua_getfield(L, LUA_REGISTRYINDEX, MG_BACKENDS);
+    count = lua_rawlen(L, 1) + lua_rawlen(L, 2);
+    lua_settop(L, 0);
+    p->proof->entries = mg_calloc(count, sizeof(*p->proof->entries));
+    if (p->proof->entries == NULL)
+        luaL_error(L, "out of memory");
+    list_prove(L, p->proof, MG_LISTENERS, p->only);
+    if (p->only != NULL && p->proof->entry_count == 0)
+        listener_missing(L, p->only);
+    if (p->only == NULL)
+        list_prove(L, p->proof, MG_BACKENDS, NULL);
+}
+
+static void
+proof_fini(struct mg_proof *proof)
+{
+    for (size_t i = 0; i < proof->entry_count; i++) {
+        struct mg_proof_entry *entry = &proof->entries[i];
+
+        for (size_t c = 0; c < entry->certificate_count; c++) {
+            mg_free(entry->certificates[c].subject);
+            mg_buf_free(&entry->certificates[c].names);
+            mg_buf_free(&entry->certificates[c].results);
+        }
+        mg_free(entry->name);
+        mg_free(entry->addresses);
+        mg_buf_free(&entry->unproved);
+    }
+    mg_free(proof->entries);
+    mg_buf_free(&proof->warnings);
+    mg_buf_free(&proof->errors);
+}
+
+/* The texts of a list as lines. */
+static void
+lines_add(struct mg_buf *out, const struct mg_buf *list)
+{
+    for (size_t at = 0; at < list->len; at += strlen(list->data + at) + 1)
+        mg_buf_addf(out, "%s\n", list->data + at);
+}
+
+int
+mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err)
+{
+    struct mg_proof proof = {.script = s, .sni = load->sni};
+    struct prove p = {.proof = &proof, .only = load->listener};
+    int status;
+
+    s->proving = true;
+    status = mg_script_protect(s, prove_body, &p, err);
+    s->proving = false;
+    if (status == 0) {
+        mg_proof_compare(&proof);
+        lines_add(&load->warnings, &proof.warnings);
+        mg_report_text(&proof, &load->report);
+        mg_report_json(&proof, &load->report_json);
+        if (proof.errors.len > 0) {
+            mg_err_setx(err, "%s: %s", s->name, proof.errors.data);
+            status = -1;
+        }
+    }
+    proof_fini(&proof);
+    return status;
+}

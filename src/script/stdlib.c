@@ -1,0 +1,331 @@
+/*
+ * The standard functions that ask the world: clock, environment, random numbers, print. They answer
+ * from the world's facts, so that the script's run is the same in the loader and in every worker;
+ * what would leave the world is refused.
+ */
+#include "script/internal.h"
+
+#include <lualib.h>
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* ---- os ------------------------------------------------------------------------------------- */
+
+static double
+ask_time(void)
+{
+    return (double)time(NULL);
+}
+
+static double
+ask_clock(void)
+{
+    return (double)clock() / (double)CLOCKS_PER_SEC;
+}
+
+static double
+world_number(lua_State *L, double (*ask)(void))
+{
+    struct mg_err err;
+    double value;
+
+    if (mg_world_number(&mg_script_of(L)->world, ask, &value, &err) != 0)
+        luaL_error(L, "%s", err.text);
+    return value;
+}
+
+/* os.time([table]): a table is only arithmetic, and the original's business. */
+static int
+os_time(lua_State *L)
+{
+    if (lua_isnoneornil(L, 1)) {
+        lua_pushinteger(L, (lua_Integer)world_number(L, ask_time));
+        return 1;
+    }
+    lua_settop(L, 1);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, 1, 1);
+    return 1;
+}
+
+static int
+os_date(lua_State *L)
+{
+    lua_settop(L, 2);
+    if (lua_isnil(L, 1)) {
+        lua_pushliteral(L, "%c");
+        lua_replace(L, 1);
+    }
+    if (lua_isnil(L, 2)) {
+        lua_pushinteger(L, (lua_Integer)world_number(L, ask_time));
+        lua_replace(L, 2);
+    }
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, 2, 1);
+    return 1;
+}
+
+static int
+os_clock(lua_State *L)
+{
+    lua_pushnumber(L, world_number(L, ask_clock));
+    return 1;
+}
+
+static int
+os_getenv(lua_State *L)
+{
+    struct mg_span value;
+
+    if (mg_world_getenv(&mg_script_of(L)->world, luaL_checkstring(L, 1), &value))
+        lua_pushlstring(L, value.data, value.len);
+    else
+        lua_pushnil(L);
+    return 1;
+}
+
+static void
+os_open(lua_State *L)
+{
+    static const char *const refused[][2] = {
+        {"execute", "programs run through moongate.command, and only while the script loads"},
+        {"remove", "a script cannot change files"},
+        {"rename", "a script cannot change files"},
+        {"tmpname", "a script cannot write files"},
+        {"exit", "raise an error to stop the script"},
+        {"setlocale", "the locale belongs to the whole process"},
+    };
+
+    luaL_requiref(L, LUA_OSLIBNAME, luaopen_os, 1);
+    lua_getfield(L, -1, "time");
+    lua_pushcclosure(L, os_time, 1);
+    lua_setfield(L, -2, "time");
+    lua_getfield(L, -1, "date");
+    lua_pushcclosure(L, os_date, 1);
+    lua_setfield(L, -2, "date");
+    lua_pushcfunction(L, os_clock);
+    lua_setfield(L, -2, "clock");
+    lua_pushcfunction(L, os_getenv);
+    lua_setfield(L, -2, "getenv");
+    for (size_t i = 0; i < MG_ARRAY_LEN(refused); i++)
+        mg_refuse(L, "os", refused[i][0], refused[i][1]);
+    lua_pop(L, 1);
+}
+
+/* ---- debug ---------------------------------------------------------------------------------- */
+
+static void
+debug_open(lua_State *L)
+{
+    static const char *const kept[] = {"traceback", "getinfo"};
+    static const char *const refused[][2] = {
+        {"sethook", "the hook enforces settings.callback_budget"},
+        {"gethook", "the hook enforces settings.callback_budget"},
+        {"debug", "there is no terminal"},
+        {"getregistry", "it would lead out of the guarded state"},
+        {"getmetatable", "it would lead out of the guarded state"},
+        {"setmetatable", "it would lead out of the guarded state"},
+        {"getuservalue", "it would lead out of the guarded state"},
+        {"setuservalue", "it would lead out of the guarded state"},
+        {"getupvalue", "it would lead out of the guarded state"},
+        {"setupvalue", "it would lead out of the guarded state"},
+        {"upvalueid", "it would lead out of the guarded state"},
+        {"upvaluejoin", "it would lead out of the guarded state"},
+        {"getlocal", "it would lead out of the guarded state"},
+        {"setlocal", "it would lead out of the guarded state"},
+        {"setcstacklimit", "the limit belongs to the whole process"},
+    };
+
+    lua_newtable(L);
+    luaL_requiref(L, LUA_DBLIBNAME, luaopen_debug, 0);
+    for (size_t i = 0; i < MG_ARRAY_LEN(kept); i++) {
+        lua_getfield(L, -1, kept[i]);
+        lua_setfield(L, -3, kept[i]);
+    }
+    lua_pop(L, 1);
+    for (size_t i = 0; i < MG_ARRAY_LEN(refused); i++)
+        mg_refuse(L, "debug", refused[i][0], refused[i][1]);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    lua_pushvalue(L, -2);
+    lua_setfield(L, -2, LUA_DBLIBNAME);
+    lua_pop(L, 1);
+    lua_setglobal(L, LUA_DBLIBNAME);
+}
+
+/* ---- print, warn ---------------------------------------------------------------------------- */
+
+/* Only the loader's run speaks: the workers' repeat it word for word. */
+static bool
+is_replay(lua_State *L)
+{
+    return mg_script_of(L)->world.mode == MG_WORLD_REPLAY;
+}
+
+static int
+base_print(lua_State *L)
+{
+    luaL_Buffer line;
+    int count = lua_gettop(L);
+
+    luaL_buffinit(L, &line);
+    for (int i = 1; i <= count; i++) {
+        if (i > 1)
+            luaL_addchar(&line, '\t');
+        luaL_tolstring(L, i, NULL);
+        luaL_addvalue(&line);
+    }
+    luaL_pushresult(&line);
+    if (!is_replay(L))
+        mg_log(MG_LOG_INFO, "%s", lua_tostring(L, -1));
+    return 0;
+}
+
+static int
+base_warn(lua_State *L)
+{
+    int count = lua_gettop(L);
+
+    luaL_checkstring(L, 1);
+    for (int i = 2; i <= count; i++)
+        luaL_checkstring(L, i);
+    if (count == 1 && lua_tostring(L, 1)[0] == '@')
+        return 0; /* control messages: warnings are always on */
+    lua_concat(L, count);
+    if (!is_replay(L))
+        mg_log(MG_LOG_WARN, "%s", lua_tostring(L, -1));
+    return 0;
+}
+
+/* ---- pairs ---------------------------------------------------------------------------------- */
+
+/* table.sort's order for keys: numbers before strings. */
+static int
+key_before(lua_State *L)
+{
+    bool a = lua_type(L, 1) == LUA_TNUMBER;
+    bool b = lua_type(L, 2) == LUA_TNUMBER;
+
+    lua_pushboolean(L, a == b ? lua_compare(L, 1, 2, LUA_OPLT) : a);
+    return 1;
+}
+
+/* Upvalues: the table, its keys, how many were given. A key that has been removed since is left
+ * out. */
+static int
+pairs_next(lua_State *L)
+{
+    lua_Integer index = lua_tointeger(L, lua_upvalueindex(3));
+
+    for (;;) {
+        if (lua_rawgeti(L, lua_upvalueindex(2), ++index) == LUA_TNIL)
+            return 1;
+        lua_pushvalue(L, -1);
+        if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
+            break;
+        lua_pop(L, 2);
+    }
+    lua_pushinteger(L, index);
+    lua_replace(L, lua_upvalueindex(3));
+    return 2;
+}
+
+/*
+ * While the script runs, pairs gives numbers first and then strings, both in order. Lua's own order
+ * depends on where things lie in memory, so that a script which makes its listeners from a table
+ * would make them in another order in each worker. Upvalues: the original pairs, table.sort.
+ */
+static int
+base_pairs(lua_State *L)
+{
+    lua_Integer sorted = 0, others = 0;
+    bool plain = lua_istable(L, 1) && luaL_getmetafield(L, 1, "__pairs") == LUA_TNIL;
+
+    if (!plain || mg_script_of(L)->loaded) {
+        luaL_checkany(L, 1);
+        lua_settop(L, 1);
+        lua_pushvalue(L, lua_upvalueindex(1));
+        lua_insert(L, 1);
+        lua_call(L, 1, 3);
+        return 3;
+    }
+    lua_settop(L, 1);
+    lua_newtable(L); /* 2: numbers and strings, sorted */
+    lua_newtable(L); /* 3: keys of other types, which have no order */
+    for (lua_pushnil(L); lua_next(L, 1) != 0; lua_pop(L, 1)) {
+        int type = lua_type(L, -2);
+
+        lua_pushvalue(L, -2);
+        if (type == LUA_TNUMBER || type == LUA_TSTRING)
+            lua_rawseti(L, 2, ++sorted);
+        else
+            lua_rawseti(L, 3, ++others);
+    }
+    lua_pushvalue(L, lua_upvalueindex(2));
+    lua_pushvalue(L, 2);
+    lua_pushcfunction(L, key_before);
+    lua_call(L, 2, 0);
+    for (lua_Integer i = 1; i <= others; i++) {
+        lua_rawgeti(L, 3, i);
+        lua_rawseti(L, 2, sorted + i);
+    }
+    lua_settop(L, 2);
+    lua_pushinteger(L, 0);
+    lua_pushvalue(L, 1);
+    lua_insert(L, 2);
+    lua_pushcclosure(L, pairs_next, 3);
+    return 1;
+}
+
+/* ---- math.random ---------------------------------------------------------------------------- */
+
+/* math.randomseed without arguments starts again from the recorded seed. Upvalue: the original. */
+static int
+math_randomseed(lua_State *L)
+{
+    unsigned char seed[16];
+    struct mg_err err;
+    int args = lua_gettop(L);
+
+    if (args == 0) {
+        if (mg_world_seed(&mg_script_of(L)->world, seed, &err) != 0)
+            return luaL_error(L, "%s", err.text);
+        for (args = 0; args < 2; args++) {
+            lua_Integer half;
+
+            memcpy(&half, seed + 8 * args, sizeof(half));
+            lua_pushinteger(L, half);
+        }
+    }
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, args, LUA_MULTRET);
+    return lua_gettop(L);
+}
+
+void
+mg_stdlib_open(lua_State *L)
+{
+    os_open(L);
+    debug_open(L);
+    lua_pushcfunction(L, base_print);
+    lua_setglobal(L, "print");
+    lua_pushcfunction(L, base_warn);
+    lua_setglobal(L, "warn");
+    lua_getglobal(L, "pairs");
+    lua_getglobal(L, LUA_TABLIBNAME);
+    lua_getfield(L, -1, "sort");
+    lua_remove(L, -2);
+    lua_pushcclosure(L, base_pairs, 2);
+    lua_setglobal(L, "pairs");
+    lua_getglobal(L, LUA_MATHLIBNAME);
+    lua_getfield(L, -1, "randomseed");
+    lua_pushcclosure(L, math_randomseed, 1);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, "randomseed");
+    lua_call(L, 0, 0);
+    lua_pop(L, 1);
+}
