@@ -13,16 +13,15 @@ time_text(char *out, size_t cap, const struct timespec *time)
 }
 
 void
-mg_watch_identity(const char *path, char out[MG_WATCH_IDENTITY])
+mg_watch_identity(const struct stat *st, char out[MG_WATCH_IDENTITY])
 {
-    struct stat st;
-    if (stat(path, &st) != 0) {
+    if (st == NULL) {
         snprintf(out, MG_WATCH_IDENTITY, "missing");
         return;
     }
     char changed[40], written[40];
-    time_text(written, sizeof(written), &st.st_mtim);
-    time_text(changed, sizeof(changed), &st.st_ctim);
-    snprintf(out, MG_WATCH_IDENTITY, "%ju:%ju %jd %s %s", (uintmax_t)st.st_dev,
-             (uintmax_t)st.st_ino, (intmax_t)st.st_size, written, changed);
+    time_text(written, sizeof(written), &st->st_mtim);
+    time_text(changed, sizeof(changed), &st->st_ctim);
+    snprintf(out, MG_WATCH_IDENTITY, "%ju:%ju %jd %s %s", (uintmax_t)st->st_dev,
+             (uintmax_t)st->st_ino, (intmax_t)st->st_size, written, changed);
 }

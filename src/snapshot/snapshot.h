@@ -30,15 +30,19 @@ enum mg_record {
     MG_RECORD_MANIFEST = 12, /* key = "", value = canonical text: listeners, backends, context digests */
     MG_RECORD_REPORT = 13,  /* S: key = "text" | "json" | "warning", value = the proof's result */
     MG_RECORD_LISTENER = 14, /* S: key = listener name, value = its addresses, comma separated */
+    MG_RECORD_NAME = 15,     /* key = "", value = the script's path as the user gave it: what errors call it */
+    MG_RECORD_LOOKUP = 16,   /* key = host of a listen address, value = its addresses, each with a NUL */
 };
 
 /* ---- watch ---------------------------------------------------------------------------------- */
 
 #define MG_WATCH_IDENTITY 160
 
-/* What `path` (symlinks followed) is now: device, inode, size and times; "missing" if it is not there.
- * Two equal texts mean an unchanged file. Take it before reading, so that a change in between shows. */
-void mg_watch_identity(const char *path, char out[MG_WATCH_IDENTITY]);
+struct stat;
+
+/* What a watched file is: device, inode, size and times of stat(2); "missing" for NULL. Equal texts mean
+ * an unchanged file. Take it before reading, so that a change in between shows. */
+void mg_watch_identity(const struct stat *st, char out[MG_WATCH_IDENTITY]);
 
 /* ---- write ---------------------------------------------------------------------------------- */
 
