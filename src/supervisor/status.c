@@ -1,0 +1,137 @@
+/* What `moongate status` shows: our own view, and what each worker has answered. */
+#include "supervisor/internal.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *
+phase_name(const struct mg_super *super)
+{
+    static const char *const names[] = {"starting", "running",  "stopping",
+                                        "draining", "quitting", "stopped"};
+    return super->phase == MG_PHASE_RUNNING && super->drained ? "drained" : names[super->phase];
+}
+
+static const char *
+worker_state(const struct mg_worker *w)
+{
+    return !w->running          ? "restarting"
+           : w->leaving         ? "leaving"
+           : w->serving == 0    ? "building"
+           : w->answer.len == 0 ? "silent"
+                                : "serving";
+}
+
+static double
+seconds_since(uint64_t ns)
+{
+    return (double)(mg_now_ns() - ns) / 1e9;
+}
+
+/* The worker's answer as a message, so that its lines can be read. */
+static struct mg_msg
+answer_of(const struct mg_worker *w)
+{
+    return (struct mg_msg){.data = w->answer.data != NULL ? w->answer.data : "",
+                           .len = w->answer.data != NULL ? strlen(w->answer.data) : 0};
+}
+
+/* Members of a JSON object that follow the lines; "" if there is no answer. */
+static const char *
+answer_json(const struct mg_worker *w)
+{
+    if (w->answer.data == NULL || w->answer.failed)
+        return "";
+    size_t lines = strlen(w->answer.data);
+    return lines < w->answer.len ? w->answer.data + lines + 1 : "";
+}
+
+static void
+uptime_add(struct mg_buf *out, double seconds)
+{
+    char text[32];
+    if (seconds < 60)
+        snprintf(text, sizeof(text), "%.0f s", seconds);
+    else if (seconds < 3600)
+        snprintf(text, sizeof(text), "%.0f min", seconds / 60);
+    else if (seconds < 48 * 3600)
+        snprintf(text, sizeof(text), "%.1f h", seconds / 3600);
+    else
+        snprintf(text, sizeof(text), "%.0f d", seconds / 86400);
+    mg_buf_addf(out, "%-8s", text);
+}
+
+void
+mg_status_text(const struct mg_super *super, struct mg_buf *out)
+{
+    mg_buf_addf(out, "moongate %s, pid %d, %s, up ", MG_VERSION, (int)getpid(), phase_name(super));
+    uptime_add(out, seconds_since(super->started_ns));
+    mg_buf_addf(out, "\nscript      %s\ngeneration  %llu (%llu reloads, %llu failed)\n",
+                super->script, (unsigned long long)super->generation,
+                (unsigned long long)(super->reload.succeeded > 0 ? super->reload.succeeded - 1 : 0),
+                (unsigned long long)super->reload.failed);
+    if (super->reload.last_error != NULL)
+        mg_buf_addf(out, "last error  %s\n", super->reload.last_error);
+    for (const struct mg_socket *socket = super->sockets; socket != NULL; socket = socket->next)
+        mg_buf_addf(out, "listening   %s%s\n", socket->address,
+                    socket->state == MG_SOCKET_GOING ? " (until its queue is empty)" : "");
+    mg_buf_adds(out, "\nWORKER  PID      STATE       UP       CONNECTIONS  GENERATIONS\n");
+    for (size_t i = 0; i < MG_ARRAY_LEN(super->workers); i++) {
+        const struct mg_worker *w = super->workers[i];
+        if (w == NULL)
+            continue;
+        char connections[24], generations[256];
+        struct mg_msg answer = answer_of(w);
+        mg_msg_field(&answer, "connections", connections, sizeof(connections));
+        mg_msg_field(&answer, "generations", generations, sizeof(generations));
+        mg_buf_addf(out, "%-6u  %-7d  %-10s  ", w->index, w->running ? (int)w->process.pid : 0,
+                    worker_state(w));
+        uptime_add(out, w->running ? seconds_since(w->started_ns) : 0);
+        mg_buf_addf(out, " %-11s  %s\n", connections[0] != '\0' ? connections : "-",
+                    generations[0] != '\0' ? generations : "-");
+    }
+}
+
+void
+mg_status_json(const struct mg_super *super, struct mg_buf *out)
+{
+    const struct mg_reload *reload = &super->reload;
+    mg_buf_addf(out, "{\"version\":\"%s\",\"pid\":%d,\"state\":\"%s\",\"uptime\":%.3f,\"script\":",
+                MG_VERSION, (int)getpid(), phase_name(super), seconds_since(super->started_ns));
+    mg_buf_add_json(out, super->script, strlen(super->script));
+    mg_buf_addf(out,
+                ",\"generation\":%llu,\"reloads\":{\"succeeded\":%llu,\"failed\":%llu,"
+                "\"last_error\":",
+                (unsigned long long)super->generation,
+                (unsigned long long)(reload->succeeded > 0 ? reload->succeeded - 1 : 0),
+                (unsigned long long)reload->failed);
+    if (reload->last_error != NULL)
+        mg_buf_add_json(out, reload->last_error, strlen(reload->last_error));
+    else
+        mg_buf_adds(out, "null");
+    mg_buf_adds(out, "},\"addresses\":[");
+    bool first = true;
+    for (const struct mg_socket *socket = super->sockets; socket != NULL; socket = socket->next) {
+        if (socket->state != MG_SOCKET_LISTENING)
+            continue;
+        mg_buf_adds(out, first ? "" : ",");
+        mg_buf_add_json(out, socket->address, strlen(socket->address));
+        first = false;
+    }
+    mg_buf_adds(out, "],\"workers\":[");
+    first = true;
+    for (size_t i = 0; i < MG_ARRAY_LEN(super->workers); i++) {
+        const struct mg_worker *w = super->workers[i];
+        if (w == NULL)
+            continue;
+        const char *members = answer_json(w);
+        mg_buf_addf(
+            out, "%s{\"index\":%u,\"pid\":%d,\"state\":\"%s\",\"uptime\":%.3f,\"restarts\":%u%s%s}",
+            first ? "" : ",", w->index, w->running ? (int)w->process.pid : 0, worker_state(w),
+            w->running ? seconds_since(w->started_ns) : 0.0, w->restarts,
+            members[0] != '\0' ? "," : "", members);
+        first = false;
+    }
+    mg_buf_adds(out, "]}\n");
+}
