@@ -1,0 +1,453 @@
+/*
+ * The engine without the rest of the program: a child process with a loop, an engine and one
+ * listener, configured by a Lua table, asked and ended over a socket. Its exit status is what every
+ * spec of the engine ends with: 0 only if no session, no handle and no config was left.
+ */
+#include "mgtest.h"
+#include "proxy/proxy.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+enum { EXIT_CLEAN, EXIT_SETUP = 3, EXIT_SESSIONS_LEFT, EXIT_LOOP_OPEN, EXIT_CONFIG_KEPT };
+
+/* ---- options: the table at index 1 ----------------------------------------------------------- */
+
+static const char *
+opt_string(lua_State *L, int idx, const char *name)
+{
+    const char *text;
+
+    lua_getfield(L, idx, name);
+    text = lua_tostring(L, -1);
+    lua_pop(L, 1); /* the table keeps it */
+    return text;
+}
+
+static lua_Integer
+opt_integer(lua_State *L, int idx, const char *name, lua_Integer fallback)
+{
+    lua_Integer value;
+
+    lua_getfield(L, idx, name);
+    value = luaL_optinteger(L, -1, fallback);
+    lua_pop(L, 1);
+    return value;
+}
+
+static bool
+opt_boolean(lua_State *L, int idx, const char *name)
+{
+    bool value;
+
+    lua_getfield(L, idx, name);
+    value = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+/* ---- the child ------------------------------------------------------------------------------- */
+
+struct host {
+    uv_loop_t loop;
+    uv_poll_t control;
+    int control_fd, listen_fd;
+    struct mg_shared *shared;
+    struct mg_engine *engine;
+    struct mg_frontend *frontend;
+    struct mg_config *config; /* the current one */
+    unsigned configs;         /* not yet given back */
+    lua_State *L;             /* read at every reload */
+    bool frontend_closed, engine_closed;
+};
+
+static MG_NORETURN void
+setup_failed(const char *what)
+{
+    fprintf(stderr, "engine: %s\n", what);
+    _exit(EXIT_SETUP);
+}
+
+static SSL_CTX *
+context_make(lua_State *L, int idx, bool server)
+{
+    SSL_CTX *ctx = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
+    const char *crt = opt_string(L, idx, "crt"), *key = opt_string(L, idx, "key");
+    const char *ca = opt_string(L, idx, "ca"), *secret = opt_string(L, idx, "ticket_secret");
+    struct mg_err err;
+
+    if (ctx == NULL)
+        setup_failed("no context");
+    if (crt != NULL && (SSL_CTX_use_certificate_chain_file(ctx, crt) != 1 ||
+                        SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) != 1))
+        setup_failed(crt);
+    if (ca != NULL) {
+        if (SSL_CTX_load_verify_locations(ctx, ca, NULL) != 1)
+            setup_failed(ca);
+        SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+    }
+    if (opt_integer(L, idx, "max_version", 0) == 12)
+        SSL_CTX_set_max_proto_version(ctx, TLS1_2_VERSION);
+    SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_session_id_context(ctx, (const unsigned char *)"spec", 4);
+    if (secret != NULL &&
+        mg_tls_ticket_setup(ctx, secret, strlen(secret), NULL, 0,
+                            (unsigned)opt_integer(L, idx, "ticket_rotation", 3600), &err) != 0)
+        setup_failed(err.text);
+    return ctx;
+}
+
+static void
+addresses_read(lua_State *L, int idx, struct mg_backend *backend)
+{
+    struct mg_err err;
+
+    lua_getfield(L, idx, "addresses");
+    backend->address_count = lua_istable(L, -1) ? lua_rawlen(L, -1) : 0;
+    backend->addresses = mg_calloc(backend->address_count, sizeof(*backend->addresses));
+    for (size_t i = 0; i < backend->address_count; i++) {
+        struct mg_backend_address *address = &backend->addresses[i];
+
+        lua_rawgeti(L, -1, (lua_Integer)i + 1);
+        mg_str_copy(address->text, sizeof(address->text), lua_tostring(L, -1));
+        if (mg_endpoint_parse(&address->endpoint, address->text, false, &err) != 0)
+            setup_failed(err.text);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+}
+
+static struct mg_backend *
+backend_make(lua_State *L, int idx)
+{
+    struct mg_backend *backend = mg_calloc(1, sizeof(*backend));
+    const char *kind = opt_string(L, idx, "kind"), *balance = opt_string(L, idx, "balance");
+    const char *servername = opt_string(L, idx, "servername"), *reply = opt_string(L, idx, "reply");
+
+    backend->name = mg_strdup("spec");
+    addresses_read(L, idx, backend);
+    if (kind != NULL)
+        backend->kind = strcmp(kind, "echo") == 0 ? MG_BACKEND_ECHO : MG_BACKEND_REPLY;
+    if (balance != NULL && strcmp(balance, "round_robin") == 0)
+        backend->balance = MG_BALANCE_ROUND_ROBIN;
+    backend->servername = servername != NULL ? mg_strdup(servername) : NULL;
+    backend->reply = reply != NULL ? mg_strdup(reply) : NULL;
+    backend->reply_len = reply != NULL ? strlen(reply) : 0;
+    backend->connect_timeout_ms = (unsigned)opt_integer(L, idx, "connect_timeout", 5000);
+    backend->resolve_interval_s = 30;
+    lua_getfield(L, idx, "tls");
+    if (lua_istable(L, -1)) {
+        backend->tls = context_make(L, lua_gettop(L), false);
+        backend->verify_hostname = true;
+    }
+    lua_pop(L, 1);
+    return backend;
+}
+
+static void
+on_unused(struct mg_config *config)
+{
+    struct host *host = config->owner;
+
+    mg_config_fini(config);
+    mg_free(config);
+    host->configs--;
+}
+
+/* Refuses with the table's `refuse`, else answers with the config's only backend. */
+static int
+on_route(void *data, struct mg_session *session, const struct mg_listener *listener,
+         struct mg_route *route)
+{
+    struct mg_config *config = data;
+    struct host *host = config->owner;
+    const char *refuse = opt_string(host->L, 1, "refuse");
+    struct mg_session_info info;
+
+    (void)listener;
+    mg_session_info(session, &info);
+    if (refuse != NULL || info.config != config) {
+        mg_str_copy(route->reason, sizeof(route->reason), refuse);
+        return -1;
+    }
+    route->backend = config->backends[0];
+    return 0;
+}
+
+static const struct mg_policy policy = {.route = on_route};
+
+static void
+config_replace(struct host *host)
+{
+    lua_State *L = host->L;
+    struct mg_config *config = mg_calloc(1, sizeof(*config)), *old = host->config;
+    struct mg_listener *listener = mg_calloc(1, sizeof(*listener));
+    struct mg_backend *backend;
+    struct mg_err err;
+
+    config->generation = old != NULL ? old->generation + 1 : 1;
+    config->listeners = listener;
+    config->listener_count = 1;
+    config->policy = &policy;
+    config->policy_data = config;
+    config->owner = host;
+    config->on_unused = on_unused;
+    config->refs = 1;
+    listener->name = mg_strdup("spec");
+    listener->handshake_timeout_ms = (unsigned)opt_integer(L, 1, "handshake_timeout", 10000);
+    listener->idle_timeout_ms = (unsigned)opt_integer(L, 1, "idle_timeout", 600000);
+    listener->half_close_timeout_ms = (unsigned)opt_integer(L, 1, "half_close_timeout", 60000);
+    listener->max_lifetime_ms = (unsigned)opt_integer(L, 1, "max_lifetime", 0);
+    listener->max_connections = opt_integer(L, 1, "max_connections", 0);
+    listener->tcp_nodelay = true;
+    listener->tcp_keepalive_s = 60;
+    lua_getfield(L, 1, "tls");
+    if (lua_istable(L, -1))
+        listener->tls = context_make(L, lua_gettop(L), true);
+    lua_pop(L, 1);
+    lua_getfield(L, 1, "backend");
+    backend = backend_make(L, lua_gettop(L));
+    lua_pop(L, 1);
+    if (mg_config_add_backend(config, backend) != 0)
+        setup_failed("backend");
+    listener->backend = opt_boolean(L, 1, "route") ? NULL : backend;
+    if (mg_engine_activate(host->engine, config, &err) != 0)
+        setup_failed(err.text);
+    host->configs++;
+    host->config = config;
+    mg_frontend_set(host->frontend, config, listener);
+    if (old != NULL)
+        mg_config_unref(old);
+}
+
+static void
+on_frontend_closed(void *data)
+{
+    struct host *host = data;
+
+    host->frontend_closed = true;
+}
+
+static void
+on_engine_closed(void *data)
+{
+    struct host *host = data;
+
+    host->engine_closed = true;
+}
+
+static void
+host_stop(struct host *host)
+{
+    uv_close((uv_handle_t *)&host->control, NULL);
+    mg_frontend_close(host->frontend, false, on_frontend_closed, host);
+    mg_engine_close_sessions(host->engine, NULL, "session: engine closed");
+    mg_config_unref(host->config);
+    mg_engine_close(host->engine, on_engine_closed, host);
+}
+
+static void
+answer(struct host *host, struct mg_buf *text)
+{
+    mg_buf_adds(text, "\n");
+    mg_fd_write_all(host->control_fd, text->data, text->len);
+    mg_buf_free(text);
+}
+
+static void
+on_control(uv_poll_t *poll, int status, int events)
+{
+    struct host *host = poll->data;
+    struct mg_buf text = {0};
+    char command;
+
+    (void)events;
+    if (status < 0 || read(host->control_fd, &command, 1) != 1) {
+        host_stop(host);
+        return;
+    }
+    switch (command) {
+    case 's':
+        mg_engine_status(host->engine, &text);
+        break;
+    case 'r':
+        config_replace(host);
+        mg_buf_adds(&text, "reloaded");
+        break;
+    case 'c':
+        mg_engine_close_sessions(host->engine, NULL, "session: closed by the spec");
+        mg_buf_adds(&text, "closed");
+        break;
+    default:
+        mg_buf_addf(&text, "%u", host->configs);
+        break;
+    }
+    answer(host, &text);
+}
+
+static int
+host_run(lua_State *L, int control_fd)
+{
+    struct host host = {.L = L, .control_fd = control_fd};
+    const char *access = opt_string(L, 1, "access_log"),
+               *format = opt_string(L, 1, "access_format");
+    struct mg_engine_options options = {.loop = &host.loop, .access_fd = -1};
+    struct mg_err err;
+
+    uv_loop_init(&host.loop);
+    host.shared = mg_shared_map((int)opt_integer(L, 1, "shared", -1), &err);
+    if (host.shared == NULL)
+        setup_failed(err.text);
+    options.shared = host.shared;
+    options.worker = (unsigned)opt_integer(L, 1, "worker", 0);
+    options.access_format =
+        format != NULL && strcmp(format, "text") == 0 ? MG_LOG_TEXT : MG_LOG_JSON;
+    if (access != NULL)
+        options.access_fd = open(access, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    host.engine = mg_engine_new(&options, &err);
+    if (host.engine == NULL)
+        setup_failed(err.text);
+    host.frontend = mg_frontend_open(host.engine, "spec", (int)opt_integer(L, 1, "fd", -1), &err);
+    if (host.frontend == NULL)
+        setup_failed(err.text);
+    config_replace(&host);
+    uv_poll_init(&host.loop, &host.control, control_fd);
+    host.control.data = &host;
+    uv_poll_start(&host.control, UV_READABLE, on_control);
+    uv_run(&host.loop, UV_RUN_DEFAULT);
+    if (!host.frontend_closed || !host.engine_closed)
+        return EXIT_SESSIONS_LEFT;
+    if (uv_loop_close(&host.loop) != 0)
+        return EXIT_LOOP_OPEN;
+    return host.configs == 0 ? EXIT_CLEAN : EXIT_CONFIG_KEPT;
+}
+
+/* Nothing of the runner's stays open but what the engine needs. */
+static void
+descriptors_close(lua_State *L, int control_fd)
+{
+    int keep[] = {control_fd, (int)opt_integer(L, 1, "fd", -1),
+                  (int)opt_integer(L, 1, "shared", -1)};
+    long max = sysconf(_SC_OPEN_MAX);
+
+    for (int fd = 3; fd < max && fd < 4096; fd++) {
+        bool kept = false;
+
+        for (size_t i = 0; i < MG_ARRAY_LEN(keep); i++)
+            kept = kept || keep[i] == fd;
+        if (!kept)
+            close(fd);
+    }
+}
+
+/* ---- the functions --------------------------------------------------------------------------- */
+
+/* listen(address[, backlog]) → fd */
+static int
+engine_listen(lua_State *L)
+{
+    const char *address = luaL_checkstring(L, 1);
+    struct mg_endpoint ep;
+    struct mg_err err;
+    int fd, on = 1;
+
+    if (mg_endpoint_parse(&ep, address, true, &err) != 0)
+        return luaL_error(L, "%s", err.text);
+    fd = socket(ep.addr.u.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (fd < 0 || bind(fd, &ep.addr.u.sa, ep.addr.len) != 0 ||
+        listen(fd, (int)luaL_optinteger(L, 2, 4096)) != 0)
+        return luaL_error(L, "%s: %s", address, strerror(errno));
+    lua_pushinteger(L, fd);
+    return 1;
+}
+
+/* shared() → fd of fresh counters */
+static int
+engine_shared(lua_State *L)
+{
+    struct mg_err err;
+
+    lua_pushinteger(L, mg_shared_create(&err));
+    return 1;
+}
+
+/*
+ * start{ fd=, shared=, worker=, tls={crt,key,ca,…} | nil, backend={kind=, addresses=, tls={…}, …},
+ * route=, refuse=, …_timeout= (ms), max_connections=, access_log=, access_format=, log= } → pid,
+ * control fd
+ */
+static int
+engine_start(lua_State *L)
+{
+    const char *log;
+    int pair[2];
+    pid_t pid, parent = getpid();
+
+    luaL_checktype(L, 1, LUA_TTABLE);
+    log = opt_string(L, 1, "log");
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
+        return luaL_error(L, "socketpair: %s", strerror(errno));
+    fflush(NULL);
+    pid = fork();
+    if (pid < 0)
+        return luaL_error(L, "fork: %s", strerror(errno));
+    if (pid == 0) {
+        int fd = log != NULL ? open(log, O_WRONLY | O_CREAT | O_APPEND, 0644) : -1;
+
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != parent)
+            _exit(EXIT_SETUP);
+        signal(SIGPIPE, SIG_IGN);
+        if (fd >= 0)
+            dup2(fd, 2);
+        descriptors_close(L, pair[1]);
+        _exit(host_run(L, pair[1]));
+    }
+    close(pair[1]);
+    lua_pushinteger(L, pid);
+    lua_pushinteger(L, pair[0]);
+    return 2;
+}
+
+/* ask(control fd, "status" | "reload" | "close" | "generations") → its answer */
+static int
+engine_ask(lua_State *L)
+{
+    int fd = (int)luaL_checkinteger(L, 1);
+    struct mg_buf line = {0};
+    char c;
+
+    if (write(fd, luaL_checkstring(L, 2), 1) != 1)
+        return luaL_error(L, "ask: %s", strerror(errno));
+    while (read(fd, &c, 1) == 1 && c != '\n')
+        mg_buf_add(&line, &c, 1);
+    lua_pushlstring(L, line.data != NULL ? line.data : "", line.len);
+    mg_buf_free(&line);
+    return 1;
+}
+
+static int
+fd_close(lua_State *L)
+{
+    close((int)luaL_checkinteger(L, 1));
+    return 0;
+}
+
+int
+mgtest_engine(lua_State *L)
+{
+    static const luaL_Reg functions[] = {
+        {"listen", engine_listen}, {"shared", engine_shared}, {"start", engine_start},
+        {"ask", engine_ask},       {"close", fd_close},       {NULL, NULL},
+    };
+
+    luaL_newlib(L, functions);
+    return 1;
+}
