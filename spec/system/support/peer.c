@@ -259,7 +259,7 @@ exchange_run(struct exchange *x)
             link_end(&x->link, "timeout");
             break;
         }
-        if (!link_ready(&x->link)) {
+        if (!x->link.ended && !link_ready(&x->link)) {
             if (x->link.ended)
                 break;
             wait_for_events(x);
