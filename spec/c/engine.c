@@ -265,14 +265,16 @@ on_control(uv_poll_t *poll, int status, int events)
 {
     struct host *host = poll->data;
     struct mg_buf text = {0};
-    char command;
+    char command[32];
+    ssize_t len = status < 0 ? -1 : read(host->control_fd, command, sizeof(command) - 1);
 
     (void)events;
-    if (status < 0 || read(host->control_fd, &command, 1) != 1) {
+    if (len <= 0) {
         host_stop(host);
         return;
     }
-    switch (command) {
+    command[len] = '\0';
+    switch (command[0]) {
     case 's':
         mg_engine_status(host->engine, &text);
         break;
@@ -284,9 +286,14 @@ on_control(uv_poll_t *poll, int status, int events)
         mg_engine_close_sessions(host->engine, NULL, "session: closed by the spec");
         mg_buf_adds(&text, "closed");
         break;
-    default:
+    case 'g':
         mg_buf_addf(&text, "%u", host->configs);
         break;
+    default: /* "fail N": the answer is made first, it allocates too */
+        mg_buf_addf(&text, "%ld", mg_alloc_count());
+        answer(host, &text);
+        mg_alloc_fail_at(atol(command + strcspn(command, "0123456789")));
+        return;
     }
     answer(host, &text);
 }
@@ -416,15 +423,18 @@ engine_start(lua_State *L)
     return 2;
 }
 
-/* ask(control fd, "status" | "reload" | "close" | "generations") → its answer */
+/* ask(control fd, "status" | "reload" | "close" | "generations" | "fail N": the N-th allocation
+ * from then on fails, 0 = none; answers how many there have been) → its answer */
 static int
 engine_ask(lua_State *L)
 {
     int fd = (int)luaL_checkinteger(L, 1);
     struct mg_buf line = {0};
+    size_t len;
+    const char *command = luaL_checklstring(L, 2, &len);
     char c;
 
-    if (write(fd, luaL_checkstring(L, 2), 1) != 1)
+    if (write(fd, command, len) != (ssize_t)len)
         return luaL_error(L, "ask: %s", strerror(errno));
     while (read(fd, &c, 1) == 1 && c != '\n')
         mg_buf_add(&line, &c, 1);

@@ -1,0 +1,157 @@
+/* tls for specs: its pure functions, and clients that do what no ordinary program does. */
+#include "mgtest.h"
+#include "tls/internal.h"
+#include "tls/tls.h"
+
+#include <openssl/err.h>
+#include <poll.h>
+#include <string.h>
+#include <unistd.h>
+
+/* alert_name(number) → text */
+static int
+alert_name(lua_State *L)
+{
+    lua_pushstring(L, mg_tls_alert_name((int)luaL_checkinteger(L, 1)));
+    return 1;
+}
+
+/* hello_alpn(handshake message) → "h2,http/1.1" or "" */
+static int
+hello_alpn(lua_State *L)
+{
+    size_t len;
+    const char *msg = luaL_checklstring(L, 1, &len);
+    struct mg_buf out = {0};
+    unsigned char *copy = mg_malloc(len); /* of exactly that size, for the sanitizer's sake */
+
+    memcpy(copy, msg, len);
+    mg_tls_hello_alpn(copy, len, &out);
+    mg_free(copy);
+    lua_pushlstring(L, out.data != NULL ? out.data : "", out.len);
+    mg_buf_free(&out);
+    return 1;
+}
+
+/* ---- a client over memory, whose bytes leave when we want ------------------------------------ */
+
+struct client {
+    int fd;
+    SSL_CTX *ctx;
+    SSL *ssl;
+    BIO *in, *out;
+};
+
+static void
+client_close(struct client *c)
+{
+    SSL_free(c->ssl);
+    SSL_CTX_free(c->ctx);
+}
+
+static void
+client_open(struct client *c, int fd)
+{
+    c->fd = fd;
+    c->ctx = SSL_CTX_new(TLS_client_method());
+    c->ssl = SSL_new(c->ctx);
+    c->in = BIO_new(BIO_s_mem());
+    c->out = BIO_new(BIO_s_mem());
+    SSL_set_bio(c->ssl, c->in, c->out);
+    SSL_set_connect_state(c->ssl);
+}
+
+/* Everything libssl has to say, in pieces of `piece` bytes (0 = one piece). */
+static void
+client_flush(struct client *c, size_t piece)
+{
+    char *data;
+    size_t len = (size_t)BIO_get_mem_data(c->out, &data);
+
+    if (piece == 0)
+        piece = len;
+    for (size_t done = 0; done < len;) {
+        size_t n = len - done < piece ? len - done : piece;
+        ssize_t put = write(c->fd, data + done, n);
+
+        if (put <= 0)
+            break;
+        done += (size_t)put;
+    }
+    (void)BIO_reset(c->out);
+}
+
+/* false: no more bytes, or none for 10 s. */
+static bool
+client_fill(struct client *c)
+{
+    char buf[16384];
+    struct pollfd p = {.fd = c->fd, .events = POLLIN};
+    ssize_t got = -1;
+
+    if (poll(&p, 1, 10000) > 0)
+        got = read(c->fd, buf, sizeof(buf));
+    if (got > 0)
+        BIO_write(c->in, buf, (int)got);
+    return got > 0;
+}
+
+/*
+ * burst(fd, data, close_notify, piece) → what came back, how it ended ("close_notify", "eof"): a
+ * client whose Finished, data and (if wanted) close_notify leave in one write; the handshake before
+ * that in pieces of `piece` bytes.
+ */
+static int
+burst(lua_State *L)
+{
+    size_t len;
+    const char *data = luaL_checklstring(L, 2, &len);
+    size_t piece = (size_t)luaL_optinteger(L, 4, 0);
+    struct client c;
+    luaL_Buffer answer;
+    const char *end = "eof";
+
+    client_open(&c, (int)luaL_checkinteger(L, 1));
+    while (SSL_do_handshake(c.ssl) != 1) {
+        client_flush(&c, piece);
+        if (!client_fill(&c))
+            break;
+    }
+    SSL_write(c.ssl, data, (int)len);
+    if (lua_toboolean(L, 3))
+        SSL_shutdown(c.ssl);
+    client_flush(&c, 0);
+    luaL_buffinit(L, &answer);
+    for (;;) {
+        char buf[4096];
+        int got = SSL_read(c.ssl, buf, sizeof(buf));
+
+        if (got > 0) {
+            luaL_addlstring(&answer, buf, (size_t)got);
+        } else if (SSL_get_shutdown(c.ssl) & SSL_RECEIVED_SHUTDOWN) {
+            end = "close_notify";
+            break;
+        } else if (!client_fill(&c)) {
+            break;
+        }
+    }
+    ERR_clear_error();
+    client_close(&c);
+    luaL_pushresult(&answer);
+    lua_pushstring(L, end);
+    return 2;
+}
+
+int
+mgtest_tls(lua_State *L)
+{
+    static const luaL_Reg functions[] = {
+        {"alert_name", alert_name},
+        {"hello_alpn", hello_alpn},
+        {"burst", burst},
+        {NULL, NULL},
+    };
+
+    luaL_newlib(L, functions);
+    return 1;
+}
