@@ -53,7 +53,7 @@ build: $(OUT)/moongate $(OUT)/lua/moongate/openssl.so
 .PHONY: build
 
 $(OUT)/moongate: $(OBJ)
-	$(CC) $(PIE_LD) -o $@ $^ $(PKG_LIBS) -lpthread
+	$(CC) $(PIE_LD) -o $@ $^ $(PKG_LIBS) -lm -lpthread
 
 $(OUT)/lua/moongate/openssl.so: $(SO_OBJ)
 	@mkdir -p $(@D)
