@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <grp.h>
-#include <math.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,7 +38,7 @@ seconds_get(const struct mg_snapshot *snapshot, const char *name, double fallbac
             return -1;
         }
     }
-    *out = (uint64_t)llround(seconds * 1000);
+    *out = (uint64_t)(seconds * 1000 + 0.5);
     return 0;
 }
 
@@ -107,7 +106,8 @@ workers_get(struct mg_settings *out, const struct mg_snapshot *snapshot, unsigne
         strcmp(text, "false") != 0) {
         char *end;
         double count = strtod(text, &end); /* the script may have said 2.0 */
-        if (*end != '\0' || !(count >= 1 && count <= MG_SHARED_WORKERS) || count != floor(count)) {
+        if (*end != '\0' || !(count >= 1 && count <= MG_SHARED_WORKERS) ||
+            count != (double)(unsigned)count) {
             mg_err_setx(err, "settings.workers: expected a number from 1 to %d, got \"%s\"",
                         MG_SHARED_WORKERS, text);
             return -1;
