@@ -15,6 +15,15 @@
 #define MG_HAVE_INOTIFY 1
 #endif
 
+/* Version numbers of OpenSSL only; nothing here needs its symbols. */
+#include <openssl/opensslv.h>
+#if OPENSSL_VERSION_NUMBER >= 0x30200000L
+#define MG_HAVE_SSL_GROUP_NAME 1 /* SSL_get0_group_name */
+#endif
+#if OPENSSL_VERSION_NUMBER >= 0x30500000L
+#define MG_HAVE_SSL_SIGNATURE_NAME 1 /* SSL_get0_signature_name, and the peer's */
+#endif
+
 #if defined(__GNUC__)
 #define MG_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #define MG_UNUSED            __attribute__((unused))

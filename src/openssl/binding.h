@@ -36,6 +36,9 @@ struct mg_openssl_hooks {
     int (*call)(void *data, lua_State *L, int nargs, int nresults, const char *what);
     /* Pushes the object that callbacks get as conn, or nil. */
     void (*push_conn)(void *data, lua_State *L, struct mg_tls_conn *conn);
+    /* SHA-256 over what a verify_callback may depend on: the script's files. It becomes part of the
+     * policy digest of contexts that have one. NULL: nothing is mixed in. */
+    void (*script_digest)(void *data, unsigned char out[32]);
 };
 
 /* Copies; NULL members keep the default. Called before luaopen_moongate_openssl or after. */
@@ -58,6 +61,7 @@ struct mg_class {
     const char *name;              /* "SSLContext": what errors say */
     const char *metatable;         /* "moongate.SSLContext": registry key */
     const struct mg_attr *attrs;   /* ended by a NULL name */
+    const struct mg_attr *more_attrs; /* rows kept in another file, likewise; or NULL */
     const luaL_Reg *methods;       /* ended by a NULL name; self at index 1, checked by mg_class_check */
     bool (*is_frozen)(const void *self);  /* NULL = never frozen */
     const char *const *frozen_ok;  /* attributes that may be written all the same; NULL-ended, or NULL */
@@ -131,6 +135,9 @@ void mg_lua_push_pkey(lua_State *L, EVP_PKEY *key);
  * is no such reader. names: NULL-ended list of all of them. */
 bool mg_ssl_reader_push(lua_State *L, struct mg_tls_conn *conn, const char *name);
 extern const char *const mg_ssl_reader_names[];
+
+/* export_keying_material(label, length[, context]) with its arguments from index `arg` on; pushes. */
+void mg_ssl_export_keying_material(lua_State *L, struct mg_tls_conn *conn, int arg);
 
 /* ---- in-memory handshakes ------------------------------------------------------------------- */
 

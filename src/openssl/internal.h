@@ -1,0 +1,290 @@
+/*
+ * What the files of this room share. Everything below raises Lua errors unless it says otherwise; nothing
+ * here may be called from OpenSSL's stack except through mg_callback_call.
+ */
+#ifndef MG_OPENSSL_INTERNAL_H
+#define MG_OPENSSL_INTERNAL_H
+
+#include "openssl/binding.h"
+
+#include <openssl/bio.h>
+#include <openssl/bn.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/x509.h>
+#include <openssl/x509v3.h>
+
+/* ---- state: one per lua_State --------------------------------------------------------------- */
+
+/*
+ * The way from an SSL_CTX back to Lua. Every context of a state holds a reference through its ex_data;
+ * lua_close sets L to NULL, so that a context which outlives its state finds nobody instead of freed
+ * memory. A state and its contexts belong to one thread at a time, so the count is not atomic.
+ */
+struct mg_lua_link {
+    lua_State *L; /* the coroutine a handshake runs in, else the main thread; NULL after lua_close */
+    const struct mg_openssl_hooks *hooks; /* in the state's userdata, valid while L is set */
+    unsigned refs;
+};
+
+struct mg_lua_link *mg_lua_link(lua_State *L);
+void mg_lua_link_unref(struct mg_lua_link *link);
+
+/* ---- class.c: what methods and constructors say about their arguments ----------------------- */
+
+/* Pushes fn as a function that knows its name for errors: "Certificate.new", "SSLContext:setup". */
+void mg_function_push(lua_State *L, const char *name, lua_CFunction fn);
+
+/* Pushes a table of functions "cls.name"; ended by a NULL name. */
+void mg_functions_push(lua_State *L, const char *cls, const luaL_Reg *functions);
+
+/* The name given to the running function, or what Lua knows of it. */
+const char *mg_function_name(lua_State *L);
+
+/* ArgumentError unless min..max arguments were given, self not counted. */
+void mg_check_count(lua_State *L, int min, int max);
+
+/* As luaL_check*, but naming the function and the type; strings are never numbers, nor numbers strings. */
+const char *mg_check_string(lua_State *L, int arg, size_t *len);
+lua_Integer mg_check_integer(lua_State *L, int arg);
+bool mg_check_boolean(lua_State *L, int arg);
+void mg_check_table(lua_State *L, int arg);
+const char *mg_opt_string(lua_State *L, int arg, size_t *len); /* NULL for nil and none */
+
+/* A string without a NUL inside, as OpenSSL's char * functions need it. */
+const char *mg_check_text(lua_State *L, int arg);
+
+/* "Certificate", "string", "no value": what errors call the value at idx. */
+const char *mg_type_name(lua_State *L, int idx);
+
+/* TypeError "name: argument 2: expected X, got Y" for a function. */
+MG_NORETURN void mg_argument_type_error(lua_State *L, int arg, const char *expected);
+
+/* ---- error.c -------------------------------------------------------------------------------- */
+
+/* TypeError "cls.name: expected X, got Y". */
+MG_NORETURN void mg_attr_type_error(lua_State *L, int idx, const char *cls, const char *name,
+                                    const char *expected);
+
+/* An integer as Ruby takes it: a float is truncated. */
+lua_Integer mg_attr_integer(lua_State *L, int idx, const char *cls, const char *name);
+
+/* A string without a NUL inside. */
+const char *mg_attr_text(lua_State *L, int idx, const char *cls, const char *name);
+
+/* Puts `where` in front of the error value at idx if it is ours and has no position yet. */
+void mg_lua_error_locate(lua_State *L, int idx, const char *where);
+
+/* "script.lua:12:" of the innermost Lua function, or "". Pushes it. */
+const char *mg_lua_where_push(lua_State *L);
+
+/* openssl.errors(): the queue as a list of strings, emptied. For specs. */
+int mg_lua_errors(lua_State *L);
+
+/* ---- convert.c: values between OpenSSL and Lua ---------------------------------------------- */
+
+/* A value that OpenSSL allocates and that must survive a Lua error: freed by the collector, or at once by
+ * mg_box_free. */
+struct mg_box {
+    void *ptr;
+    void (*free)(void *ptr);
+};
+struct mg_box *mg_box_push(lua_State *L, void (*free_fn)(void *ptr));
+void mg_box_free(struct mg_box *box);
+
+/* A growing buffer with the lifetime of a box; wiped when freed. */
+struct mg_buf *mg_box_push_buf(lua_State *L);
+
+/* A read-only BIO over bytes that stay on the Lua stack; box owns it. */
+BIO *mg_box_push_bio(lua_State *L, const void *data, size_t len);
+
+/* A memory BIO to write to, and its content as a string. */
+BIO *mg_box_push_mem(lua_State *L);
+void mg_push_mem(lua_State *L, BIO *bio);
+
+/* Unix seconds, or nil for a time that is missing or unreadable. */
+void mg_push_time(lua_State *L, const ASN1_TIME *time);
+
+/* A serial number as upper-case hexadecimal. */
+void mg_push_serial(lua_State *L, const ASN1_INTEGER *serial);
+
+/* Reads path through the hooks and leaves the buffer's box on the stack. */
+struct mg_buf *mg_file_push(lua_State *L, const char *cls, const char *what, const char *path);
+
+/* The passphrase callback of everything that is not a key: there is none, and no terminal is asked. */
+int mg_no_passphrase(char *buf, int size, int writing, void *data);
+
+/* Whether data holds PEM rather than DER. */
+bool mg_is_pem(const char *data, size_t len);
+
+/* ---- x509 ----------------------------------------------------------------------------------- */
+
+extern const struct mg_class mg_certificate_class, mg_name_class, mg_extension_class, mg_store_class,
+    mg_store_context_class, mg_crl_class, mg_pkey_class, mg_ssl_context_class;
+
+/* Objects hold one reference; the pointer is NULL only before construction is complete. */
+struct mg_certificate {
+    X509 *x509;
+};
+struct mg_crl {
+    X509_CRL *crl;
+};
+struct mg_name {
+    X509_NAME *name;
+};
+struct mg_extension {
+    X509_EXTENSION *ext;
+};
+struct mg_store {
+    X509_STORE *store;
+    int purpose, trust; /* as assigned: OpenSSL 3.0 has no readers */
+    int error;          /* of the last verify */
+};
+struct mg_store_context {
+    X509_STORE_CTX *ctx; /* borrowed: closed when the callback returns */
+};
+
+extern const luaL_Reg mg_certificate_functions[], mg_name_functions[], mg_extension_functions[],
+    mg_store_functions[], mg_crl_functions[];
+
+/* Writers of Certificate (x509_build.c): what its rows and methods need for building and signing. */
+void mg_x509_set_version(lua_State *L, void *self, int value);
+void mg_x509_set_serial(lua_State *L, void *self, int value);
+void mg_x509_set_subject(lua_State *L, void *self, int value);
+void mg_x509_set_issuer(lua_State *L, void *self, int value);
+void mg_x509_set_not_before(lua_State *L, void *self, int value);
+void mg_x509_set_not_after(lua_State *L, void *self, int value);
+void mg_x509_set_public_key(lua_State *L, void *self, int value);
+int mg_x509_add_extension(lua_State *L);
+int mg_x509_sign(lua_State *L);
+
+X509 *mg_x509_test(lua_State *L, int idx);          /* NULL if it is something else */
+void mg_x509_parse_all(lua_State *L, const char *cls, const char *what, const char *data, size_t len);
+void mg_lua_push_x509_list(lua_State *L, const STACK_OF(X509) *certs); /* nil for NULL */
+void mg_lua_push_name(lua_State *L, const X509_NAME *name);
+void mg_lua_push_extension(lua_State *L, X509_EXTENSION *ext);
+void mg_lua_push_extensions(lua_State *L, const STACK_OF(X509_EXTENSION) *list);
+void mg_lua_push_crl(lua_State *L, X509_CRL *crl);
+
+/* The Name at idx, or one made from a string "/CN=x/O=y" (left on the stack in its place). */
+X509_NAME *mg_attr_name(lua_State *L, int idx, const char *cls, const char *name);
+
+/* Pushes the process-wide default store of this state: made on first need. */
+void mg_default_store_push(lua_State *L);
+
+/*
+ * Adds every certificate and CRL of a PEM file, or of a directory's files with hash names, to store.
+ * Files are read through the hooks. A missing directory is accepted, as in Ruby.
+ */
+void mg_store_load_file(lua_State *L, X509_STORE *store, const char *cls, const char *what,
+                        const char *path);
+void mg_store_load_dir(lua_State *L, X509_STORE *store, const char *path);
+
+/* Pushes a StoreContext that is valid until it is closed. */
+void mg_store_context_push(lua_State *L, X509_STORE_CTX *ctx);
+
+/* ---- pkey ----------------------------------------------------------------------------------- */
+
+EVP_PKEY *mg_pkey_test(lua_State *L, int idx);
+bool mg_pkey_has_private(const EVP_PKEY *key);
+
+/* "RSA", "EC", "ED25519". */
+const char *mg_pkey_type_name(const EVP_PKEY *key);
+
+/* Pushes the key in data, or raises PKeyError "what: …". pass may be NULL: never asks a terminal. */
+void mg_pkey_parse(lua_State *L, const char *what, const char *data, size_t len, const char *pass,
+                   size_t pass_len);
+
+/* The digest named at idx; NULL for nil, which Ed25519 needs. */
+const EVP_MD *mg_check_digest(lua_State *L, int arg);
+
+/* ---- SSLContext ----------------------------------------------------------------------------- */
+
+/* User value 1 holds what was assigned, by the attribute's name; OpenSSL hears of most of it at setup. */
+struct mg_ssl_context {
+    SSL_CTX *ctx;
+    bool frozen;
+    bool verify_mode_set;     /* by the script, not by a default */
+    bool serves;              /* frozen for a listener */
+    bool client;              /* a backend's defaults were applied */
+    unsigned cache_mode;      /* as assigned; OpenSSL's own cache stays off */
+    unsigned char digest[32]; /* policy digest, once frozen */
+};
+
+/* A new SSLContext, pushed. */
+void mg_ssl_context_create(lua_State *L);
+
+/* FrozenError of a method; attributes are checked by the dispatcher. */
+struct mg_ssl_context *mg_ssl_context_check_writable(lua_State *L);
+
+/* The assigned value of `name` of the context at idx, pushed; its type is returned. */
+int mg_ssl_context_value(lua_State *L, int idx, const char *name);
+void mg_ssl_context_store(lua_State *L, int idx, const char *name, int value);
+
+/* { name, version, bits, alg_bits }. */
+void mg_lua_push_cipher(lua_State *L, const SSL_CIPHER *cipher);
+
+/* Rows that OpenSSL takes at once (ssl_protocol.c). */
+extern const struct mg_attr mg_ssl_protocol_attrs[];
+
+/* Methods in files of their own. */
+int mg_ssl_context_setup(lua_State *L);            /* ssl_setup.c */
+int mg_ssl_context_add_certificate(lua_State *L);  /* ssl_certificate.c */
+int mg_ssl_context_load_certificate(lua_State *L);
+int mg_ssl_context_set_params(lua_State *L);       /* ssl_params.c */
+int mg_ssl_context_use_profile(lua_State *L);
+void mg_open_ssl_params(lua_State *L);             /* DEFAULT_PARAMS into the class on top */
+
+/* Puts certificate, key and chain (NULL: keeps the one of that key type) into ctx, or changes nothing
+ * and fails with OpenSSL's queue filled. */
+int mg_ssl_context_put_certificate(SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF(X509) *chain);
+
+/* The userdata of ctx, pushed, or nothing and false: it was collected, or is not ours. */
+bool mg_ssl_context_push(lua_State *L, const SSL_CTX *ctx);
+
+/* alpn_protocols in wire form; raises where an entry is none. */
+void mg_protocols_encode(lua_State *L, int value, const char *name, struct mg_buf *out);
+
+/* The list of Certificates at idx as a stack in a box that is pushed; `what` starts the TypeError. */
+STACK_OF(X509) *mg_x509_stack_push(lua_State *L, int idx, const char *what);
+
+/* What an SSL_CTX carries for callbacks and in-memory handshakes, in its ex_data. */
+struct mg_ssl_context_extra {
+    struct mg_lua_link *link; /* one reference, or NULL */
+    unsigned char *alpn;      /* alpn_protocols in wire form, owned: what a server chooses from */
+    size_t alpn_len;
+    bool verify_hostname;
+};
+struct mg_ssl_context_extra *mg_ssl_context_extra(const SSL_CTX *ctx);
+
+/* Gives a new SSL_CTX its extra; -1 without memory. Does not raise. */
+int mg_ssl_context_link(SSL_CTX *ctx, struct mg_lua_link *link);
+
+/* Notes which userdata belongs to ctx, for callbacks; it stays collectable. */
+void mg_ssl_context_remember(lua_State *L, int idx, const SSL_CTX *ctx);
+
+/*
+ * The only way from OpenSSL to Lua. Calls body(L) with args as light userdata, protected and under the
+ * callback budget; body pushes the function by mg_callback_push and calls it. -1: it failed, and the
+ * connection knows the message. OpenSSL's queue is as it was.
+ */
+int mg_callback_call(SSL *ssl, const char *what, lua_CFunction body, void *args);
+
+/* Inside body: the function `what` of the connection's current context. */
+void mg_callback_push(lua_State *L, SSL *ssl, const char *what);
+
+/* Tells OpenSSL which of our C callbacks to call. */
+void mg_callbacks_install(SSL_CTX *ctx, bool alpn_cb, bool verify_cb, int verify_mode);
+
+/* ---- module parts: each pushes its table unless it says so -------------------------- */
+
+void mg_open_ssl_constants(lua_State *L);     /* into the SSL table on top */
+void mg_open_context_constants(lua_State *L); /* into the SSLContext table on top */
+void mg_open_x509_constants(lua_State *L);    /* into the X509 table on top */
+void mg_open_ssl_context(lua_State *L);       /* SSL.SSLContext */
+void mg_open_x509(lua_State *L);              /* X509.* */
+void mg_open_pkey(lua_State *L);              /* PKey.* */
+void mg_open_ssl_profiles(lua_State *L);      /* SSL.PROFILES */
+int mg_lua_handshake(lua_State *L);           /* openssl.handshake */
+
+#endif

@@ -1,0 +1,675 @@
+/*
+ * pkey: PKey, a private or public key of any type. Reading never asks a terminal for a passphrase,
+ * and every generated key passes the made_key hook, so that each worker of a run has the same one.
+ */
+#include "openssl/internal.h"
+
+#include <openssl/core_names.h>
+#include <openssl/pem.h>
+
+#include <string.h>
+
+#define PASSPHRASE_MAX 1024
+
+struct mg_pkey {
+    EVP_PKEY *key;
+};
+
+static EVP_PKEY *
+self_key(lua_State *L)
+{
+    return ((struct mg_pkey *)mg_class_check(L, 1, &mg_pkey_class))->key;
+}
+
+EVP_PKEY *
+mg_pkey_test(lua_State *L, int idx)
+{
+    const struct mg_pkey *self = mg_class_test(L, idx, &mg_pkey_class);
+    return self ? self->key : NULL;
+}
+
+void
+mg_lua_push_pkey(lua_State *L, EVP_PKEY *key)
+{
+    struct mg_pkey *self = mg_class_new(L, &mg_pkey_class, sizeof(*self));
+    EVP_PKEY_up_ref(key);
+    self->key = key;
+}
+
+static int
+pkey_gc(lua_State *L)
+{
+    struct mg_pkey *self = lua_touserdata(L, 1);
+    EVP_PKEY_free(self->key);
+    self->key = NULL;
+    return 0;
+}
+
+/* ---- facts ---------------------------------------------------------------------------------- */
+
+static bool
+has_number(const EVP_PKEY *key, const char *param)
+{
+    BIGNUM *number = NULL;
+    bool has = EVP_PKEY_get_bn_param(key, param, &number) == 1;
+    BN_clear_free(number);
+    return has;
+}
+
+static bool
+has_octets(const EVP_PKEY *key, const char *param)
+{
+    size_t len = 0;
+    unsigned char *octets;
+    if (EVP_PKEY_get_octet_string_param(key, param, NULL, 0, &len) != 1 || len == 0)
+        return false;
+    octets = mg_malloc(len);
+    bool has = octets && EVP_PKEY_get_octet_string_param(key, param, octets, len, &len) == 1;
+    mg_free_secret(octets, len);
+    return has;
+}
+
+bool
+mg_pkey_has_private(const EVP_PKEY *key)
+{
+    ERR_set_mark();
+    bool has = EVP_PKEY_is_a(key, "RSA") || EVP_PKEY_is_a(key, "RSA-PSS")
+                   ? has_number(key, OSSL_PKEY_PARAM_RSA_D)
+                   : has_number(key, OSSL_PKEY_PARAM_PRIV_KEY) ||
+                         has_octets(key, OSSL_PKEY_PARAM_PRIV_KEY);
+    ERR_pop_to_mark();
+    return has;
+}
+
+const char *
+mg_pkey_type_name(const EVP_PKEY *key)
+{
+    const char *name = EVP_PKEY_get0_type_name(key);
+    return name ? name : "unknown";
+}
+
+static int
+get_oid(lua_State *L, void *self)
+{
+    const EVP_PKEY *key = ((struct mg_pkey *)self)->key;
+    int nid = OBJ_txt2nid(mg_pkey_type_name(key));
+    if (EVP_PKEY_is_a(key, "RSA"))
+        nid = NID_rsaEncryption;
+    else if (EVP_PKEY_is_a(key, "EC"))
+        nid = NID_X9_62_id_ecPublicKey;
+    else if (EVP_PKEY_is_a(key, "DH"))
+        nid = NID_dhKeyAgreement;
+    lua_pushstring(L, nid == NID_undef ? mg_pkey_type_name(key) : OBJ_nid2sn(nid));
+    return 1;
+}
+
+static int
+get_type(lua_State *L, void *self)
+{
+    lua_pushstring(L, mg_pkey_type_name(((struct mg_pkey *)self)->key));
+    return 1;
+}
+
+static int
+get_bits(lua_State *L, void *self)
+{
+    lua_pushinteger(L, EVP_PKEY_get_bits(((struct mg_pkey *)self)->key));
+    return 1;
+}
+
+static int
+get_private(lua_State *L, void *self)
+{
+    lua_pushboolean(L, mg_pkey_has_private(((struct mg_pkey *)self)->key));
+    return 1;
+}
+
+static int
+get_public(lua_State *L, void *self MG_UNUSED)
+{
+    lua_pushboolean(L, true);
+    return 1;
+}
+
+/* { curve_name = "prime256v1" } for EC, else nil. */
+static int
+get_group(lua_State *L, void *self)
+{
+    const EVP_PKEY *key = ((struct mg_pkey *)self)->key;
+    char name[80];
+    if (!EVP_PKEY_is_a(key, "EC") || EVP_PKEY_get_group_name(key, name, sizeof(name), NULL) != 1) {
+        ERR_clear_error();
+        lua_pushnil(L);
+        return 1;
+    }
+    lua_createtable(L, 0, 1);
+    lua_pushstring(L, name);
+    lua_setfield(L, -2, "curve_name");
+    return 1;
+}
+
+static void
+openssl_free(void *ptr)
+{
+    OPENSSL_free(ptr);
+}
+
+static int
+get_public_key(lua_State *L, void *self)
+{
+    struct mg_box *box = mg_box_push(L, openssl_free);
+    unsigned char *der = NULL;
+    int len = i2d_PUBKEY(((struct mg_pkey *)self)->key, &der);
+    box->ptr = der;
+    if (len < 0)
+        mg_lua_openssl_error(L, "PKeyError", "PKey.public_key");
+    struct mg_pkey *public_key = mg_class_new(L, &mg_pkey_class, sizeof(*public_key));
+    const unsigned char *p = der;
+    public_key->key = d2i_PUBKEY(NULL, &p, len);
+    if (!public_key->key)
+        mg_lua_openssl_error(L, "PKeyError", "PKey.public_key");
+    return 1;
+}
+
+static int
+raw_get(lua_State *L, const EVP_PKEY *key,
+        int (*read)(const EVP_PKEY *key, unsigned char *out, size_t *len))
+{
+    unsigned char raw[256];
+    size_t len = sizeof(raw);
+    if (read(key, raw, &len) != 1) {
+        ERR_clear_error();
+        lua_pushnil(L);
+        return 1;
+    }
+    lua_pushlstring(L, (const char *)raw, len);
+    mg_wipe(raw, sizeof(raw));
+    return 1;
+}
+
+static int
+get_raw_private_key(lua_State *L, void *self)
+{
+    return raw_get(L, ((struct mg_pkey *)self)->key, EVP_PKEY_get_raw_private_key);
+}
+
+static int
+get_raw_public_key(lua_State *L, void *self)
+{
+    return raw_get(L, ((struct mg_pkey *)self)->key, EVP_PKEY_get_raw_public_key);
+}
+
+/* ---- reading -------------------------------------------------------------------------------- */
+
+struct passphrase {
+    const char *text; /* NULL: none was given */
+    size_t len;
+    bool asked;
+};
+
+static int
+on_passphrase(char *buf, int size, int writing MG_UNUSED, void *data)
+{
+    struct passphrase *pass = data;
+    pass->asked = true;
+    if (!pass->text || size < 0 || pass->len > (size_t)size)
+        return -1;
+    memcpy(buf, pass->text, pass->len);
+    return (int)pass->len;
+}
+
+static EVP_PKEY *
+pem_decode(BIO *bio, struct passphrase *pass)
+{
+    EVP_PKEY *key = PEM_read_bio_PrivateKey(bio, NULL, on_passphrase, pass);
+    if (key || pass->asked)
+        return key;
+    BIO_reset(bio);
+    if ((key = PEM_read_bio_PUBKEY(bio, NULL, on_passphrase, pass)) != NULL)
+        return key;
+    BIO_reset(bio);
+    return PEM_read_bio_Parameters(bio, NULL);
+}
+
+static EVP_PKEY *
+der_decode(BIO *bio, struct passphrase *pass)
+{
+    EVP_PKEY *key = d2i_PrivateKey_bio(bio, NULL);
+    if (key)
+        return key;
+    BIO_reset(bio);
+    key = d2i_PKCS8PrivateKey_bio(bio, NULL, on_passphrase, pass);
+    if (key || pass->asked)
+        return key;
+    BIO_reset(bio);
+    return d2i_PUBKEY_bio(bio, NULL);
+}
+
+void
+mg_pkey_parse(lua_State *L, const char *what, const char *data, size_t len, const char *pass_text,
+              size_t pass_len)
+{
+    if (pass_len > PASSPHRASE_MAX)
+        mg_lua_error(L, "OpenSSLError", "%s: password must not be longer than 1024 bytes", what);
+    struct passphrase pass = {.text = pass_text, .len = pass_len};
+    struct mg_pkey *self = mg_class_new(L, &mg_pkey_class, sizeof(*self));
+    BIO *bio = mg_box_push_bio(L, data, len);
+    ERR_clear_error();
+    self->key = mg_is_pem(data, len) ? pem_decode(bio, &pass) : der_decode(bio, &pass);
+    if (!self->key && pass.asked && !pass.text) {
+        ERR_clear_error();
+        mg_lua_error(L, "PKeyError", "%s: the private key is encrypted and no passphrase was given",
+                     what);
+    }
+    if (!self->key)
+        mg_lua_openssl_error(L, "PKeyError", "%s: Could not parse PKey%s", what,
+                             pass.asked ? " (wrong passphrase?)" : "");
+    ERR_clear_error();
+    mg_box_free(lua_touserdata(L, -1));
+    lua_pop(L, 1);
+}
+
+/* read(pem_or_der[, passphrase]) */
+static int
+pkey_read(lua_State *L)
+{
+    size_t len, pass_len;
+    mg_check_count(L, 1, 2);
+    const char *data = mg_check_string(L, 1, &len);
+    const char *pass = mg_opt_string(L, 2, &pass_len);
+    mg_pkey_parse(L, mg_function_name(L), data, len, pass, pass_len);
+    return 1;
+}
+
+/* load_file(path[, passphrase]) */
+static int
+pkey_load_file(lua_State *L)
+{
+    size_t pass_len;
+    mg_check_count(L, 1, 2);
+    const char *path = mg_check_text(L, 1), *what = mg_function_name(L);
+    const char *pass = mg_opt_string(L, 2, &pass_len);
+    struct mg_buf *file = mg_file_push(L, "SystemCallError", what, path);
+    what = lua_pushfstring(L, "%s: %s", what, path);
+    mg_pkey_parse(L, what, file->data, file->len, pass, pass_len);
+    return 1;
+}
+
+/* ---- making --------------------------------------------------------------------------------- */
+
+static void
+pkey_ctx_free(void *ctx)
+{
+    EVP_PKEY_CTX_free(ctx);
+}
+
+static EVP_PKEY_CTX *
+keygen_start(lua_State *L, const char *type)
+{
+    struct mg_box *box = mg_box_push(L, pkey_ctx_free);
+    box->ptr = EVP_PKEY_CTX_new_from_name(NULL, type, NULL);
+    if (!box->ptr)
+        mg_lua_openssl_error(L, "PKeyError", "%s: unsupported algorithm \"%s\"",
+                             mg_function_name(L), type);
+    if (EVP_PKEY_keygen_init(box->ptr) != 1)
+        mg_lua_openssl_error(L, "PKeyError", "%s: EVP_PKEY_keygen_init", mg_function_name(L));
+    return box->ptr;
+}
+
+static void
+keygen_option(lua_State *L, EVP_PKEY_CTX *ctx, const char *name, const char *value)
+{
+    if (EVP_PKEY_CTX_ctrl_str(ctx, name, value) <= 0)
+        mg_lua_openssl_error(L, "PKeyError", "%s: EVP_PKEY_CTX_ctrl_str(ctx, \"%s\", \"%s\")",
+                             mg_function_name(L), name, value);
+}
+
+static int
+keygen_finish(lua_State *L, EVP_PKEY_CTX *ctx)
+{
+    const struct mg_openssl_hooks *hooks = mg_openssl_hooks(L);
+    struct mg_pkey *self = mg_class_new(L, &mg_pkey_class, sizeof(*self));
+    struct mg_err err;
+    if (EVP_PKEY_generate(ctx, &self->key) != 1)
+        mg_lua_openssl_error(L, "PKeyError", "%s: EVP_PKEY_generate", mg_function_name(L));
+    ERR_clear_error();
+    if (hooks->made_key(hooks->data, &self->key, &err) < 0)
+        mg_lua_error(L, "PKeyError", "%s: %s", mg_function_name(L), err.text);
+    return 1;
+}
+
+/* generate_key(type[, { rsa_keygen_bits = 2048, … }]) */
+static int
+pkey_generate_key(lua_State *L)
+{
+    mg_check_count(L, 1, 2);
+    const char *type = mg_check_text(L, 1);
+    if (!lua_isnoneornil(L, 2))
+        mg_check_table(L, 2);
+    EVP_PKEY_CTX *ctx = keygen_start(L, type);
+    if (lua_istable(L, 2)) {
+        lua_pushnil(L);
+        while (lua_next(L, 2)) {
+            if (lua_type(L, -2) != LUA_TSTRING ||
+                (lua_type(L, -1) != LUA_TSTRING && !lua_isinteger(L, -1)))
+                mg_lua_error(
+                    L, "TypeError",
+                    "%s: argument 2: expected strings as keys, strings or integers as values",
+                    mg_function_name(L));
+            lua_pushvalue(L, -1); /* lua_tostring would change the table's value in place */
+            keygen_option(L, ctx, lua_tostring(L, -3), lua_tostring(L, -1));
+            lua_pop(L, 2);
+        }
+    }
+    return keygen_finish(L, ctx);
+}
+
+/* RSA.generate(bits) */
+static int
+rsa_generate(lua_State *L)
+{
+    mg_check_count(L, 1, 1);
+    lua_Integer bits = mg_check_integer(L, 1);
+    EVP_PKEY_CTX *ctx = keygen_start(L, "RSA");
+    keygen_option(L, ctx, "rsa_keygen_bits", lua_pushfstring(L, "%I", bits));
+    return keygen_finish(L, ctx);
+}
+
+/* RSA.new(bits) or RSA.new(pem_or_der[, passphrase]) */
+static int
+rsa_new(lua_State *L)
+{
+    return lua_type(L, 1) == LUA_TNUMBER ? rsa_generate(L) : pkey_read(L);
+}
+
+/* EC.generate(curve) */
+static int
+ec_generate(lua_State *L)
+{
+    mg_check_count(L, 1, 1);
+    const char *curve = mg_check_text(L, 1);
+    EVP_PKEY_CTX *ctx = keygen_start(L, "EC");
+    keygen_option(L, ctx, "ec_paramgen_curve", curve);
+    return keygen_finish(L, ctx);
+}
+
+/* ---- writing -------------------------------------------------------------------------------- */
+
+static void
+write_check(lua_State *L, int ok)
+{
+    if (ok != 1)
+        mg_lua_openssl_error(L, "PKeyError", "%s", mg_function_name(L));
+}
+
+/* The optional (cipher, passphrase) of an export. */
+static const EVP_CIPHER *
+check_cipher(lua_State *L, int arg, const char **pass, size_t *pass_len)
+{
+    *pass = NULL;
+    *pass_len = 0;
+    if (lua_isnoneornil(L, arg))
+        return NULL;
+    const char *name = mg_check_text(L, arg);
+    const EVP_CIPHER *cipher = EVP_get_cipherbyname(name);
+    if (!cipher)
+        mg_lua_error(L, "ArgumentError", "%s: unsupported cipher algorithm (%s)",
+                     mg_function_name(L), name);
+    *pass = mg_check_string(L, arg + 1, pass_len);
+    if (*pass_len > PASSPHRASE_MAX)
+        mg_lua_error(L, "OpenSSLError", "%s: password must not be longer than 1024 bytes",
+                     mg_function_name(L));
+    return cipher;
+}
+
+static void
+check_private(lua_State *L, const EVP_PKEY *key)
+{
+    if (!mg_pkey_has_private(key))
+        mg_lua_error(L, "ArgumentError", "%s: private key is needed", mg_function_name(L));
+}
+
+static int
+pkey_private_to_pem(lua_State *L)
+{
+    EVP_PKEY *key = self_key(L);
+    const char *pass;
+    size_t pass_len;
+    const EVP_CIPHER *cipher = check_cipher(L, 2, &pass, &pass_len);
+    check_private(L, key);
+    BIO *bio = mg_box_push_mem(L);
+    write_check(L,
+                PEM_write_bio_PKCS8PrivateKey(bio, key, cipher, pass, (int)pass_len, NULL, NULL));
+    mg_push_mem(L, bio);
+    return 1;
+}
+
+static int
+pkey_private_to_der(lua_State *L)
+{
+    EVP_PKEY *key = self_key(L);
+    const char *pass;
+    size_t pass_len;
+    const EVP_CIPHER *cipher = check_cipher(L, 2, &pass, &pass_len);
+    check_private(L, key);
+    BIO *bio = mg_box_push_mem(L);
+    write_check(L, i2d_PKCS8PrivateKey_bio(bio, key, cipher, pass, (int)pass_len, NULL, NULL));
+    mg_push_mem(L, bio);
+    return 1;
+}
+
+static int
+pkey_public_to_pem(lua_State *L)
+{
+    EVP_PKEY *key = self_key(L);
+    BIO *bio = mg_box_push_mem(L);
+    write_check(L, PEM_write_bio_PUBKEY(bio, key));
+    mg_push_mem(L, bio);
+    return 1;
+}
+
+static int
+pkey_public_to_der(lua_State *L)
+{
+    EVP_PKEY *key = self_key(L);
+    BIO *bio = mg_box_push_mem(L);
+    write_check(L, i2d_PUBKEY_bio(bio, key));
+    mg_push_mem(L, bio);
+    return 1;
+}
+
+/* What Ruby's to_pem gives: the traditional form where the type has one, the public form of a
+ * public key. */
+static int
+pkey_to_pem(lua_State *L)
+{
+    EVP_PKEY *key = self_key(L);
+    bool traditional = EVP_PKEY_is_a(key, "RSA") || EVP_PKEY_is_a(key, "EC");
+    if (!mg_pkey_has_private(key))
+        return pkey_public_to_pem(L);
+    if (!traditional)
+        return pkey_private_to_pem(L);
+    const char *pass;
+    size_t pass_len;
+    const EVP_CIPHER *cipher = check_cipher(L, 2, &pass, &pass_len);
+    struct passphrase given = {.text = pass, .len = pass_len};
+    BIO *bio = mg_box_push_mem(L);
+    write_check(
+        L, PEM_write_bio_PrivateKey_traditional(bio, key, cipher, NULL, 0, on_passphrase, &given));
+    mg_push_mem(L, bio);
+    return 1;
+}
+
+static int
+pkey_to_text(lua_State *L)
+{
+    EVP_PKEY *key = self_key(L);
+    BIO *bio = mg_box_push_mem(L);
+    write_check(L, mg_pkey_has_private(key) ? EVP_PKEY_print_private(bio, key, 0, NULL)
+                                            : EVP_PKEY_print_public(bio, key, 0, NULL));
+    mg_push_mem(L, bio);
+    return 1;
+}
+
+/* ---- using ---------------------------------------------------------------------------------- */
+
+const EVP_MD *
+mg_check_digest(lua_State *L, int arg)
+{
+    if (lua_isnoneornil(L, arg))
+        return NULL;
+    const char *name = mg_check_text(L, arg);
+    const EVP_MD *digest = EVP_get_digestbyname(name);
+    if (!digest)
+        mg_lua_error(L, "ArgumentError", "%s: unsupported digest algorithm (%s)",
+                     mg_function_name(L), name);
+    return digest;
+}
+
+static void
+md_ctx_free(void *ctx)
+{
+    EVP_MD_CTX_free(ctx);
+}
+
+static EVP_MD_CTX *
+md_ctx_push(lua_State *L)
+{
+    struct mg_box *box = mg_box_push(L, md_ctx_free);
+    box->ptr = EVP_MD_CTX_new();
+    if (!box->ptr)
+        mg_lua_openssl_error(L, "NoMemoryError", "EVP_MD_CTX_new");
+    return box->ptr;
+}
+
+/* sign(digest, data) -> signature */
+static int
+pkey_sign(lua_State *L)
+{
+    EVP_PKEY *key = self_key(L);
+    size_t len, sig_len = 0;
+    mg_check_count(L, 2, 2);
+    const EVP_MD *digest = mg_check_digest(L, 2);
+    const unsigned char *data = (const unsigned char *)mg_check_string(L, 3, &len);
+    check_private(L, key);
+    EVP_MD_CTX *ctx = md_ctx_push(L);
+    if (EVP_DigestSignInit(ctx, NULL, digest, NULL, key) != 1 ||
+        EVP_DigestSign(ctx, NULL, &sig_len, data, len) != 1)
+        mg_lua_openssl_error(L, "PKeyError", "PKey:sign: EVP_DigestSign");
+    unsigned char *sig = lua_newuserdatauv(L, sig_len > 0 ? sig_len : 1, 0);
+    if (EVP_DigestSign(ctx, sig, &sig_len, data, len) != 1)
+        mg_lua_openssl_error(L, "PKeyError", "PKey:sign: EVP_DigestSign");
+    lua_pushlstring(L, (const char *)sig, sig_len);
+    return 1;
+}
+
+/* verify(digest, signature, data) -> boolean */
+static int
+pkey_verify(lua_State *L)
+{
+    EVP_PKEY *key = self_key(L);
+    size_t len, sig_len;
+    mg_check_count(L, 3, 3);
+    const EVP_MD *digest = mg_check_digest(L, 2);
+    const unsigned char *sig = (const unsigned char *)mg_check_string(L, 3, &sig_len);
+    const unsigned char *data = (const unsigned char *)mg_check_string(L, 4, &len);
+    EVP_MD_CTX *ctx = md_ctx_push(L);
+    if (EVP_DigestVerifyInit(ctx, NULL, digest, NULL, key) != 1)
+        mg_lua_openssl_error(L, "PKeyError", "PKey:verify: EVP_DigestVerifyInit");
+    /* A malformed signature is an error for OpenSSL, and simply a wrong one for the caller. */
+    int rc = EVP_DigestVerify(ctx, sig, sig_len, data, len);
+    ERR_clear_error();
+    lua_pushboolean(L, rc == 1);
+    return 1;
+}
+
+/* compare(other): the same public part */
+static int
+pkey_compare(lua_State *L)
+{
+    EVP_PKEY *key = self_key(L);
+    mg_check_count(L, 1, 1);
+    const struct mg_pkey *other = mg_class_check(L, 2, &mg_pkey_class);
+    int rc = EVP_PKEY_eq(key, other->key);
+    ERR_clear_error();
+    lua_pushboolean(L, rc == 1);
+    return 1;
+}
+
+/* ---- the class ------------------------------------------------------------------------------ */
+
+static int
+pkey_tostring(lua_State *L)
+{
+    const struct mg_pkey *self = mg_class_test(L, 1, &mg_pkey_class);
+    if (!self || !self->key)
+        lua_pushliteral(L, "PKey");
+    else
+        lua_pushfstring(L, "PKey: %s %d bits%s", mg_pkey_type_name(self->key),
+                        EVP_PKEY_get_bits(self->key),
+                        mg_pkey_has_private(self->key) ? "" : " (public)");
+    return 1;
+}
+
+static const struct mg_attr pkey_attrs[] = {
+    {"oid", get_oid, NULL},
+    {"type", get_type, NULL},
+    {"bits", get_bits, NULL},
+    {"private", get_private, NULL},
+    {"public", get_public, NULL},
+    {"public_key", get_public_key, NULL},
+    {"raw_private_key", get_raw_private_key, NULL},
+    {"raw_public_key", get_raw_public_key, NULL},
+    {"group", get_group, NULL},
+    {NULL, NULL, NULL},
+};
+
+static const luaL_Reg pkey_methods[] = {
+    {"private_to_pem", pkey_private_to_pem},
+    {"private_to_der", pkey_private_to_der},
+    {"public_to_pem", pkey_public_to_pem},
+    {"public_to_der", pkey_public_to_der},
+    {"to_pem", pkey_to_pem},
+    {"export", pkey_to_pem},
+    {"to_text", pkey_to_text},
+    {"sign", pkey_sign},
+    {"verify", pkey_verify},
+    {"compare", pkey_compare},
+    {NULL, NULL},
+};
+
+const struct mg_class mg_pkey_class = {
+    .name = "PKey",
+    .metatable = "moongate.PKey",
+    .attrs = pkey_attrs,
+    .methods = pkey_methods,
+    .gc = pkey_gc,
+    .tostring = pkey_tostring,
+};
+
+void
+mg_open_pkey(lua_State *L)
+{
+    static const luaL_Reg pkey_functions[] = {
+        {"read", pkey_read},
+        {"load_file", pkey_load_file},
+        {"generate_key", pkey_generate_key},
+        {NULL, NULL},
+    };
+    static const luaL_Reg rsa_functions[] = {
+        {"new", rsa_new},
+        {"generate", rsa_generate},
+        {NULL, NULL},
+    };
+    static const luaL_Reg ec_functions[] = {
+        {"new", pkey_read},
+        {"generate", ec_generate},
+        {NULL, NULL},
+    };
+    mg_class_register(L, &mg_pkey_class);
+    mg_functions_push(L, "PKey", pkey_functions);
+    mg_functions_push(L, "PKey.RSA", rsa_functions);
+    lua_setfield(L, -2, "RSA");
+    mg_functions_push(L, "PKey.EC", ec_functions);
+    lua_setfield(L, -2, "EC");
+}

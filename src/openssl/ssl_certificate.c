@@ -1,0 +1,145 @@
+/*
+ * ssl_certificate: how certificate and key get into a context – add_certificate, and
+ * load_certificate for those who have certbot's two files.
+ */
+#include "openssl/internal.h"
+
+#include <string.h>
+
+static void
+x509_stack_free(void *stack)
+{
+    sk_X509_pop_free((STACK_OF(X509) *)stack, X509_free);
+}
+
+STACK_OF(X509) * mg_x509_stack_push(lua_State *L, int idx, const char *what)
+{
+    idx = lua_absindex(L, idx);
+    struct mg_box *box = mg_box_push(L, x509_stack_free);
+    STACK_OF(X509) *stack = box->ptr = sk_X509_new_null();
+    lua_Integer count = (lua_Integer)lua_rawlen(L, idx);
+    for (lua_Integer i = 1; i <= count && stack; i++) {
+        lua_rawgeti(L, idx, i);
+        X509 *x509 = mg_x509_test(L, -1);
+        if (!x509)
+            mg_lua_error(L, "TypeError", "%s: entry %d: expected Certificate, got %s", what, (int)i,
+                         mg_type_name(L, -1));
+        X509_up_ref(x509);
+        if (!sk_X509_push(stack, x509)) {
+            X509_free(x509);
+            stack = NULL;
+        }
+        lua_pop(L, 1);
+    }
+    if (!stack)
+        mg_lua_openssl_error(L, "NoMemoryError", "%s: out of memory", what);
+    return stack;
+}
+
+/* The chain that ctx has for certificates of this key's type, borrowed, or NULL. */
+static STACK_OF(X509) * chain_of_type(SSL_CTX *ctx, const EVP_PKEY *key)
+{
+    STACK_OF(X509) *chain = NULL;
+    long more = SSL_CTX_set_current_cert(ctx, SSL_CERT_SET_FIRST);
+    for (; more == 1; more = SSL_CTX_set_current_cert(ctx, SSL_CERT_SET_NEXT)) {
+        const X509 *x509 = SSL_CTX_get0_certificate(ctx);
+        const EVP_PKEY *own = x509 ? X509_get0_pubkey(x509) : NULL;
+        if (own && EVP_PKEY_is_a(own, mg_pkey_type_name(key))) {
+            SSL_CTX_get0_chain_certs(ctx, &chain);
+            break;
+        }
+    }
+    return chain;
+}
+
+int
+mg_ssl_context_put_certificate(SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF(X509) * chain)
+{
+    /* SSL_CTX_use_cert_and_key takes NULL for "no chain", and frees the slot's chain before it has
+     * read what it was given, if that is the same: it gets a copy. It checks before it changes. */
+    STACK_OF(X509) *kept = NULL;
+    if (!chain) {
+        STACK_OF(X509) *own = chain_of_type(ctx, key);
+        kept = chain = own ? X509_chain_up_ref(own) : NULL;
+        if (own && !kept)
+            return -1;
+    }
+    int ok = SSL_CTX_use_cert_and_key(ctx, cert, key, chain, 1);
+    x509_stack_free(kept);
+    return ok == 1 ? 0 : -1;
+}
+
+/* Certificate, key and chain (may be NULL) belong together, or an error that begins with `what`. */
+static void
+pair_add(lua_State *L, SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF(X509) * chain,
+         const char *what)
+{
+    ERR_clear_error();
+    if (!mg_pkey_has_private(key))
+        mg_lua_error(L, "ArgumentError", "%s: private key is needed", what);
+    const EVP_PKEY *public_key = X509_get0_pubkey(cert);
+    if (!public_key) {
+        ERR_clear_error();
+        mg_lua_error(L, "ArgumentError", "%s: certificate does not contain public key", what);
+    }
+    if (EVP_PKEY_eq(public_key, key) != 1) {
+        ERR_clear_error();
+        mg_lua_error(L, "ArgumentError", "%s: public key mismatch", what);
+    }
+    if (mg_ssl_context_put_certificate(ctx, cert, key, chain) < 0)
+        mg_lua_openssl_error(L, "SSLError", "%s: SSL_CTX_use_cert_and_key", what);
+    ERR_clear_error();
+}
+
+/* add_certificate(cert, key[, chain]) -> self */
+int
+mg_ssl_context_add_certificate(lua_State *L)
+{
+    const char *what = mg_function_name(L);
+    mg_check_count(L, 2, 3);
+    struct mg_ssl_context *self = mg_ssl_context_check_writable(L);
+    mg_class_check(L, 2, &mg_certificate_class);
+    mg_class_check(L, 3, &mg_pkey_class);
+    STACK_OF(X509) *chain = NULL;
+    if (!lua_isnoneornil(L, 4)) {
+        mg_check_table(L, 4);
+        chain = mg_x509_stack_push(L, 4, "SSLContext:add_certificate: argument 3");
+    }
+    pair_add(L, self->ctx, mg_x509_test(L, 2), mg_pkey_test(L, 3), chain, what);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* load_certificate(chain_file[, key_file[, passphrase]]) -> self; without key_file, the key is in
+ * chain_file */
+int
+mg_ssl_context_load_certificate(lua_State *L)
+{
+    size_t pass_len;
+    mg_check_count(L, 1, 3);
+    struct mg_ssl_context *self = mg_ssl_context_check_writable(L);
+    lua_settop(L, 4);
+    const char *chain_file = mg_check_text(L, 2);
+    const char *key_file = lua_isnil(L, 3) ? chain_file : mg_check_text(L, 3);
+    const char *pass = mg_opt_string(L, 4, &pass_len);
+
+    struct mg_buf *text = mg_file_push(L, "SystemCallError", "load_certificate", chain_file);
+    const char *what = lua_pushfstring(L, "load_certificate: %s", chain_file);
+    mg_x509_parse_all(L, "CertificateError", what, text->data, text->len);
+    int certs = lua_gettop(L);
+
+    text = mg_file_push(L, "SystemCallError", "load_certificate", key_file);
+    what = lua_pushfstring(L, "load_certificate: %s", key_file);
+    mg_pkey_parse(L, what, text->data, text->len, pass, pass_len);
+    EVP_PKEY *key = mg_pkey_test(L, -1);
+    mg_buf_free_secret(text);
+
+    lua_rawgeti(L, certs, 1);
+    X509 *cert = mg_x509_test(L, -1);
+    what = lua_pushfstring(L, "load_certificate: %s and %s", chain_file, key_file);
+    STACK_OF(X509) *chain = mg_x509_stack_push(L, certs, what);
+    X509_free(sk_X509_shift(chain));
+    pair_add(L, self->ctx, cert, key, chain, what);
+    lua_settop(L, 1);
+    return 1;
+}

@@ -1,0 +1,464 @@
+/*
+ * ssl_context: the class SSLContext – its life, the attributes that are stored until setup, and
+ * what other rooms ask about a context.
+ *
+ * What is assigned stays in the user value's table under the attribute's name, checked for its
+ * type, so the collector sees every cycle through a callback. setup (ssl_setup.c) turns it into
+ * calls.
+ */
+#include "openssl/internal.h"
+
+#include <limits.h>
+#include <string.h>
+
+#define CLS "SSLContext"
+
+/* Registry key, by address, of the weak table SSL_CTX* -> userdata. */
+static const char contexts_key = 'c';
+
+/* ---- values --------------------------------------------------------------------------------- */
+
+int
+mg_ssl_context_value(lua_State *L, int idx, const char *name)
+{
+    lua_getiuservalue(L, idx, 1);
+    int type = lua_getfield(L, -1, name);
+    lua_remove(L, -2);
+    return type;
+}
+
+void
+mg_ssl_context_store(lua_State *L, int idx, const char *name, int value)
+{
+    lua_getiuservalue(L, idx, 1);
+    lua_pushvalue(L, value);
+    lua_setfield(L, -2, name);
+    lua_pop(L, 1);
+}
+
+/* ---- what may be assigned: each raises or leaves the value as it is -------------------------- */
+
+static void
+check_certificate(lua_State *L, int value, const char *name)
+{
+    if (!lua_isnil(L, value) && !mg_x509_test(L, value))
+        mg_attr_type_error(L, value, CLS, name, "Certificate");
+}
+
+static void
+check_key(lua_State *L, int value, const char *name)
+{
+    if (lua_isnil(L, value))
+        return;
+    const EVP_PKEY *key = mg_pkey_test(L, value);
+    if (!key)
+        mg_attr_type_error(L, value, CLS, name, "PKey");
+    if (!mg_pkey_has_private(key))
+        mg_lua_error(L, "ArgumentError", CLS ".%s: private key is needed", name);
+}
+
+static void
+check_certificate_list(lua_State *L, int value, const char *name)
+{
+    if (lua_isnil(L, value))
+        return;
+    if (!lua_istable(L, value))
+        mg_attr_type_error(L, value, CLS, name, "a list of Certificates");
+    mg_x509_stack_push(L, value, lua_pushfstring(L, CLS ".%s", name));
+}
+
+static void
+check_client_ca(lua_State *L, int value, const char *name)
+{
+    if (!mg_x509_test(L, value))
+        check_certificate_list(L, value, name);
+}
+
+static void
+check_text(lua_State *L, int value, const char *name)
+{
+    if (!lua_isnil(L, value))
+        mg_attr_text(L, value, CLS, name);
+}
+
+static void
+check_store(lua_State *L, int value, const char *name)
+{
+    if (!lua_isnil(L, value) && !mg_class_test(L, value, &mg_store_class))
+        mg_attr_type_error(L, value, CLS, name, "Store");
+}
+
+/* Leaves an integer in the value's place: a float was truncated. */
+static void
+check_int(lua_State *L, int value, const char *name)
+{
+    if (lua_isnil(L, value))
+        return;
+    lua_Integer number = mg_attr_integer(L, value, CLS, name);
+    if (number < INT_MIN || number > INT_MAX)
+        mg_lua_error(L, "RangeError", CLS ".%s: %lld is out of range", name, (long long)number);
+    lua_pushinteger(L, number);
+    lua_replace(L, value);
+}
+
+static void
+check_flag(lua_State *L, int value, const char *name)
+{
+    if (!lua_isnil(L, value))
+        mg_arg_boolean(L, value, CLS, name);
+}
+
+static void
+check_function(lua_State *L, int value, const char *name)
+{
+    if (!lua_toboolean(L, value) || lua_isfunction(L, value))
+        return;
+    if (luaL_getmetafield(L, value, "__call") == LUA_TNIL)
+        mg_attr_type_error(L, value, CLS, name, "a function");
+    lua_pop(L, 1);
+}
+
+static void
+check_session_id_context(lua_State *L, int value, const char *name)
+{
+    size_t len;
+    if (lua_isnil(L, value))
+        return;
+    mg_arg_string(L, value, CLS, name, &len);
+    if (len > SSL_MAX_SID_CTX_LENGTH)
+        mg_lua_error(L, "SSLError",
+                     CLS ".%s: ssl session id context too long (%zu bytes, at most %d)", name, len,
+                     SSL_MAX_SID_CTX_LENGTH);
+}
+
+static void
+check_protocols(lua_State *L, int value, const char *name)
+{
+    if (lua_isnil(L, value))
+        return;
+    if (!lua_istable(L, value))
+        mg_attr_type_error(L, value, CLS, name, "a list of strings");
+    mg_protocols_encode(L, value, name, mg_box_push_buf(L));
+}
+
+static void
+check_name(lua_State *L, int value, const char *name)
+{
+    if (lua_isnil(L, value))
+        return;
+    const char *text = mg_attr_text(L, value, CLS, name);
+    if (strlen(text) >= sizeof(((struct mg_ssl_context_facts *)0)->name))
+        mg_lua_error(L, "ArgumentError", CLS ".name: longer than %zu bytes",
+                     sizeof(((struct mg_ssl_context_facts *)0)->name) - 1);
+}
+
+void
+mg_protocols_encode(lua_State *L, int value, const char *name, struct mg_buf *out)
+{
+    lua_Integer count = (lua_Integer)lua_rawlen(L, value);
+    for (lua_Integer i = 1; i <= count; i++) {
+        size_t len;
+        if (lua_rawgeti(L, value, i) != LUA_TSTRING)
+            mg_lua_error(L, "TypeError", CLS ".%s: entry %d: expected a string, got %s", name,
+                         (int)i, mg_type_name(L, -1));
+        const char *protocol = lua_tolstring(L, -1, &len);
+        if (len < 1 || len > 255)
+            mg_lua_error(L, "SSLError", CLS ".%s: Advertised protocol must have length 1..255",
+                         name);
+        unsigned char octet = (unsigned char)len;
+        mg_buf_add(out, &octet, 1);
+        mg_buf_add(out, protocol, len);
+        lua_pop(L, 1);
+    }
+    if (out->failed)
+        mg_lua_error(L, "NoMemoryError", CLS ".%s: out of memory", name);
+    if (out->len > 65535)
+        mg_lua_error(L, "SSLError", CLS ".%s: the list is longer than 65535 bytes", name);
+}
+
+/* ---- stored rows ---------------------------------------------------------------------------- */
+
+/* A reader and a writer for an attribute that setup applies. */
+#define STORED(attr, check)                                                                        \
+    static int get_##attr(lua_State *L, void *self MG_UNUSED)                                      \
+    {                                                                                              \
+        mg_ssl_context_value(L, 1, #attr);                                                         \
+        return 1;                                                                                  \
+    }                                                                                              \
+    static void set_##attr(lua_State *L, void *self MG_UNUSED, int value)                          \
+    {                                                                                              \
+        check(L, value, #attr);                                                                    \
+        mg_ssl_context_store(L, 1, #attr, value);                                                  \
+    }
+
+STORED(cert, check_certificate)
+STORED(key, check_key)
+STORED(extra_chain_cert, check_certificate_list)
+STORED(client_ca, check_client_ca)
+STORED(ca_file, check_text)
+STORED(ca_path, check_text)
+STORED(cert_store, check_store)
+STORED(verify_depth, check_int)
+STORED(verify_hostname, check_flag)
+STORED(verify_callback, check_function)
+STORED(timeout, check_int)
+STORED(session_id_context, check_session_id_context)
+STORED(alpn_protocols, check_protocols)
+STORED(alpn_select_cb, check_function)
+STORED(name, check_name)
+
+static int
+get_verify_mode(lua_State *L, void *self MG_UNUSED)
+{
+    mg_ssl_context_value(L, 1, "verify_mode");
+    return 1;
+}
+
+/* nil takes back what was assigned, so that a backend's context is verified after all. */
+static void
+set_verify_mode(lua_State *L, void *self, int value)
+{
+    check_int(L, value, "verify_mode");
+    mg_ssl_context_store(L, 1, "verify_mode", value);
+    ((struct mg_ssl_context *)self)->verify_mode_set = !lua_isnil(L, value);
+}
+
+static int
+get_frozen(lua_State *L, void *self)
+{
+    lua_pushboolean(L, ((struct mg_ssl_context *)self)->frozen);
+    return 1;
+}
+
+/* ---- life ----------------------------------------------------------------------------------- */
+
+static int
+context_gc(lua_State *L)
+{
+    struct mg_ssl_context *self = lua_touserdata(L, 1);
+    SSL_CTX_free(self->ctx);
+    self->ctx = NULL;
+    return 0;
+}
+
+void
+mg_ssl_context_remember(lua_State *L, int idx, const SSL_CTX *ctx)
+{
+    idx = lua_absindex(L, idx);
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &contexts_key) != LUA_TTABLE) {
+        lua_pop(L, 1);
+        lua_newtable(L);
+        lua_createtable(L, 0, 1);
+        lua_pushliteral(L, "v");
+        lua_setfield(L, -2, "__mode");
+        lua_setmetatable(L, -2);
+        lua_pushvalue(L, -1);
+        lua_rawsetp(L, LUA_REGISTRYINDEX, &contexts_key);
+    }
+    lua_pushvalue(L, idx);
+    lua_rawsetp(L, -2, ctx);
+    lua_pop(L, 1);
+}
+
+bool
+mg_ssl_context_push(lua_State *L, const SSL_CTX *ctx)
+{
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &contexts_key) != LUA_TTABLE)
+        return lua_pop(L, 1), false;
+    lua_rawgetp(L, -1, ctx);
+    lua_remove(L, -2);
+    /* A context that is being finalised has lost its metatable already. */
+    if (mg_ssl_context_test(L, -1) == ctx)
+        return true;
+    lua_pop(L, 1);
+    return false;
+}
+
+void
+mg_ssl_context_create(lua_State *L)
+{
+    struct mg_ssl_context *self = mg_class_new(L, &mg_ssl_context_class, sizeof(*self));
+    ERR_clear_error();
+    self->ctx = SSL_CTX_new(TLS_method());
+    if (!self->ctx || mg_ssl_context_link(self->ctx, mg_lua_link(L)) < 0)
+        mg_lua_openssl_error(L, "SSLError", "SSL_CTX_new");
+    mg_ssl_context_remember(L, -1, self->ctx);
+    SSL_CTX_set_mode(self->ctx, SSL_MODE_ENABLE_PARTIAL_WRITE |
+                                    SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_dh_auto(self->ctx, 1);
+    SSL_CTX_set_num_tickets(self->ctx, 1);
+    self->cache_mode = SSL_SESS_CACHE_SERVER;
+    SSL_CTX_set_session_cache_mode(self->ctx, SSL_SESS_CACHE_SERVER | SSL_SESS_CACHE_NO_INTERNAL);
+
+    lua_getiuservalue(L, -1, 1);
+    lua_pushinteger(L, SSL_VERIFY_NONE);
+    lua_setfield(L, -2, "verify_mode");
+    lua_pushboolean(L, false);
+    lua_setfield(L, -2, "verify_hostname");
+    mg_lua_where_push(L);
+    lua_setfield(L, -2, "where");
+    lua_pop(L, 1);
+}
+
+/* SSLContext.new([version]) */
+static int
+context_new(lua_State *L)
+{
+    mg_check_count(L, 0, 1);
+    lua_settop(L, 1);
+    mg_ssl_context_create(L);
+    if (lua_toboolean(L, 1)) {
+        lua_pushvalue(L, 1);
+        lua_setfield(L, 2, "ssl_version");
+    }
+    return 1;
+}
+
+static bool
+context_is_frozen(const void *self)
+{
+    return ((const struct mg_ssl_context *)self)->frozen;
+}
+
+struct mg_ssl_context *
+mg_ssl_context_check_writable(lua_State *L)
+{
+    struct mg_ssl_context *self = mg_class_check(L, 1, &mg_ssl_context_class);
+    if (self->frozen)
+        mg_lua_error(L, "FrozenError", "%s: can't modify frozen SSLContext", mg_function_name(L));
+    return self;
+}
+
+static int
+context_tostring(lua_State *L)
+{
+    if (!mg_class_test(L, 1, &mg_ssl_context_class))
+        return luaL_error(L, "SSLContext expected");
+    if (mg_ssl_context_value(L, 1, "name") == LUA_TSTRING)
+        lua_pushfstring(L, "SSLContext: %s", lua_tostring(L, -1));
+    else
+        lua_pushfstring(L, "SSLContext: %p", lua_topointer(L, 1));
+    return 1;
+}
+
+/* ---- what other rooms ask -------------------------------------------------------------------- */
+
+SSL_CTX *
+mg_ssl_context_test(lua_State *L, int idx)
+{
+    const struct mg_ssl_context *self = mg_class_test(L, idx, &mg_ssl_context_class);
+    return self ? self->ctx : NULL;
+}
+
+bool
+mg_ssl_context_frozen(lua_State *L, int idx)
+{
+    const struct mg_ssl_context *self = mg_class_test(L, idx, &mg_ssl_context_class);
+    return self && self->frozen;
+}
+
+static bool
+value_is_true(lua_State *L, int idx, const char *name)
+{
+    mg_ssl_context_value(L, idx, name);
+    bool is_true = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return is_true;
+}
+
+void
+mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts)
+{
+    const struct mg_ssl_context *self = mg_class_check(L, idx, &mg_ssl_context_class);
+    idx = lua_absindex(L, idx);
+    memset(facts, 0, sizeof(*facts));
+    facts->verify_callback = value_is_true(L, idx, "verify_callback");
+    facts->callbacks = facts->verify_callback || value_is_true(L, idx, "alpn_select_cb");
+    facts->verify_hostname = value_is_true(L, idx, "verify_hostname");
+    facts->verify_mode_set = self->verify_mode_set;
+    facts->verify_mode = SSL_CTX_get_verify_mode(self->ctx);
+    facts->has_client_ca = value_is_true(L, idx, "client_ca") || value_is_true(L, idx, "ca_file") ||
+                           value_is_true(L, idx, "ca_path") || value_is_true(L, idx, "cert_store");
+    if (mg_ssl_context_value(L, idx, "name") == LUA_TSTRING)
+        mg_str_copy(facts->name, sizeof(facts->name), lua_tostring(L, -1));
+    lua_pop(L, 1);
+    memcpy(facts->digest, self->digest, sizeof(facts->digest));
+}
+
+/* ---- the class ------------------------------------------------------------------------------ */
+
+static const struct mg_attr context_attrs[] = {
+    {"name", get_name, set_name},
+    {"cert", get_cert, set_cert},
+    {"key", get_key, set_key},
+    {"extra_chain_cert", get_extra_chain_cert, set_extra_chain_cert},
+    {"client_ca", get_client_ca, set_client_ca},
+    {"ca_file", get_ca_file, set_ca_file},
+    {"ca_path", get_ca_path, set_ca_path},
+    {"cert_store", get_cert_store, set_cert_store},
+    {"verify_mode", get_verify_mode, set_verify_mode},
+    {"verify_depth", get_verify_depth, set_verify_depth},
+    {"verify_hostname", get_verify_hostname, set_verify_hostname},
+    {"verify_callback", get_verify_callback, set_verify_callback},
+    {"timeout", get_timeout, set_timeout},
+    {"ssl_timeout", get_timeout, set_timeout},
+    {"session_id_context", get_session_id_context, set_session_id_context},
+    {"alpn_protocols", get_alpn_protocols, set_alpn_protocols},
+    {"alpn_select_cb", get_alpn_select_cb, set_alpn_select_cb},
+    {"frozen", get_frozen, NULL},
+    {NULL, NULL, NULL},
+};
+
+static const luaL_Reg context_methods[] = {
+    {"add_certificate", mg_ssl_context_add_certificate},
+    {"load_certificate", mg_ssl_context_load_certificate},
+    {"set_params", mg_ssl_context_set_params},
+    {"use_profile", mg_ssl_context_use_profile},
+    {"setup", mg_ssl_context_setup},
+    {"freeze", mg_ssl_context_setup},
+    {NULL, NULL},
+};
+
+static const char *const context_frozen_ok[] = {"session_cache_mode", NULL};
+
+const struct mg_class mg_ssl_context_class = {
+    .name = CLS,
+    .metatable = "moongate.SSL.SSLContext",
+    .attrs = context_attrs,
+    .more_attrs = mg_ssl_protocol_attrs,
+    .methods = context_methods,
+    .is_frozen = context_is_frozen,
+    .frozen_ok = context_frozen_ok,
+    .gc = context_gc,
+    .tostring = context_tostring,
+    .user_values = 1,
+};
+
+/* SSLContext.DEFAULT_CERT_STORE exists from its first use on, so that a script without it reads no
+ * file. */
+static int
+context_missing(lua_State *L)
+{
+    if (lua_type(L, 2) == LUA_TSTRING && strcmp(lua_tostring(L, 2), "DEFAULT_CERT_STORE") == 0)
+        mg_default_store_push(L);
+    else
+        lua_pushnil(L);
+    return 1;
+}
+
+void
+mg_open_ssl_context(lua_State *L)
+{
+    static const luaL_Reg functions[] = {
+        {"new", context_new},
+        {NULL, NULL},
+    };
+    mg_class_register(L, &mg_ssl_context_class);
+    mg_functions_push(L, CLS, functions);
+    mg_open_context_constants(L);
+    mg_open_ssl_params(L);
+    lua_createtable(L, 0, 1);
+    lua_pushcfunction(L, context_missing);
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -2);
+}
