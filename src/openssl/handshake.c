@@ -23,6 +23,7 @@ struct end {
 
 struct pair {
     struct end server, client;
+    unsigned char out[OUT_SIZE]; /* of one step: not on the stack, where callbacks may nest pairs */
 };
 
 static void
@@ -33,10 +34,12 @@ end_close(struct end *end)
 }
 
 static void
-pair_close(struct pair *pair)
+pair_free(void *ptr)
 {
+    struct pair *pair = ptr;
     end_close(&pair->server);
     end_close(&pair->client);
+    mg_free(pair);
 }
 
 static void
@@ -48,14 +51,14 @@ end_fail(struct end *end, const char *text)
 
 /* One call into libssl; true if anything moved. */
 static bool
-end_step(struct end *end, struct end *peer)
+end_step(struct pair *pair, struct end *end, struct end *peer)
 {
-    unsigned char out[OUT_SIZE], plain[1024];
+    unsigned char plain[1024];
     struct mg_tls_io io = {
         .in = (const unsigned char *)end->inbox.data + end->inbox_used,
         .in_len = end->inbox.len - end->inbox_used,
-        .out = out,
-        .out_cap = sizeof(out),
+        .out = pair->out,
+        .out_cap = sizeof(pair->out),
     };
     bool was_done = end->conn.handshake_done;
     size_t got = 0;
@@ -65,7 +68,7 @@ end_step(struct end *end, struct end *peer)
         was_done ? mg_tls_conn_read(&end->conn, &io, plain, sizeof(plain), &got, &end->err)
                  : mg_tls_conn_handshake(&end->conn, &io, &end->err);
     end->inbox_used += io.in_used;
-    mg_buf_add(&peer->inbox, out, io.out_len);
+    mg_buf_add(&peer->inbox, pair->out, io.out_len);
     if (peer->inbox.failed)
         end_fail(end, "out of memory");
     else
@@ -93,8 +96,8 @@ pair_run(struct pair *pair)
     struct end *server = &pair->server, *client = &pair->client;
     bool moved = true;
     while (moved) {
-        moved = end_step(client, server);
-        moved = end_step(server, client) || moved;
+        moved = end_step(pair, client, server);
+        moved = end_step(pair, server, client) || moved;
     }
     if (!server->failed && !server->conn.handshake_done)
         end_fail(server, "the handshake did not finish");
@@ -112,23 +115,27 @@ pair_alert(const struct pair *pair)
 int
 mg_memory_handshake(struct mg_memory_handshake *hs, struct mg_err *err)
 {
-    struct pair pair = {0};
-    int rc = pair_open(&pair, hs->server, hs->client, hs->servername, err);
+    struct pair *pair = mg_calloc(1, sizeof(*pair));
     hs->ok = false;
     hs->alert = -1;
     hs->server_cert = NULL;
     hs->version[0] = hs->cipher[0] = hs->key_type[0] = '\0';
     hs->server_error[0] = hs->client_error[0] = '\0';
+    if (!pair) {
+        mg_err_setx(err, "out of memory");
+        return -1;
+    }
+    int rc = pair_open(pair, hs->server, hs->client, hs->servername, err);
     if (rc < 0)
         goto done;
-    pair_run(&pair);
-    SSL *ssl = pair.client.conn.ssl;
-    hs->ok = !pair.server.failed && !pair.client.failed;
-    hs->alert = pair_alert(&pair);
-    if (pair.server.failed)
-        mg_str_copy(hs->server_error, sizeof(hs->server_error), pair.server.err.text);
-    if (pair.client.failed)
-        mg_str_copy(hs->client_error, sizeof(hs->client_error), pair.client.err.text);
+    pair_run(pair);
+    SSL *ssl = pair->client.conn.ssl;
+    hs->ok = !pair->server.failed && !pair->client.failed;
+    hs->alert = pair_alert(pair);
+    if (pair->server.failed)
+        mg_str_copy(hs->server_error, sizeof(hs->server_error), pair->server.err.text);
+    if (pair->client.failed)
+        mg_str_copy(hs->client_error, sizeof(hs->client_error), pair->client.err.text);
     if (SSL_get_current_cipher(ssl)) {
         mg_str_copy(hs->version, sizeof(hs->version), SSL_get_version(ssl));
         mg_str_copy(hs->cipher, sizeof(hs->cipher),
@@ -139,20 +146,12 @@ mg_memory_handshake(struct mg_memory_handshake *hs, struct mg_err *err)
         mg_str_copy(hs->key_type, sizeof(hs->key_type),
                     mg_pkey_type_name(X509_get0_pubkey(hs->server_cert)));
 done:
-    pair_close(&pair);
+    pair_free(pair);
     ERR_clear_error();
     return rc;
 }
 
 /* ---- openssl.handshake ----------------------------------------------------------------------- */
-
-static void
-pair_free(void *ptr)
-{
-    struct pair *pair = ptr;
-    pair_close(pair);
-    mg_free(pair);
-}
 
 /* A table of everything the readers tell about this end. */
 static void

@@ -125,6 +125,7 @@ extern const struct mg_class mg_certificate_class, mg_name_class, mg_extension_c
 /* Objects hold one reference; the pointer is NULL only before construction is complete. */
 struct mg_certificate {
     X509 *x509;
+    bool shared; /* a context, a store or a connection has it too: it can no longer be changed */
 };
 struct mg_crl {
     X509_CRL *crl;
@@ -158,7 +159,8 @@ void mg_x509_set_public_key(lua_State *L, void *self, int value);
 int mg_x509_add_extension(lua_State *L);
 int mg_x509_sign(lua_State *L);
 
-X509 *mg_x509_test(lua_State *L, int idx);          /* NULL if it is something else */
+X509 *mg_x509_test(lua_State *L, int idx);  /* NULL if it is something else */
+X509 *mg_x509_share(lua_State *L, int idx); /* likewise, for keeping: freezes the Certificate */
 void mg_x509_parse_all(lua_State *L, const char *cls, const char *what, const char *data, size_t len);
 void mg_lua_push_x509_list(lua_State *L, const STACK_OF(X509) *certs); /* nil for NULL */
 void mg_lua_push_name(lua_State *L, const X509_NAME *name);
@@ -238,6 +240,10 @@ void mg_open_ssl_params(lua_State *L);             /* DEFAULT_PARAMS into the cl
 /* Puts certificate, key and chain (NULL: keeps the one of that key type) into ctx, or changes nothing
  * and fails with OpenSSL's queue filled. */
 int mg_ssl_context_put_certificate(SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF(X509) *chain);
+
+/* Visits ctx's certificates, each being the current one meanwhile, until visit returns non-zero. */
+int mg_ssl_context_each_certificate(SSL_CTX *ctx, int (*visit)(SSL_CTX *ctx, X509 *x509, void *data),
+                                    void *data);
 
 /* The userdata of ctx, pushed, or nothing and false: it was collected, or is not ours. */
 bool mg_ssl_context_push(lua_State *L, const SSL_CTX *ctx);

@@ -20,7 +20,7 @@ STACK_OF(X509) * mg_x509_stack_push(lua_State *L, int idx, const char *what)
     lua_Integer count = (lua_Integer)lua_rawlen(L, idx);
     for (lua_Integer i = 1; i <= count && stack; i++) {
         lua_rawgeti(L, idx, i);
-        X509 *x509 = mg_x509_test(L, -1);
+        X509 *x509 = mg_x509_share(L, -1);
         if (!x509)
             mg_lua_error(L, "TypeError", "%s: entry %d: expected Certificate, got %s", what, (int)i,
                          mg_type_name(L, -1));
@@ -36,20 +36,39 @@ STACK_OF(X509) * mg_x509_stack_push(lua_State *L, int idx, const char *what)
     return stack;
 }
 
-/* The chain that ctx has for certificates of this key's type, borrowed, or NULL. */
-static STACK_OF(X509) * chain_of_type(SSL_CTX *ctx, const EVP_PKEY *key)
+int
+mg_ssl_context_each_certificate(SSL_CTX *ctx, int (*visit)(SSL_CTX *ctx, X509 *x509, void *data),
+                                void *data)
 {
-    STACK_OF(X509) *chain = NULL;
+    X509 *current = SSL_CTX_get0_certificate(ctx);
+    int rc = 0;
     long more = SSL_CTX_set_current_cert(ctx, SSL_CERT_SET_FIRST);
-    for (; more == 1; more = SSL_CTX_set_current_cert(ctx, SSL_CERT_SET_NEXT)) {
-        const X509 *x509 = SSL_CTX_get0_certificate(ctx);
-        const EVP_PKEY *own = x509 ? X509_get0_pubkey(x509) : NULL;
-        if (own && EVP_PKEY_is_a(own, mg_pkey_type_name(key))) {
-            SSL_CTX_get0_chain_certs(ctx, &chain);
-            break;
-        }
+    for (; more == 1 && rc == 0; more = SSL_CTX_set_current_cert(ctx, SSL_CERT_SET_NEXT)) {
+        X509 *x509 = SSL_CTX_get0_certificate(ctx);
+        if (x509)
+            rc = visit(ctx, x509, data);
     }
-    return chain;
+    /* The current one is what a client with several certificates offers. */
+    if (current)
+        SSL_CTX_select_current_cert(ctx, current);
+    return rc;
+}
+
+struct chain_search {
+    const EVP_PKEY *key;
+    STACK_OF(X509) * chain;
+};
+
+/* Stops at the certificate of the key's type, with its chain. */
+static int
+chain_visit(SSL_CTX *ctx, X509 *x509, void *data)
+{
+    struct chain_search *search = data;
+    const EVP_PKEY *own = X509_get0_pubkey(x509);
+    if (!own || !EVP_PKEY_is_a(own, mg_pkey_type_name(search->key)))
+        return 0;
+    SSL_CTX_get0_chain_certs(ctx, &search->chain);
+    return 1;
 }
 
 int
@@ -59,9 +78,10 @@ mg_ssl_context_put_certificate(SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF
      * read what it was given, if that is the same: it gets a copy. It checks before it changes. */
     STACK_OF(X509) *kept = NULL;
     if (!chain) {
-        STACK_OF(X509) *own = chain_of_type(ctx, key);
-        kept = chain = own ? X509_chain_up_ref(own) : NULL;
-        if (own && !kept)
+        struct chain_search own = {.key = key};
+        mg_ssl_context_each_certificate(ctx, chain_visit, &own);
+        kept = chain = own.chain ? X509_chain_up_ref(own.chain) : NULL;
+        if (own.chain && !kept)
             return -1;
     }
     int ok = SSL_CTX_use_cert_and_key(ctx, cert, key, chain, 1);
@@ -105,7 +125,7 @@ mg_ssl_context_add_certificate(lua_State *L)
         mg_check_table(L, 4);
         chain = mg_x509_stack_push(L, 4, "SSLContext:add_certificate: argument 3");
     }
-    pair_add(L, self->ctx, mg_x509_test(L, 2), mg_pkey_test(L, 3), chain, what);
+    pair_add(L, self->ctx, mg_x509_share(L, 2), mg_pkey_test(L, 3), chain, what);
     lua_settop(L, 1);
     return 1;
 }

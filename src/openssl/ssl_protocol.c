@@ -271,49 +271,40 @@ get_client_sigalgs(lua_State *L, void *self MG_UNUSED)
     return get_kept(L, "client_sigalgs");
 }
 
+/* What SSL_CTX_set1_groups_list and its kin do; those are macros that cast const away. */
 static void
-set_groups_as(lua_State *L, void *self, int value, const char *name)
+set_list(lua_State *L, void *self, int value, const char *name, const char *kept_as, int ctrl)
 {
     const char *list = mg_attr_text(L, value, CLS, name);
     ERR_clear_error();
-    if (SSL_CTX_set1_groups_list(attr_ctx(self), list) != 1)
-        mg_lua_openssl_error(L, "SSLError", "SSL_CTX_set1_groups_list");
+    if (SSL_CTX_ctrl(attr_ctx(self), ctrl, 0, (void *)(uintptr_t)list) != 1)
+        mg_lua_openssl_error(L, "SSLError", "SSL_CTX_set1_%s_list", kept_as);
     ERR_clear_error();
-    mg_ssl_context_store(L, 1, "groups", value);
+    mg_ssl_context_store(L, 1, kept_as, value);
 }
 
 static void
 set_groups(lua_State *L, void *self, int value)
 {
-    set_groups_as(L, self, value, "groups");
+    set_list(L, self, value, "groups", "groups", SSL_CTRL_SET_GROUPS_LIST);
 }
 
 static void
 set_ecdh_curves(lua_State *L, void *self, int value)
 {
-    set_groups_as(L, self, value, "ecdh_curves");
+    set_list(L, self, value, "ecdh_curves", "groups", SSL_CTRL_SET_GROUPS_LIST);
 }
 
 static void
 set_sigalgs(lua_State *L, void *self, int value)
 {
-    const char *list = mg_attr_text(L, value, CLS, "sigalgs");
-    ERR_clear_error();
-    if (SSL_CTX_set1_sigalgs_list(attr_ctx(self), list) != 1)
-        mg_lua_openssl_error(L, "SSLError", "SSL_CTX_set1_sigalgs_list");
-    ERR_clear_error();
-    mg_ssl_context_store(L, 1, "sigalgs", value);
+    set_list(L, self, value, "sigalgs", "sigalgs", SSL_CTRL_SET_SIGALGS_LIST);
 }
 
 static void
 set_client_sigalgs(lua_State *L, void *self, int value)
 {
-    const char *list = mg_attr_text(L, value, CLS, "client_sigalgs");
-    ERR_clear_error();
-    if (SSL_CTX_set1_client_sigalgs_list(attr_ctx(self), list) != 1)
-        mg_lua_openssl_error(L, "SSLError", "SSL_CTX_set1_client_sigalgs_list");
-    ERR_clear_error();
-    mg_ssl_context_store(L, 1, "client_sigalgs", value);
+    set_list(L, self, value, "client_sigalgs", "client_sigalgs", SSL_CTRL_SET_CLIENT_SIGALGS_LIST);
 }
 
 /* ---- the rest ------------------------------------------------------------------------------- */

@@ -35,7 +35,7 @@ plan_pair(lua_State *L, int idx, struct plan *plan)
 {
     mg_ssl_context_value(L, idx, "cert");
     mg_ssl_context_value(L, idx, "key");
-    plan->cert = mg_x509_test(L, -2);
+    plan->cert = mg_x509_share(L, -2);
     plan->key = mg_pkey_test(L, -1);
     if (!plan->cert != !plan->key)
         mg_lua_error(L, "ArgumentError", CLS ":setup: %s is set, but %s is not",
@@ -262,21 +262,14 @@ hash_number(EVP_MD_CTX *md, int64_t number)
 }
 
 static int
-hash_certificates(EVP_MD_CTX *md, SSL_CTX *ctx)
+hash_certificate(SSL_CTX *ctx MG_UNUSED, X509 *x509, void *md)
 {
-    long more = SSL_CTX_set_current_cert(ctx, SSL_CERT_SET_FIRST);
-    for (; more == 1; more = SSL_CTX_set_current_cert(ctx, SSL_CERT_SET_NEXT)) {
-        const X509 *x509 = SSL_CTX_get0_certificate(ctx);
-        unsigned char digest[EVP_MAX_MD_SIZE];
-        unsigned len;
-        if (!x509)
-            continue;
-        if (ASN1_item_digest(ASN1_ITEM_rptr(X509_PUBKEY), EVP_sha256(), X509_get_X509_PUBKEY(x509),
-                             digest, &len) != 1 ||
-            hash_bytes(md, digest, len) < 0)
-            return -1;
-    }
-    return 0;
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned len;
+    return ASN1_item_digest(ASN1_ITEM_rptr(X509_PUBKEY), EVP_sha256(), X509_get_X509_PUBKEY(x509),
+                            digest, &len) == 1
+               ? hash_bytes(md, digest, len)
+               : -1;
 }
 
 static int
@@ -367,7 +360,8 @@ hash_verification(EVP_MD_CTX *md, lua_State *L, int idx, SSL_CTX *ctx)
 static int
 hash_policy(EVP_MD_CTX *md, lua_State *L, int idx, SSL_CTX *ctx)
 {
-    return hash_certificates(md, ctx) < 0 || hash_verification(md, L, idx, ctx) < 0 ||
+    return mg_ssl_context_each_certificate(ctx, hash_certificate, md) < 0 ||
+                   hash_verification(md, L, idx, ctx) < 0 ||
                    hash_number(md, SSL_CTX_get_min_proto_version(ctx)) < 0 ||
                    hash_number(md, SSL_CTX_get_max_proto_version(ctx)) < 0 ||
                    hash_number(md, SSL_CTX_get_security_level(ctx)) < 0 ||

@@ -136,11 +136,21 @@ mg_x509_set_public_key(lua_State *L, void *self, int value)
     set_check(L, X509_set_pubkey(attr_x509(self), key), "public_key");
 }
 
+/* FrozenError of a method; fields are checked by the dispatcher. */
+static X509 *
+check_writable(lua_State *L)
+{
+    const struct mg_certificate *self = mg_class_check(L, 1, &mg_certificate_class);
+    if (self->shared)
+        mg_lua_error(L, "FrozenError", "%s: can't modify frozen Certificate", mg_function_name(L));
+    return self->x509;
+}
+
 /* add_extension(extension) -> self */
 int
 mg_x509_add_extension(lua_State *L)
 {
-    X509 *x509 = ((struct mg_certificate *)mg_class_check(L, 1, &mg_certificate_class))->x509;
+    X509 *x509 = check_writable(L);
     mg_check_count(L, 1, 1);
     const struct mg_extension *extension = mg_class_check(L, 2, &mg_extension_class);
     ERR_clear_error();
@@ -153,7 +163,7 @@ mg_x509_add_extension(lua_State *L)
 int
 mg_x509_sign(lua_State *L)
 {
-    X509 *x509 = ((struct mg_certificate *)mg_class_check(L, 1, &mg_certificate_class))->x509;
+    X509 *x509 = check_writable(L);
     mg_check_count(L, 1, 2);
     mg_class_check(L, 2, &mg_pkey_class);
     EVP_PKEY *key = mg_pkey_test(L, 2);

@@ -27,6 +27,22 @@ mg_x509_test(lua_State *L, int idx)
     return self ? self->x509 : NULL;
 }
 
+X509 *
+mg_x509_share(lua_State *L, int idx)
+{
+    struct mg_certificate *self = mg_class_test(L, idx, &mg_certificate_class);
+    if (!self)
+        return NULL;
+    self->shared = true;
+    return self->x509;
+}
+
+static bool
+certificate_is_frozen(const void *self)
+{
+    return ((const struct mg_certificate *)self)->shared;
+}
+
 /* A Certificate that waits for its X509. */
 static struct mg_certificate *
 certificate_push(lua_State *L)
@@ -40,6 +56,7 @@ mg_lua_push_x509(lua_State *L, X509 *x509)
     struct mg_certificate *self = certificate_push(L);
     X509_up_ref(x509);
     self->x509 = x509;
+    self->shared = true;
 }
 
 void
@@ -401,6 +418,7 @@ const struct mg_class mg_certificate_class = {
     .metatable = "moongate.X509.Certificate",
     .attrs = certificate_attrs,
     .methods = certificate_methods,
+    .is_frozen = certificate_is_frozen,
     .gc = certificate_gc,
     .eq = certificate_eq,
     .tostring = certificate_tostring,

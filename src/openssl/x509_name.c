@@ -6,6 +6,7 @@
 
 #include <openssl/pem.h>
 
+#include <limits.h>
 #include <string.h>
 
 /* ---- Name ----------------------------------------------------------------------------------- */
@@ -48,6 +49,8 @@ static void
 entry_add(lua_State *L, X509_NAME *name, const char *what, const char *type, const char *value,
           size_t len, int asn1_type)
 {
+    if (len > INT_MAX)
+        mg_lua_error(L, "NameError", "%s: a value is longer than %d bytes", what, INT_MAX);
     if (X509_NAME_add_entry_by_txt(name, type, asn1_type, (const unsigned char *)value, (int)len,
                                    -1, 0) != 1)
         mg_lua_openssl_error(L, "NameError", "%s: X509_NAME_add_entry_by_txt", what);
@@ -308,6 +311,8 @@ extension_new(lua_State *L)
     const char *oid = mg_check_text(L, 1);
     const char *der = mg_check_string(L, 2, &len);
     bool critical = !lua_isnoneornil(L, 3) && mg_check_boolean(L, 3);
+    if (len > INT_MAX)
+        mg_lua_error(L, "ExtensionError", "Extension.new: longer than %d bytes", INT_MAX);
     struct mg_extension *self = mg_class_new(L, &mg_extension_class, sizeof(*self));
     ERR_clear_error();
     ASN1_OBJECT *object = OBJ_txt2obj(oid, 0);

@@ -194,7 +194,7 @@ store_add_cert(lua_State *L)
     const struct mg_store *self = self_store(L);
     mg_check_count(L, 1, 1);
     mg_class_check(L, 2, &mg_certificate_class);
-    if (X509_STORE_add_cert(self->store, mg_x509_test(L, 2)) != 1)
+    if (X509_STORE_add_cert(self->store, mg_x509_share(L, 2)) != 1)
         mg_lua_openssl_error(L, "StoreError", "X509_STORE_add_cert");
     lua_settop(L, 1);
     return 1;
