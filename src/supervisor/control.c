@@ -207,6 +207,10 @@ command_stop(struct client *client)
 static void
 command_status(struct client *client, bool json)
 {
+    if (client->control->super->phase == MG_PHASE_STARTING) {
+        client_say(client, 1, "moongate is starting");
+        return;
+    }
     client->state = CLIENT_STATUS;
     client->json = json;
     client->deadline_ns = mg_now_ns() + STATUS_NS;
