@@ -321,6 +321,7 @@ mg_dial_start(struct mg_session *s)
         return;
     }
     s->dial = dial;
+    dial->wait.done = on_resolved;
     dial->wait.data = s;
     dial->untried = count;
     dial->reason = "up: no address";
