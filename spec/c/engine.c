@@ -92,6 +92,7 @@ context_make(lua_State *L, int idx, bool server)
             setup_failed(ca);
         SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
     }
+    SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
     if (opt_integer(L, idx, "max_version", 0) == 12)
         SSL_CTX_set_max_proto_version(ctx, TLS1_2_VERSION);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);

@@ -155,18 +155,26 @@ function Proxy:wait_ready()
         if not self.program:alive() then
             error(("moongate ended (%s %s)\n%s"):format(self.program.how, self.program.code, self:log_text()), 0)
         end
-        return bench.exists(self.control) and self:command("status").code == 0
+        if not bench.exists(self.control) then
+            return false
+        end
+        local result = self:command("status", "--json")
+        return result.code == 0 and cjson.decode(result.out).state == "running"
     end, 20)
 end
 
 -- ---- asking it -----------------------------------------------------------------------------------
 
 function Proxy:command(...)
-    return bench.run { bench.moongate, ..., "--control", self.control, timeout = 60 }
+    local command = { bench.moongate, ... }
+    command[#command + 1] = "--control"
+    command[#command + 1] = self.control
+    command.timeout = 60
+    return bench.run(command)
 end
 
 function Proxy:status()
-    local result = bench.run { bench.moongate, "status", "--json", "--control", self.control }
+    local result = self:command("status", "--json")
     assert(result.code == 0, result.err)
     return cjson.decode(result.out)
 end
@@ -242,9 +250,20 @@ end
 function Proxy:open_connections()
     local total = 0
     for _, worker in ipairs(self:status().workers) do
-        total = total + worker.sessions
+        total = total + (worker.connections or 0)
     end
     return total
+end
+
+-- Generation number → its connections over all workers.
+function Proxy:generations()
+    local counts = {}
+    for _, worker in ipairs(self:status().workers) do
+        for _, generation in ipairs(worker.generations or {}) do
+            counts[generation.id] = (counts[generation.id] or 0) + generation.connections
+        end
+    end
+    return counts
 end
 
 -- ---- the end -------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ moongate.listen { name = "web", address = "127.0.0.1:$port", tls = ctx, backend 
         local own
         for _, worker in ipairs(web:status().workers) do
             if worker.pid == victim then
-                own = worker.sessions
+                own = worker.connections
             end
         end
         assert.is_number(own)

@@ -18,6 +18,8 @@
  *       Connects N times per size, sends that many first bytes of a ClientHello and is gone: by
  * FIN, and every other time by RST. Prints connected=, refused=.
  *
+ * A server for which nobody comes within --timeout prints end=nobody.
+ *
  * TLS: --tls, --servername, --cafile, --cert, --key, --tls-version, --ciphers, --sigalgs, --alpn.
  */
 #include "peer.h"
@@ -300,16 +302,18 @@ exchange_end(struct exchange *x)
     free(x);
 }
 
+/* -1: nobody came in time. */
 static int
-accept_blocking(int listener)
+accept_one(int listener, uint64_t timeout)
 {
     struct pollfd p = {.fd = listener, .events = POLLIN};
-    int fd;
+    uint64_t end = now_ms() + timeout, now;
+    int fd = -1;
 
-    do {
-        poll(&p, 1, -1);
+    while (fd < 0 && (now = now_ms()) < end) {
+        poll(&p, 1, (int)(end - now));
         fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    } while (fd < 0);
+    }
     return fd;
 }
 
@@ -331,7 +335,11 @@ command_exchange(const struct options *o)
     } else if (at) {
         int listener = listen_open(at);
         for (uint64_t left = option_number(o, "--count", 1); left > 0; left--) {
-            int fd = accept_blocking(listener);
+            int fd = accept_one(listener, plan.timeout);
+            if (fd < 0) {
+                printf("end=nobody\n");
+                break;
+            }
             x = exchange_new(&plan);
             link_start(&x->link, fd, ctx, true);
             exchange_end(x);

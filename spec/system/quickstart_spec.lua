@@ -1,0 +1,120 @@
+-- What `make run` starts, and every other example: each runs, and does what its first lines say.
+
+local bench = require "bench"
+local certs = require "certs"
+local process = require "process"
+local proxy = require "proxy"
+
+describe("make run", function()
+    teardown(proxy.cleanup)
+
+    it("serves https://localhost:8443 with both certificates, as it says", function()
+        if bench.connect(8443) then
+            pending("port 8443 is in use here")
+            return
+        end
+        local build = bench.path("build")
+        bench.must { "mkdir", build }
+        process.symlink(bench.moongate, build .. "/moongate")
+        local quickstart = bench.start { "sh", "examples/quickstart.sh", build }
+        local ca = build .. "/quickstart/ca.crt"
+        local url = "https://localhost:8443/"
+        bench.wait("an answer", function()
+            assert(quickstart:alive(), quickstart:errors())
+            return bench.run({ "curl", "-sS", "--cacert", ca, url }).code == 0
+        end, 20)
+        assert.matches("^Hello from moongate", bench.must { "curl", "-sS", "--cacert", ca, url })
+        for algorithm, type in pairs { ["ECDSA+SHA256"] = "ECDSA", ["RSA-PSS+SHA256"] = "RSA-PSS" } do
+            local result = bench.run { "openssl", "s_client", "-connect", "localhost:8443", "-CAfile", ca,
+                "-sigalgs", algorithm, "-brief", "-verify_return_error" }
+            assert.equal(0, result.code, result.err)
+            assert.matches("Signature type: " .. type, result.out .. result.err, 1, true)
+        end
+        assert.equal(0, bench.run({ bench.moongate, "reload", "--control",
+            build .. "/quickstart/control.sock" }).code)
+        quickstart:signal(proxy.signals.INT)
+        local how, code = quickstart:wait(5)
+        assert.same({ "exit", 0 }, { how, code })
+    end)
+end)
+
+describe("the example", function()
+    teardown(proxy.cleanup)
+
+    -- The files of quickstart.sh, from our own CA.
+    local function keys()
+        local dir = bench.path("keys")
+        if not bench.exists(dir) then
+            bench.must { "mkdir", dir }
+            for name, made in pairs { ca = certs.ca, rsa = certs.rsa, ecdsa = certs.ec } do
+                bench.write("keys/" .. name .. ".crt", bench.read(made.crt))
+                bench.write("keys/" .. name .. ".key", bench.read(made.key))
+            end
+        end
+        return dir
+    end
+
+    -- Runs examples/NAME.lua on a free port, with more environment; the port, the proxy.
+    local function example(name, environment)
+        local port = bench.port()
+        environment = environment or {}
+        environment.MOONGATE_QUICKSTART, environment.LISTEN = keys(), "127.0.0.1:" .. port
+        local text = bench.read("examples/" .. name .. ".lua")
+        for from, to in pairs(environment.replace or {}) do
+            text = text:gsub(from:gsub("%p", "%%%0"), to)
+        end
+        environment.replace = nil
+        return port, proxy.start { whole = true, script = text, env = environment }
+    end
+
+    local tried = {}
+    local function describe_example(name, body)
+        tried[name] = true
+        it(name .. ".lua", body)
+    end
+
+    describe_example("quickstart", function()
+        local port = bench.port()
+        example("quickstart", { replace = { ["127.0.0.1:8443"] = "127.0.0.1:" .. port } })
+        assert.matches("^Hello from moongate", bench.must { "curl", "-sS", "--cacert", certs.ca.crt,
+            ("https://localhost:%d/"):format(port) })
+    end)
+
+    describe_example("alpn", function()
+        local h2, http = bench.exchange { listen = "127.0.0.1:0", bytes = 2, finish_when = "eof" },
+            bench.exchange { listen = "127.0.0.1:0", bytes = 1, finish_when = "eof" }
+        local port = example("alpn", { replace = { ["127.0.0.1:8082"] = "127.0.0.1:" .. h2.port,
+            ["127.0.0.1:8081"] = "127.0.0.1:" .. http.port } })
+        local function got(alpn)
+            return bench.exchange({ connect = "127.0.0.1:" .. port, tls = true, cafile = certs.ca.crt,
+                servername = "localhost", alpn = alpn }):finish()
+        end
+        local result = got("h2,http/1.1")
+        assert.same({ "h2", 2 }, { result.alpn, result.got })
+        result = got("http/1.1")
+        assert.same({ "http/1.1", 1 }, { result.alpn, result.got })
+        assert.equal("alert:no_application_protocol", got("gopher")["end"])
+    end)
+
+    describe_example("originate", function()
+        local server = bench.echo_server { tls = true, cert = certs.ec.crt, key = certs.ec.key }
+        local port = example("originate", { BACKEND = "127.0.0.1:" .. server.port })
+        assert.equal(1000, bench.exchange({ connect = "127.0.0.1:" .. port, bytes = 1000 }):finish().got)
+    end)
+
+    describe_example("tcp", function()
+        local server = bench.echo_server {}
+        local port = example("tcp", { replace = { ["127.0.0.1:6379"] = "127.0.0.1:" .. bench.port(),
+            ["127.0.0.1:6381"] = "127.0.0.1:" .. server.port } })
+        for _ = 1, 5 do
+            assert.equal(1000, bench.exchange({ connect = "127.0.0.1:" .. port, bytes = 1000 }):finish().got)
+        end
+    end)
+
+    it("that is not tried here does not exist", function()
+        for _, name in ipairs(process.list("examples")) do
+            local example_name = name:match("^(.*)%.lua$")
+            assert.is_true(not example_name or tried[example_name], name)
+        end
+    end)
+end)
