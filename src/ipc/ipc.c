@@ -28,10 +28,10 @@ struct mg_ipc_packet {
 
 static void on_poll(uv_poll_t *poll, int status, int events);
 
-static struct mg_ipc *
-ipc_of(uv_poll_t *poll)
+static void
+poll_restart(struct mg_ipc *ipc)
 {
-    return poll->data;
+    uv_poll_start(&ipc->poll, UV_READABLE | (ipc->queue != NULL ? UV_WRITABLE : 0), on_poll);
 }
 
 int
@@ -59,7 +59,7 @@ mg_ipc_open(struct mg_ipc *ipc, uv_loop_t *loop, int fd, const struct mg_ipc_ops
         return -1;
     }
     ipc->poll.data = ipc;
-    uv_poll_start(&ipc->poll, UV_READABLE, on_poll);
+    poll_restart(ipc);
     return 0;
 }
 
@@ -159,7 +159,7 @@ mg_ipc_send(struct mg_ipc *ipc, uint32_t type, uint64_t number, const void *data
         return -1;
     }
     if (ipc->queue != NULL)
-        uv_poll_start(&ipc->poll, UV_READABLE | UV_WRITABLE, on_poll);
+        poll_restart(ipc);
     return 0;
 }
 
@@ -210,15 +210,14 @@ deliver(struct mg_ipc *ipc)
 static void
 on_poll(uv_poll_t *poll, int status, int events)
 {
-    struct mg_ipc *ipc = ipc_of(poll);
-    (void)status; /* an error shows in recvmsg */
+    struct mg_ipc *ipc = poll->data;
     (void)events;
-    if (ipc->queue != NULL) {
-        if (queue_flush(ipc) != 0)
-            queue_drop(ipc);
-        if (ipc->queue == NULL)
-            uv_poll_start(&ipc->poll, UV_READABLE, on_poll);
-    }
+    bool waited = ipc->queue != NULL;
+    if (waited && queue_flush(ipc) != 0)
+        queue_drop(ipc);
+    /* After an error uv has stopped polling; it may have been the reset that recvmsg passes over. */
+    if (status != 0 || (waited && ipc->queue == NULL))
+        poll_restart(ipc);
     struct mg_ipc_inbox inbox = {&ipc->partial, &ipc->partial_msg};
     for (int i = 0; i < PACKETS_PER_TURN && !ipc->closing; i++) {
         const char *why = NULL;
