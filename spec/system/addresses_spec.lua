@@ -22,6 +22,8 @@ local function echoes(port, host)
     return answer == "ping"
 end
 
+teardown(proxy.cleanup)
+
 describe("addresses", function()
     local web, first, second
 
@@ -38,8 +40,6 @@ describe("addresses", function()
         web = proxy.start { first = first, second = second, workers = 1,
             script = listeners("'127.0.0.1:$first'") }
     end)
-    teardown(proxy.cleanup)
-
     it("are added by a reload", function()
         assert.is_false(echoes(second))
         web:reload(listeners("'127.0.0.1:$first'", "'127.0.0.1:$second'"))
@@ -123,8 +123,6 @@ describe("addresses", function()
 end)
 
 describe("the end", function()
-    teardown(proxy.cleanup)
-
     local function echo(options)
         options.port = bench.port()
         options.script = [[

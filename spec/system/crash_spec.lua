@@ -8,6 +8,8 @@ local proxy = require "proxy"
 local signals = proxy.signals
 local HOLD = bench.slow and 60 or 300
 
+teardown(proxy.cleanup)
+
 describe("a worker that is killed", function()
     local web, port, backend
 
@@ -24,8 +26,6 @@ end
 moongate.listen { name = "web", address = "127.0.0.1:$port", tls = ctx, backend = "127.0.0.1:$backend" }
 ]] }
     end)
-    teardown(proxy.cleanup)
-
     local function load(options)
         options.connect = "127.0.0.1:" .. port
         options.tls, options.cafile, options.servername = true, certs.ca.crt, "localhost"
@@ -110,8 +110,6 @@ moongate.listen { name = "stuck", address = "127.0.0.1:$bad_port", backend = fun
 end }
 ]] }
     end)
-    teardown(proxy.cleanup)
-
     local function replaced(pid)
         bench.wait("another worker", function()
             local pids = web:workers()
@@ -140,8 +138,6 @@ end }
 end)
 
 describe("a supervisor that is killed", function()
-    teardown(proxy.cleanup)
-
     it("is followed by its workers once their connections have ended", function()
         local port = bench.port()
         local web = proxy.start { port = port, workers = 2, script = [[

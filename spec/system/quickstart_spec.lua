@@ -5,9 +5,9 @@ local certs = require "certs"
 local process = require "process"
 local proxy = require "proxy"
 
-describe("make run", function()
-    teardown(proxy.cleanup)
+teardown(proxy.cleanup)
 
+describe("make run", function()
     it("serves https://localhost:8443 with both certificates, as it says", function()
         if bench.connect(8443) then
             pending("port 8443 is in use here")
@@ -39,8 +39,6 @@ describe("make run", function()
 end)
 
 describe("the example", function()
-    teardown(proxy.cleanup)
-
     -- The files of quickstart.sh, from our own CA.
     local function keys()
         local dir = bench.path("keys")

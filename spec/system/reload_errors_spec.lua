@@ -13,6 +13,8 @@ ctx:load_certificate("$rsa_crt", "$rsa_key")
 moongate.listen { name = "web", address = "127.0.0.1:$port", tls = ctx, backend = moongate.reply("$answer") }
 ]]
 
+teardown(proxy.cleanup)
+
 describe("a reload that fails", function()
     local web, port, taken, squatter
 
@@ -22,10 +24,7 @@ describe("a reload that fails", function()
         web = proxy.start { whole = true, port = port, taken = taken, answer = "first", script = GOOD,
             missing = bench.path("missing.key"), garbage = bench.write("garbage.pem", "no certificate at all\n") }
     end)
-    teardown(function()
-        squatter:close()
-        proxy.cleanup()
-    end)
+    teardown(function() squatter:close() end)
 
     local function answer()
         local result = bench.run { "curl", "-sS", "--http0.9", "--cacert", certs.ca.crt,
@@ -49,7 +48,7 @@ describe("a reload that fails", function()
         end)
     end
 
-    refused("with a syntax error", "local moongate = require \"moongate\"\nmoongate.listen {\n  adress ==\n}\n",
+    refused("with a syntax error", "local moongate = require \"moongate\"\nmoongate.listen {\n  address = = 1\n}\n",
         { "moongate.1.lua:3" })
 
     refused("with an error at run time", "local x = nil\nlocal y = x.field\n", { "moongate.1.lua:2" })
@@ -109,8 +108,6 @@ moongate.listen { name = "other", address = "127.0.0.1:$taken", backend = moonga
 end)
 
 describe("a first load that fails", function()
-    teardown(bench.cleanup)
-
     it("ends the program with 1 and the reason as the last line", function()
         local result = proxy.refused { whole = true, script = "local a = 1\nerror('not today')\n",
             log_format = "text" }

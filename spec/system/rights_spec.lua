@@ -16,6 +16,8 @@ if not bench.is_root then
     return
 end
 
+teardown(proxy.cleanup)
+
 describe("rights", function()
     local web, port
     local nobody = tonumber(bench.must { "id", "-u", "nobody" })
@@ -29,8 +31,6 @@ describe("rights", function()
 moongate.listen { name = "web", address = "127.0.0.1:$port", tls = server(), backend = moongate.echo() }
 ]] }
     end)
-    teardown(proxy.cleanup)
-
     local function serves(kind)
         local result = bench.exchange({ connect = "127.0.0.1:" .. port, tls = true, cafile = certs.ca.crt,
             servername = "localhost", bytes = 1000,
@@ -119,8 +119,6 @@ moongate.listen { name = "web", address = "127.0.0.1:$port", tls = ctx, backend 
 end)
 
 describe("without rights", function()
-    teardown(proxy.cleanup)
-
     it("moongate runs as whoever started it", function()
         process.chmod(bench.dir, tonumber("777", 8))
         process.chmod(certs.rsa.key, tonumber("644", 8))

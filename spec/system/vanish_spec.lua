@@ -25,20 +25,25 @@ describe("vanishing clients", function()
 
     it("cost neither descriptor nor memory", function()
         local worker = web:wait_workers(1)[1]
-        assert.equal(4 * COUNT, vanish("0,1,5,100").connected)
-        web:records(4 * COUNT)
-        bench.wait("all connections to be closed", function() return web:open_connections() == 0 end)
-        local descriptors, memory = bench.descriptors(worker), bench.memory(worker)
-
-        assert.equal(4 * COUNT, vanish("0,1,5,100").connected)
-        web:records(8 * COUNT)
-        bench.wait("all connections to be closed", function() return web:open_connections() == 0 end)
-        if descriptors then
-            bench.wait("the descriptors of before", function() return bench.descriptors(worker) <= descriptors end)
+        local descriptors, peak, least = bench.descriptors(worker), 0, math.huge
+        for round = 1, 6 do
+            assert.equal(4 * COUNT, vanish("0,1,5,100").connected)
+            web:records(round * 4 * COUNT)
+            bench.wait("all connections to be closed", function() return web:open_connections() == 0 end)
+            if descriptors then
+                bench.wait("the descriptors of before", function()
+                    return bench.descriptors(worker) <= descriptors
+                end)
+            end
+            -- How much of the heap's free memory is resident changes from round to round; a leak only adds.
+            if round <= 3 then
+                peak = math.max(peak, bench.memory(worker))
+            else
+                least = math.min(least, bench.memory(worker))
+            end
         end
         if not bench.sanitized then
-            local growth = bench.memory(worker) - memory
-            assert.is_true(growth < 512, ("the worker grew by %d KiB"):format(growth))
+            assert.is_true(least < peak + 512, ("the worker grew by %d KiB"):format(least - peak))
         end
         assert.equal(worker, web:workers()[1])
     end)
