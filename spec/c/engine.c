@@ -257,7 +257,10 @@ static void
 answer(struct host *host, struct mg_buf *text)
 {
     mg_buf_adds(text, "\n");
-    mg_fd_write_all(host->control_fd, text->data, text->len);
+    if (text->failed) /* by a fault that was meant for the engine */
+        mg_fd_write_all(host->control_fd, "\n", 1);
+    else
+        mg_fd_write_all(host->control_fd, text->data, text->len);
     mg_buf_free(text);
 }
 
