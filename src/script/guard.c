@@ -12,6 +12,8 @@
  */
 #include "script/internal.h"
 
+#include <lualib.h>
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -254,11 +256,75 @@ coroutine_wrap(lua_State *L)
     return 1;
 }
 
+/* What is still to be closed in the coroutine runs there. Upvalue: the original. */
+static int
+coroutine_close(lua_State *L)
+{
+    lua_State *co = lua_tothread(L, 1);
+
+    if (co == NULL)
+        return luaL_typeerror(L, 1, "coroutine");
+    hook_arm(co, &mg_script_of(L)->budget);
+    lua_settop(L, 1);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, 1, LUA_MULTRET);
+    return lua_gettop(L);
+}
+
+/* ---- xpcall --------------------------------------------------------------------------------- */
+
+/* Upvalue: the script's message handler. Called for the hook's error it would run inside the hook, where no
+ * further hook could stop it; so it is left out then. */
+static int
+handler_guarded(lua_State *L)
+{
+    const struct mg_budget *budget = &mg_script_of(L)->budget;
+
+    lua_settop(L, 1);
+    if (budget->depth > 0 && budget->expired)
+        return 1;
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, 1, 1);
+    return 1;
+}
+
+static int
+xpcall_finish(lua_State *L, int status, lua_KContext context)
+{
+    (void)status;
+    (void)context;
+    return lua_gettop(L);
+}
+
+/* Upvalue: the original. */
+static int
+base_xpcall(lua_State *L)
+{
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_pushvalue(L, 2);
+    lua_pushcclosure(L, handler_guarded, 1);
+    lua_replace(L, 2);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_callk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, xpcall_finish);
+    return lua_gettop(L);
+}
+
 void
 mg_guard_open(lua_State *L)
 {
+    lua_getglobal(L, "xpcall");
+    lua_pushcclosure(L, base_xpcall, 1);
+    lua_setglobal(L, "xpcall");
+    lua_getglobal(L, LUA_COLIBNAME);
     lua_pushcfunction(L, coroutine_resume);
     lua_setfield(L, -2, "resume");
     lua_pushcfunction(L, coroutine_wrap);
     lua_setfield(L, -2, "wrap");
+    lua_getfield(L, -1, "close");
+    lua_pushcclosure(L, coroutine_close, 1);
+    lua_setfield(L, -2, "close");
+    lua_pop(L, 1);
 }

@@ -39,45 +39,44 @@ static const struct mg_option options[] = {
 
 /* ---- values --------------------------------------------------------------------------------- */
 
-/* Appends a canonical address to the list at the top. */
+/* Appends a canonical address to a list. */
 static void
-address_append(lua_State *L, const char *what, const char *text)
+address_append(lua_State *L, int list, const char *what, const char *text)
 {
-    lua_Integer count = (lua_Integer)lua_rawlen(L, -1);
+    lua_Integer count = (lua_Integer)lua_rawlen(L, list);
 
     for (lua_Integer i = 1; i <= count; i++) {
-        lua_rawgeti(L, -1, i);
+        lua_rawgeti(L, list, i);
         if (strcmp(lua_tostring(L, -1), text) == 0)
             mg_option_error(L, what, "address: %s is given twice", text);
         lua_pop(L, 1);
     }
     lua_pushstring(L, text);
-    lua_rawseti(L, -2, count + 1);
+    lua_rawseti(L, list, count + 1);
 }
 
 /* A name stands for all its addresses. */
 static void
-name_append(lua_State *L, const char *what, const struct mg_endpoint *name)
+name_append(lua_State *L, int list, const char *what, const struct mg_endpoint *name)
 {
-    int list = lua_gettop(L);
     struct mg_buf *found = mg_bytes_push(L);
     struct mg_err err;
 
     if (mg_world_lookup(&mg_script_of(L)->world, name->host, found, &err) != 0)
         mg_option_error(L, what, "address: %s", err.text);
-    lua_pushvalue(L, list);
     for (size_t at = 0; at < found->len; at += strlen(found->data + at) + 1) {
         const char *ip = found->data + at;
         bool v6 = strchr(ip, ':') != NULL;
 
-        address_append(L, what, lua_pushfstring(L, v6 ? "[%s]:%d" : "%s:%d", ip, (int)name->port));
+        address_append(L, list, what,
+                       lua_pushfstring(L, v6 ? "[%s]:%d" : "%s:%d", ip, (int)name->port));
         lua_pop(L, 1);
     }
-    lua_settop(L, list);
+    lua_pop(L, 1);
 }
 
 static void
-address_parse(lua_State *L, const char *what, int value)
+address_parse(lua_State *L, int list, const char *what, int value)
 {
     struct mg_endpoint ep;
     struct mg_err err;
@@ -90,15 +89,15 @@ address_parse(lua_State *L, const char *what, int value)
         mg_option_error(L, what, "address: %s", err.text);
     switch (ep.kind) {
     case MG_ENDPOINT_ANY:
-        address_append(L, what, lua_pushfstring(L, "*:%d", (int)ep.port));
+        address_append(L, list, what, lua_pushfstring(L, "*:%d", (int)ep.port));
         lua_pop(L, 1);
         break;
     case MG_ENDPOINT_NAME:
-        name_append(L, what, &ep);
+        name_append(L, list, what, &ep);
         break;
     case MG_ENDPOINT_IP:
     case MG_ENDPOINT_UNIX:
-        address_append(L, what, mg_addr_text(&ep.addr, text));
+        address_append(L, list, what, mg_addr_text(&ep.addr, text));
         break;
     }
 }
@@ -107,19 +106,21 @@ address_parse(lua_State *L, const char *what, int value)
 static void
 address_read(lua_State *L, const struct mg_option *o, const char *what, int value)
 {
+    int list;
+
     (void)o;
     lua_newtable(L);
+    list = lua_gettop(L);
     if (!lua_istable(L, value)) {
-        address_parse(L, what, value);
+        address_parse(L, list, what, value);
         return;
     }
     for (lua_Integer i = 1; lua_rawgeti(L, value, i) != LUA_TNIL; i++) {
-        lua_insert(L, -2); /* the list back to the top */
-        address_parse(L, what, lua_gettop(L) - 1);
-        lua_remove(L, -2);
+        address_parse(L, list, what, lua_gettop(L));
+        lua_pop(L, 1);
     }
     lua_pop(L, 1);
-    if (lua_rawlen(L, -1) == 0)
+    if (lua_rawlen(L, list) == 0)
         mg_option_error(L, what, "address: an empty list");
 }
 

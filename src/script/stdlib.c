@@ -174,7 +174,7 @@ base_print(lua_State *L)
     luaL_buffinit(L, &line);
     for (int i = 1; i <= count; i++) {
         if (i > 1)
-            luaL_addchar(&line, '\t');
+            luaL_addchar(&line, ' '); /* the log would escape a tab */
         luaL_tolstring(L, i, NULL);
         luaL_addvalue(&line);
     }

@@ -150,9 +150,7 @@ state_open(lua_State *L)
         luaL_requiref(L, libs[i].name, libs[i].func, 1);
         lua_pop(L, 1);
     }
-    lua_getglobal(L, LUA_COLIBNAME);
     mg_guard_open(L);
-    lua_pop(L, 1);
     mg_stdlib_open(L);
     mg_io_open(L);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
