@@ -100,8 +100,9 @@ void mg_stream_read_stop(struct mg_stream *s);
  */
 int mg_stream_write(struct mg_stream *s, const void *data, size_t len);
 
-/* Bytes that the kernel has not taken yet. */
-size_t mg_stream_stashed(const struct mg_stream *s);
+/* Bytes that the other side has not taken yet, as far as the platform tells: those of the stash, and
+ * those in the kernel's hands. That the number changes is a sign of life. */
+size_t mg_stream_unsent(const struct mg_stream *s);
 
 /* FIN after everything that was written; idempotent. 0: it has left; 1: it waits for the stash and
  * on_shutdown or on_error comes; < 0: a libuv error. */

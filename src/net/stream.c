@@ -14,6 +14,10 @@
 
 #include <errno.h>
 #include <string.h>
+#ifdef MG_HAVE_SIOCOUTQ
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#endif
 #include <unistd.h>
 
 static int stash_write(struct mg_stream *s, char *data, size_t len);
@@ -301,10 +305,28 @@ mg_stream_write(struct mg_stream *s, const void *data, size_t len)
     return stash_write(s, copy, len);
 }
 
-size_t
-mg_stream_stashed(const struct mg_stream *s)
+static size_t
+kernel_unsent(const struct mg_stream *s)
 {
-    return (s->writing ? uv_stream_get_write_queue_size(&s->uv.stream) : 0) + s->more_len;
+#ifdef MG_HAVE_SIOCOUTQ
+    uv_os_fd_t fd;
+    int unsent;
+
+    if (uv_fileno(&s->uv.handle, &fd) == 0 && ioctl(fd, SIOCOUTQ, &unsent) == 0)
+        return (size_t)unsent;
+#else
+    (void)s;
+#endif
+    return 0;
+}
+
+size_t
+mg_stream_unsent(const struct mg_stream *s)
+{
+    if (!s->connected || s->closing)
+        return 0;
+    return (s->writing ? uv_stream_get_write_queue_size(&s->uv.stream) : 0) + s->more_len +
+           kernel_unsent(s);
 }
 
 int

@@ -91,7 +91,6 @@ mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
            s->backend->name, s->up_addr.len > 0 ? mg_addr_text(&s->up_addr, text) : "?", reason,
            detail != NULL ? ": " : "", detail != NULL ? detail : "");
     mg_link_remove(&s->up.handshake_link);
-    mg_tls_conn_close(&s->up.tls);
     mg_free(s->up.held);
     s->up.held = NULL;
     s->up.held_len = 0;
@@ -204,6 +203,7 @@ address_connect(struct mg_session *s, const struct mg_addr *addr)
     s->address = &s->backend->addresses[s->dial->entry];
     s->address->active++;
     deadline_set(s);
+    mg_tls_conn_close(&s->up.tls); /* kept so far: the record tells of the last one */
     rc = mg_stream_connect(&s->up.stream, &s->engine->net, addr, &mg_peer_ops, &s->up);
     s->live++;
     if (rc != 0)

@@ -112,10 +112,10 @@ struct mg_peer {
     struct mg_link handshake_link; /* in engine->handshakes */
     char *held;                    /* input that waits for its handshake step or the relay; owned */
     size_t held_len;
-    size_t stash_seen; /* bytes in the stream's stash at ... */
-    uint64_t moved_at; /* ... this loop time, when it was last seen to have changed */
-    bool ended;        /* its input came to a proper end */
-    bool finished;     /* it has been told a proper end: close_notify where there is TLS, and FIN */
+    size_t unsent_seen; /* bytes that its other side had not taken at ... */
+    uint64_t moved_at;  /* ... this loop time, when the number was last seen to have changed */
+    bool ended;         /* its input came to a proper end */
+    bool finished; /* it has been told a proper end: close_notify where there is TLS, and FIN */
 };
 
 /* One attempt to reach a backend; see backend.c. */
@@ -231,7 +231,7 @@ void mg_pump_drain(struct mg_peer *peer);
  */
 bool mg_pump_flush(struct mg_peer *peer, const void *data, size_t len);
 
-/* Looks whether the stash has moved since the last look. */
+/* Looks whether the other side has taken bytes since the last look: a slow reader is not idle. */
 void mg_pump_look(struct mg_peer *peer, uint64_t now);
 
 /* ---- dial: backend.c ------------------------------------------------------------------------- */

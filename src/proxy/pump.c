@@ -32,7 +32,7 @@ mg_pump_flush(struct mg_peer *peer, const void *data, size_t len)
     if (rc > 0) {
         struct mg_peer *source = peer->twin;
 
-        peer->stash_seen = mg_stream_stashed(&peer->stream);
+        peer->unsent_seen = mg_stream_unsent(&peer->stream);
         peer->moved_at = uv_now(peer->session->engine->net.loop);
         mg_stream_read_stop(&source->stream);
     }
@@ -235,15 +235,14 @@ mg_pump_drain(struct mg_peer *peer)
 void
 mg_pump_look(struct mg_peer *peer, uint64_t now)
 {
-    size_t left = mg_stream_stashed(&peer->stream);
+    size_t unsent = mg_stream_unsent(&peer->stream);
 
-    if (left == peer->stash_seen)
+    if (unsent == peer->unsent_seen)
         return;
-    peer->stash_seen = left;
-    if (left == 0)
-        return; /* its end has been noted when it came */
+    peer->unsent_seen = unsent;
     peer->moved_at = now;
-    peer->session->active_at = now;
+    if (unsent > 0)
+        peer->session->active_at = now;
 }
 
 /* ---- the start ------------------------------------------------------------------------------- */
