@@ -25,11 +25,12 @@ describe("vanishing clients", function()
 
     it("cost neither descriptor nor memory", function()
         local worker = web:wait_workers(1)[1]
-        local descriptors, peak, least = bench.descriptors(worker), 0, math.huge
+        local descriptors, peak, least = nil, 0, math.huge
         for round = 1, 6 do
             assert.equal(4 * COUNT, vanish("0,1,5,100").connected)
             web:records(round * 4 * COUNT)
             bench.wait("all connections to be closed", function() return web:open_connections() == 0 end)
+            descriptors = descriptors or bench.descriptors(worker) -- of one who has worked before
             if descriptors then
                 bench.wait("the descriptors of before", function()
                     return bench.descriptors(worker) <= descriptors

@@ -427,6 +427,10 @@ link_ready(struct link *l)
         if (poll(&p, 1, 0) == 0)
             return false;
         getsockopt(l->fd, SOL_SOCKET, SO_ERROR, &error, &len);
+        if (error == ECONNRESET) { /* connected, and already over */
+            link_end_errno(l, error);
+            return false;
+        }
         if (error) {
             link_end(l, "connect:%s", strerror(error));
             return false;
