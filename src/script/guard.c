@@ -20,6 +20,7 @@
 #include <time.h>
 
 #define HOOK_INSTRUCTIONS 1000
+#define DEEP              1000
 
 static char unseen[1];
 static char *current_place = unseen;
@@ -114,13 +115,31 @@ mg_script_error(lua_State *L, const char *fmt, ...)
     abort(); /* lua_error does not return, but is not declared so */
 }
 
+/* Walking a stack costs the square of its depth; of an endless recursion the innermost calls say it all. */
+static void
+traceback_push(lua_State *L, const char *text)
+{
+    lua_Debug ar;
+
+    if (lua_getstack(L, DEEP, &ar) == 0) {
+        luaL_traceback(L, L, text, 1);
+        return;
+    }
+    lua_pushfstring(L, "%s\nstack traceback (the innermost of more than %d calls):", text, DEEP);
+    for (int level = 1; level <= 10; level++) {
+        lua_pushliteral(L, "\n\t");
+        luaL_where(L, level);
+        lua_concat(L, 3);
+    }
+}
+
 /* The message handler: the error value stays, "message\ntraceback" is left in the registry. */
 static int
 traceback_keep(lua_State *L)
 {
     const char *text = mg_lua_error_text(L, 1);
 
-    luaL_traceback(L, L, text, 1);
+    traceback_push(L, text);
     lua_setfield(L, LUA_REGISTRYINDEX, "moongate.traceback");
     lua_settop(L, 1);
     return 1;

@@ -310,7 +310,8 @@ void mg_hooks_open(lua_State *L);
 /* ---- prove, report -------------------------------------------------------------------------- */
 
 enum mg_proof_version { MG_PROOF_TLS12, MG_PROOF_TLS13, MG_PROOF_VERSIONS };
-extern const char *const mg_proof_version_names[MG_PROOF_VERSIONS];
+extern const char *const mg_proof_version_names[MG_PROOF_VERSIONS]; /* for people: "TLS 1.2" */
+extern const char *const mg_proof_version_ids[MG_PROOF_VERSIONS];   /* for programs: "TLSv1.2" */
 
 /* What the handshakes of one certificate under one version came to. */
 struct mg_proof_cell {

@@ -24,6 +24,7 @@
 #define NAMES_MAX 32
 
 const char *const mg_proof_version_names[MG_PROOF_VERSIONS] = {"TLS 1.2", "TLS 1.3"};
+const char *const mg_proof_version_ids[MG_PROOF_VERSIONS] = {"TLSv1.2", "TLSv1.3"};
 
 static const struct {
     int number;
@@ -153,7 +154,7 @@ result_add(const struct attempt *a, const char *servername, const char *cipher, 
     struct mg_buf *out = &a->certificate->results;
 
     mg_buf_addf(out, "%s{\"version\":\"%s\",\"servername\":", out->len > 0 ? "," : "",
-                mg_proof_version_names[a->version]);
+                mg_proof_version_ids[a->version]);
     if (servername != NULL)
         mg_buf_add_json(out, servername, strlen(servername));
     else

@@ -141,8 +141,10 @@ entries_print(const struct mg_proof *proof, bool backends, struct mg_buf *out)
         if (e->certificate_count == 0)
             bare_row_add(&t, e);
     }
-    if (any)
+    if (any) {
         table_print(&t, out);
+        mg_buf_adds(out, "\n");
+    }
     if (t.cells.failed)
         out->failed = true;
     mg_buf_free(&t.cells);
@@ -173,9 +175,7 @@ void
 mg_report_text(const struct mg_proof *proof, struct mg_buf *out)
 {
     entries_print(proof, false, out);
-    mg_buf_adds(out, "\n");
     entries_print(proof, true, out);
-    mg_buf_adds(out, "\n");
     unproved_print(proof, out);
     list_print(&proof->warnings, "warning", out);
     list_print(&proof->errors, "error", out);
@@ -231,6 +231,21 @@ time_json(struct mg_buf *out, const char *name, int64_t seconds)
     string_add(out, name, text);
 }
 
+/* The names of a certificate; what kind each is shows by itself. */
+static void
+names_json(struct mg_buf *out, const struct mg_buf *names)
+{
+    mg_buf_adds(out, "\"names\":[");
+    for (size_t at = 0; at < names->len; at += strlen(names->data + at) + 1) {
+        const char *name = names->data + at;
+
+        name += strncmp(name, "IP ", 3) == 0 ? 3 : 0;
+        mg_buf_adds(out, at > 0 ? "," : "");
+        mg_buf_add_json(out, name, strlen(name));
+    }
+    mg_buf_adds(out, "],");
+}
+
 static void
 cells_json(struct mg_buf *out, const struct mg_proof_certificate *c)
 {
@@ -239,7 +254,7 @@ cells_json(struct mg_buf *out, const struct mg_proof_certificate *c)
         const struct mg_proof_cell *cell = &c->cells[v];
 
         mg_buf_addf(out, "%s\"%s\":{\"enabled\":%s,\"ok\":%s", v > 0 ? "," : "",
-                    mg_proof_version_names[v], cell->enabled ? "true" : "false",
+                    mg_proof_version_ids[v], cell->enabled ? "true" : "false",
                     cell->enabled && cell->ok ? "true" : "false");
         if (cell->cause[0] != '\0') {
             mg_buf_adds(out, ",\"cause\":");
@@ -257,8 +272,8 @@ certificate_json(struct mg_buf *out, const struct mg_proof_certificate *c)
     string_add(out, "type", c->type);
     mg_buf_addf(out, "\"bits\":%d,", c->bits);
     string_add(out, "subject", c->subject);
-    list_json(out, "names", &c->names);
-    mg_buf_adds(out, ",\"sha256\":\"");
+    names_json(out, &c->names);
+    mg_buf_adds(out, "\"sha256\":\"");
     for (size_t i = 0; i < sizeof(c->fingerprint); i++)
         mg_buf_addf(out, "%02x", c->fingerprint[i]);
     mg_buf_adds(out, "\",");
@@ -286,7 +301,7 @@ entry_json(struct mg_buf *out, const struct mg_proof_entry *e)
     mg_buf_adds(out, "\"versions\":[");
     for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
         if (e->tls && e->enabled[v]) {
-            mg_buf_addf(out, "%s\"%s\"", first ? "" : ",", mg_proof_version_names[v]);
+            mg_buf_addf(out, "%s\"%s\"", first ? "" : ",", mg_proof_version_ids[v]);
             first = false;
         }
     }

@@ -10,6 +10,8 @@ moongate._VERSION = ""
 --- `"host:port"`, `"[::1]:port"` or `"unix:/path"`.
 ---@alias moongate.Address string
 
+---@alias moongate.Target moongate.Address|moongate.Backend
+
 ---@class moongate.Settings
 ---@field workers? integer number of worker processes; default: the usable CPUs
 ---@field user? string who the workers become after a start as root
@@ -22,7 +24,7 @@ moongate._VERSION = ""
 ---@field log? string a path, "stderr" or "syslog" ("stderr")
 ---@field log_format? "text"|"json"
 ---@field log_level? "debug"|"info"|"warn"|"error"
----@field access_log? string|false a path, "stderr" or false: one record per connection
+---@field access_log? string|false a path, "stderr" or false: one per connection
 ---@field callback_budget? number seconds of CPU time for one callback (0.1)
 ---@field ticket_secret? string|string[] 32 or more bytes, or { current, previous }
 ---@field ticket_rotation? integer seconds for which a ticket key encrypts (3600)
@@ -37,7 +39,7 @@ function moongate.settings(options) end
 ---@field address moongate.Address|moongate.Address[] also "*:port" for IPv4 and IPv6
 ---@field name? string for logs and reports; default: the first address
 ---@field tls? SSLContext terminate TLS with it; nil = plain TCP
----@field backend moongate.Address|moongate.Backend|fun(conn: moongate.Conn): (moongate.Address|moongate.Backend)?, string?
+---@field backend moongate.Address|moongate.Backend| fun(conn: moongate.Conn): (moongate.Address|moongate.Backend)?, string?
 ---@field max_connections? integer over all workers; more wait in the accept queue
 ---@field handshake_timeout? number|false seconds from accept to a finished handshake (10)
 ---@field idle_timeout? number|false seconds without a byte in either direction (600)
@@ -74,7 +76,7 @@ function moongate.listen(options) end
 ---@field address moongate.Address|moongate.BackendAddress|(moongate.Address|moongate.BackendAddress)[]
 ---@field name? string default: the first address
 ---@field tls? SSLContext|boolean originate TLS; true = verify with the default CAs
----@field servername? string|fun(conn: moongate.Conn): string the name that is sent and verified; default: host of the address
+---@field servername? string|fun(conn: moongate.Conn): string name to send and verify; default: the host
 ---@field balance? "random_two"|"round_robin"
 ---@field connect_timeout? number seconds per address (5)
 ---@field resolve_interval? number seconds between look-ups of a name (30)
