@@ -7,6 +7,7 @@ local engine = require "engine"
 local process = require "process"
 local socket = require "socket"
 
+local STOP, CONT = 19, 18
 local KIB, MIB = 1024, 1024 * 1024
 
 teardown(engine.cleanup)
@@ -54,6 +55,27 @@ for _, mode in ipairs(engine.modes) do
             assert.equal("rst", client["end"])
             assert.equal("up: reset", record.reason)
         end)
+
+        if not mode.down and not mode.up then
+            it("reset_right_behind_data is no clean end", function()
+                for _ = 1, 5 do
+                    local listening = socket.bind("127.0.0.1", web.backend_port)
+                    local number = #web:records() + 1
+                    local client = bench.connect(web.port)
+                    local up = listening:accept()
+                    client:send("x")
+                    up:receive(1)
+                    process.kill(web.pid, STOP) -- so that data and reset are found together
+                    up:send(("y"):rep(1000))
+                    up:setoption("linger", { on = true, timeout = 0 })
+                    up:close()
+                    process.kill(web.pid, CONT)
+                    assert.equal("up: reset", web:record(number).reason)
+                    listening:close()
+                    client:close()
+                end
+            end)
+        end
 
         it("reset_while_sending stops the other side", function()
             local number = #web:records() + 1

@@ -129,6 +129,22 @@ on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
     *buf = uv_buf_init((char *)s->net->unit, (unsigned)s->read_max);
 }
 
+/*
+ * What the end of the input really was. libuv takes POLLHUP after a short read for EOF without asking the
+ * socket, and so makes a clean end of a reset that arrives right behind the last data.
+ */
+static int
+end_status(struct mg_stream *s)
+{
+    uv_os_fd_t fd;
+    int error = 0;
+    socklen_t len = sizeof(error);
+
+    if (uv_fileno(&s->uv.handle, &fd) == 0)
+        getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len);
+    return error != 0 ? -error : UV_EOF;
+}
+
 static void
 on_read(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
 {
@@ -139,6 +155,8 @@ on_read(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
     if (len < 0) {
         mg_stream_read_stop(s);
         s->eof = true;
+        if (len == UV_EOF)
+            len = end_status(s);
         if (len == UV_EOF)
             s->ops->on_eof(s);
         else
