@@ -23,7 +23,7 @@ report_print(const struct mg_script_load *load, bool json)
     if (report->data != NULL)
         fwrite(report->data, 1, report->len, stdout);
     fflush(stdout);
-    if (!json && load->warnings.data != NULL)
+    if (json && load->warnings.data != NULL) /* the table has them already */
         fwrite(load->warnings.data, 1, load->warnings.len, stderr);
 }
 

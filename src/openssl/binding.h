@@ -32,8 +32,10 @@ struct mg_openssl_hooks {
     /* Called with the freshly generated key; may replace *key by a recorded one (frees the old). */
     int (*made_key)(void *data, EVP_PKEY **key, struct mg_err *err);
     /* As lua_pcall(L, nargs, nresults, 0) with the callback budget; on failure the error value is on
-     * the stack, and the hook has logged it with its traceback. `what` is "alpn_select_cb" etc. */
-    int (*call)(void *data, lua_State *L, int nargs, int nresults, const char *what);
+     * the stack, and the hook has logged it with its traceback. `what` is "alpn_select_cb" etc.; conn
+     * is the connection that it is called for, or NULL. */
+    int (*call)(void *data, lua_State *L, int nargs, int nresults, const char *what,
+                struct mg_tls_conn *conn);
     /* Pushes the object that callbacks get as conn, or nil. */
     void (*push_conn)(void *data, lua_State *L, struct mg_tls_conn *conn);
     /* SHA-256 over what a verify_callback may depend on: the script's files. It becomes part of the

@@ -75,7 +75,7 @@ traceback(lua_State *L)
 
 static int
 call_protected(void *data MG_UNUSED, lua_State *L, int nargs, int nresults,
-               const char *what MG_UNUSED)
+               const char *what MG_UNUSED, struct mg_tls_conn *conn MG_UNUSED)
 {
     int handler = lua_gettop(L) - nargs;
     lua_pushcfunction(L, traceback);

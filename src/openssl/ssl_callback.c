@@ -94,7 +94,7 @@ mg_callback_call(SSL *ssl, const char *what, lua_CFunction body, void *args)
     lua_pushcfunction(L, body);
     lua_pushlightuserdata(L, args);
     ERR_set_mark();
-    int rc = link->hooks->call(link->hooks->data, L, 1, 0, what);
+    int rc = link->hooks->call(link->hooks->data, L, 1, 0, what, mg_tls_conn_of(ssl));
     if (rc != LUA_OK) {
         struct mg_err err = {"the callback failed"};
         lua_pushcfunction(L, error_copy);

@@ -51,24 +51,36 @@ on_script_digest(void *data, unsigned char out[32])
     memcpy(out, s->digest, sizeof(s->digest));
 }
 
-/* While contexts are proved no callback runs; none is needed, since the proof's clients offer
- * neither ALPN nor a certificate. One that is reached all the same fails its handshake, quietly. */
-static int
-on_call(void *data, lua_State *L, int nargs, int nresults, const char *what)
+static struct mg_session *
+session_of(const struct mg_tls_conn *conn)
 {
+    return conn != NULL ? mg_session_of_tls(conn) : NULL; /* none in memory */
+}
+
+/* While contexts are proved no callback runs; none is needed, since the proof's clients offer neither ALPN nor
+ * a certificate. One that is reached all the same fails its handshake, quietly. */
+static int
+on_call(void *data, lua_State *L, int nargs, int nresults, const char *what,
+        struct mg_tls_conn *conn)
+{
+    struct mg_session *session = session_of(conn);
+    struct mg_session_info info;
     struct mg_script *s = data;
 
-    if (!s->proving)
-        return mg_guard_call(s, L, nargs, nresults, what, NULL);
-    lua_pop(L, nargs + 1);
-    lua_pushliteral(L, "not run while contexts are proved");
-    return LUA_ERRRUN;
+    if (s->proving) {
+        lua_pop(L, nargs + 1);
+        lua_pushliteral(L, "not run while contexts are proved");
+        return LUA_ERRRUN;
+    }
+    if (session != NULL)
+        mg_session_info(session, &info);
+    return mg_guard_call(s, L, nargs, nresults, what, session != NULL ? info.listener->name : NULL);
 }
 
 static void
 on_push_conn(void *data, lua_State *L, struct mg_tls_conn *conn)
 {
-    struct mg_session *session = conn != NULL ? mg_session_of_tls(conn) : NULL;
+    struct mg_session *session = session_of(conn);
 
     (void)data;
     if (session != NULL)

@@ -178,9 +178,10 @@ mg_proof_inspect(struct mg_proof *proof, const struct mg_proof_entry *entry,
                  const struct mg_proof_certificate *certificate, X509 *x509,
                  const STACK_OF(X509) * chain, SSL_CTX *ctx)
 {
-    char who[600];
+    char place[MG_PROOF_WHO], who[MG_PROOF_WHO + 256];
 
-    snprintf(who, sizeof(who), "listener %s: %s certificate %s", entry->name, certificate->type,
+    mg_proof_who(entry, place);
+    snprintf(who, sizeof(who), "%s: %s certificate %s", place, certificate->type,
              certificate->subject);
     if (certificate->not_before > (int64_t)time(NULL))
         mg_proof_warn(proof, "%s is not valid yet", who);
@@ -219,8 +220,8 @@ pair_compare(struct mg_proof *proof, const struct mg_proof_entry *ea,
     name = common_name(&a->names, &b->names);
     if (name != NULL)
         mg_proof_warn(proof,
-                      "%s is on two different %s certificates: in listener %s and in listener %s",
-                      name, a->type, ea->name, eb->name);
+                      "%slistener %s: %s is also on another %s certificate, that of listener %s",
+                      eb->where, eb->name, name, a->type, ea->name);
 }
 
 void

@@ -340,6 +340,7 @@ struct mg_proof_entry {
     bool is_backend;
     char *name;        /* owned */
     char *addresses;   /* owned; ", " between them */
+    char where[128];   /* "script.lua:12: " */
     char context[128]; /* ctx.name, or "" */
     bool tls;
     bool enabled[MG_PROOF_VERSIONS];
@@ -358,6 +359,10 @@ struct mg_proof {
 
 void mg_proof_warn(struct mg_proof *proof, const char *fmt, ...) MG_PRINTF(2, 3);
 void mg_proof_fail(struct mg_proof *proof, const char *fmt, ...) MG_PRINTF(2, 3);
+
+/* "script.lua:12: listener web (context api)", cut if need be. */
+#define MG_PROOF_WHO 512
+void mg_proof_who(const struct mg_proof_entry *entry, char out[MG_PROOF_WHO]);
 
 /* Subject, names, dates and kind of key of a certificate. */
 int mg_proof_describe(struct mg_proof_certificate *out, X509 *x509, struct mg_err *err);

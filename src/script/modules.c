@@ -184,7 +184,8 @@ path_search(lua_State *L, const char *name, const char *templates)
                 return true;
             }
             lua_pushvalue(L, tried);
-            lua_pushfstring(L, "\n\tno file '%s'", lua_tostring(L, -3));
+            lua_pushfstring(L, "%sno file '%s'", lua_rawlen(L, tried) > 0 ? "\n\t" : "",
+                            lua_tostring(L, -3));
             lua_concat(L, 2);
             lua_replace(L, tried);
             lua_settop(L, tried);
@@ -250,7 +251,7 @@ searcher_own(lua_State *L)
             return searcher_load(L, -2, lua_tostring(L, -1), name);
         }
     }
-    lua_pushfstring(L, "\n\tno module '%s' in this version of moongate", name);
+    lua_pushfstring(L, "no module '%s' in this version of moongate", name);
     return 1;
 }
 

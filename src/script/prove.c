@@ -67,11 +67,12 @@ unproved_add(struct mg_proof_entry *entry, const char *text)
     mg_buf_add(&entry->unproved, text, strlen(text) + 1);
 }
 
-/* "listener web", with the context's name where it has one. */
-static void
-entry_text(const struct mg_proof_entry *entry, char *out, size_t cap)
+/* "script.lua:12: listener web", with the context's name where it has one. */
+void
+mg_proof_who(const struct mg_proof_entry *entry, char out[MG_PROOF_WHO])
 {
-    snprintf(out, cap, "%s %s%s%s%s", entry->is_backend ? "backend" : "listener", entry->name,
+    snprintf(out, MG_PROOF_WHO, "%s%s %s%s%s%s", entry->where,
+             entry->is_backend ? "backend" : "listener", entry->name,
              entry->context[0] != '\0' ? " (context " : "", entry->context,
              entry->context[0] != '\0' ? ")" : "");
 }
@@ -244,10 +245,9 @@ version_prove(const struct mg_proof *proof, const struct attempt *a, struct mg_e
 }
 
 static int
-certificate_prove(struct mg_proof *proof, struct mg_proof_entry *entry, struct attempt *a,
-                  struct mg_err *err)
+certificate_prove(const struct mg_proof *proof, const struct mg_proof_entry *entry,
+                  struct attempt *a, struct mg_err *err)
 {
-    char who[400];
     bool any = false;
 
     for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
@@ -268,14 +268,6 @@ certificate_prove(struct mg_proof *proof, struct mg_proof_entry *entry, struct a
         if (status != 0)
             return -1;
         any = any || cell->ok;
-    }
-    entry_text(entry, who, sizeof(who));
-    for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
-        const struct mg_proof_cell *cell = &a->certificate->cells[v];
-
-        if (cell->enabled && !cell->ok)
-            mg_proof_warn(proof, "%s: %s certificate %s: %s: %s", who, a->certificate->type,
-                          a->certificate->subject, mg_proof_version_names[v], cell->cause);
     }
     return any ? 1 : 0;
 }
@@ -308,6 +300,21 @@ certificates_prove(struct mg_proof *proof, struct mg_proof_entry *entry, SSL *pr
     return usable;
 }
 
+/* What works for some clients, but not for all that it is there for. */
+static void
+failures_warn(struct mg_proof *proof, const struct mg_proof_entry *entry, const char *who)
+{
+    for (size_t i = 0; i < entry->certificate_count; i++) {
+        const struct mg_proof_certificate *c = &entry->certificates[i];
+
+        for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
+            if (c->cells[v].enabled && !c->cells[v].ok)
+                mg_proof_warn(proof, "%s: %s certificate %s: %s: %s", who, c->type, c->subject,
+                              mg_proof_version_names[v], c->cells[v].cause);
+        }
+    }
+}
+
 /* The first cause that kept clients out, for the error. */
 static const char *
 first_cause(const struct mg_proof_entry *entry)
@@ -335,11 +342,11 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
                 const struct mg_ssl_context_facts *facts, struct mg_err *err)
 {
     struct attempt attempt = {.server = ctx, .facts = facts};
-    char who[400];
+    char who[MG_PROOF_WHO];
     SSL *probe;
     int usable;
 
-    entry_text(entry, who, sizeof(who));
+    mg_proof_who(entry, who);
     callbacks_note(entry, facts);
     for (int v = 0; v < MG_PROOF_VERSIONS; v++)
         entry->enabled[v] = version_enabled(ctx, versions[v].number, versions[v].off);
@@ -367,6 +374,8 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
                       "%s: no certificate (add_certificate or load_certificate gives it one)", who);
     else if (usable == 0)
         mg_proof_fail(proof, "%s: no client could use it: %s", who, first_cause(entry));
+    else
+        failures_warn(proof, entry, who);
     if ((facts->verify_mode & SSL_VERIFY_PEER) != 0 && !facts->has_client_ca)
         mg_proof_warn(proof,
                       "%s: verify_mode asks for client certificates, but there is no CA to verify "
@@ -401,9 +410,9 @@ static void
 backend_inspect(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx,
                 const struct mg_ssl_context_facts *facts)
 {
-    char who[400];
+    char who[MG_PROOF_WHO];
 
-    entry_text(entry, who, sizeof(who));
+    mg_proof_who(entry, who);
     for (int v = 0; v < MG_PROOF_VERSIONS; v++)
         entry->enabled[v] = version_enabled(ctx, versions[v].number, versions[v].off);
     if (!entry->enabled[MG_PROOF_TLS12] && !entry->enabled[MG_PROOF_TLS13] && !older_enabled(ctx))
@@ -437,6 +446,8 @@ entry_fill(lua_State *L, struct mg_proof *proof, bool is_backend)
     entry->addresses = addresses_join(L, object);
     if (entry->name == NULL || entry->addresses == NULL)
         luaL_error(L, "out of memory");
+    mg_option_push(L, object, MG_WHERE);
+    mg_str_copy(entry->where, sizeof(entry->where), lua_tostring(L, -1));
     entry->tls = mg_option_push(L, object, "tls") != LUA_TNIL;
     if (entry->tls) {
         ctx = mg_ssl_context_test(L, -1);
@@ -563,7 +574,7 @@ mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err)
         mg_report_text(&proof, &load->report);
         mg_report_json(&proof, &load->report_json);
         if (proof.errors.len > 0) {
-            mg_err_setx(err, "%s: %s", s->name, proof.errors.data);
+            mg_err_setx(err, "%s", proof.errors.data);
             status = -1;
         }
     }

@@ -167,6 +167,27 @@ state_open(lua_State *L)
     return 0;
 }
 
+/* An error as one line, since the last line is what a user is told to read: require's lists become "a, b". */
+static void
+lines_join(char *text)
+{
+    char *out = text;
+
+    for (const char *in = text; *in != '\0';) {
+        size_t skip = strspn(in, "\n\t");
+
+        if (skip == 0) {
+            *out++ = *in++;
+            continue;
+        }
+        if (skip > 1 && out > text && out[-1] != ':')
+            *out++ = ',';
+        *out++ = ' ';
+        in += skip;
+    }
+    *out = '\0';
+}
+
 /* Runs a C function that may raise; its error becomes err. */
 static int
 protected_call(lua_State *L, lua_CFunction function, struct mg_err *err)
@@ -248,9 +269,15 @@ everything_freeze(lua_State *L)
     return 0;
 }
 
+/* The script's message handler: a value without text becomes one that says what it is. */
 static int
 traceback_add(lua_State *L)
 {
+    if (lua_type(L, 1) != LUA_TSTRING && luaL_getmetafield(L, 1, "__tostring") == LUA_TNIL) {
+        lua_pushfstring(L, "%s: the script raised a %s value", mg_script_of(L)->name,
+                        luaL_typename(L, 1));
+        lua_replace(L, 1);
+    }
     if (mg_log_enabled(MG_LOG_DEBUG)) {
         luaL_traceback(L, L, mg_lua_error_text(L, 1), 1);
         mg_log(MG_LOG_DEBUG, "%s", lua_tostring(L, -1));
@@ -301,6 +328,7 @@ mg_script_run(struct mg_script *s, const char *text, size_t len, struct mg_err *
         status = lua_pcall(L, 0, 0, -2);
     if (status != LUA_OK) {
         mg_err_setx(err, "%s", mg_lua_error_text(L, -1));
+        lines_join(err->text);
         lua_settop(L, 0);
         return -1;
     }
