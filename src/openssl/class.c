@@ -275,7 +275,9 @@ class_index(lua_State *L)
         if (!attr->get)
             mg_lua_error(L, "NoMethodError", "%s.%s: cannot be read", cls->name, attr->name);
         lua_settop(L, 2);
-        return attr->get(L, self);
+        int pushed = attr->get(L, self);
+        ERR_clear_error(); /* a reader's question that OpenSSL answered with "no" */
+        return pushed;
     }
     default:
         unknown_error(L, cls);

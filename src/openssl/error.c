@@ -130,9 +130,11 @@ error_is_ours(lua_State *L, int idx)
     return ours;
 }
 
+/* Whatever is raised, nothing of it stays in OpenSSL's queue for an innocent call to find. */
 MG_NORETURN static void
 error_raise(lua_State *L, const char *cls, const char *message, const struct queue *queue)
 {
+    ERR_clear_error();
     luaL_checkstack(L, 10, "error");
     lua_createtable(L, 0, 4);
     lua_pushstring(L, cls);

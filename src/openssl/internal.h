@@ -190,6 +190,9 @@ void mg_store_context_push(lua_State *L, X509_STORE_CTX *ctx);
 EVP_PKEY *mg_pkey_test(lua_State *L, int idx);
 bool mg_pkey_has_private(const EVP_PKEY *key);
 
+/* Pushes the public half of key; `what` starts the PKeyError. */
+void mg_pkey_push_public(lua_State *L, const EVP_PKEY *key, const char *what);
+
 /* "RSA", "EC", "ED25519". */
 const char *mg_pkey_type_name(const EVP_PKEY *key);
 

@@ -154,20 +154,29 @@ openssl_free(void *ptr)
     OPENSSL_free(ptr);
 }
 
-static int
-get_public_key(lua_State *L, void *self)
+void
+mg_pkey_push_public(lua_State *L, const EVP_PKEY *key, const char *what)
 {
     struct mg_box *box = mg_box_push(L, openssl_free);
     unsigned char *der = NULL;
-    int len = i2d_PUBKEY(((struct mg_pkey *)self)->key, &der);
+    ERR_clear_error();
+    int len = i2d_PUBKEY(key, &der);
     box->ptr = der;
     if (len < 0)
-        mg_lua_openssl_error(L, "PKeyError", "PKey.public_key");
+        mg_lua_openssl_error(L, "PKeyError", "%s", what);
     struct mg_pkey *public_key = mg_class_new(L, &mg_pkey_class, sizeof(*public_key));
     const unsigned char *p = der;
     public_key->key = d2i_PUBKEY(NULL, &p, len);
     if (!public_key->key)
-        mg_lua_openssl_error(L, "PKeyError", "PKey.public_key");
+        mg_lua_openssl_error(L, "PKeyError", "%s", what);
+    mg_box_free(box);
+    lua_remove(L, -2);
+}
+
+static int
+get_public_key(lua_State *L, void *self)
+{
+    mg_pkey_push_public(L, ((struct mg_pkey *)self)->key, "PKey.public_key");
     return 1;
 }
 
@@ -324,14 +333,16 @@ keygen_option(lua_State *L, EVP_PKEY_CTX *ctx, const char *name, const char *val
                              mg_function_name(L), name, value);
 }
 
+/* `of` is what the user named: type or curve. */
 static int
-keygen_finish(lua_State *L, EVP_PKEY_CTX *ctx)
+keygen_finish(lua_State *L, EVP_PKEY_CTX *ctx, const char *of)
 {
     const struct mg_openssl_hooks *hooks = mg_openssl_hooks(L);
     struct mg_pkey *self = mg_class_new(L, &mg_pkey_class, sizeof(*self));
     struct mg_err err;
     if (EVP_PKEY_generate(ctx, &self->key) != 1)
-        mg_lua_openssl_error(L, "PKeyError", "%s: EVP_PKEY_generate", mg_function_name(L));
+        mg_lua_openssl_error(L, "PKeyError", "%s: %.80s: EVP_PKEY_generate", mg_function_name(L),
+                             of);
     ERR_clear_error();
     if (hooks->made_key(hooks->data, &self->key, &err) < 0)
         mg_lua_error(L, "PKeyError", "%s: %s", mg_function_name(L), err.text);
@@ -361,7 +372,7 @@ pkey_generate_key(lua_State *L)
             lua_pop(L, 2);
         }
     }
-    return keygen_finish(L, ctx);
+    return keygen_finish(L, ctx, type);
 }
 
 /* RSA.generate(bits) */
@@ -372,7 +383,7 @@ rsa_generate(lua_State *L)
     lua_Integer bits = mg_check_integer(L, 1);
     EVP_PKEY_CTX *ctx = keygen_start(L, "RSA");
     keygen_option(L, ctx, "rsa_keygen_bits", lua_pushfstring(L, "%I", bits));
-    return keygen_finish(L, ctx);
+    return keygen_finish(L, ctx, "RSA");
 }
 
 /* RSA.new(bits) or RSA.new(pem_or_der[, passphrase]) */
@@ -390,7 +401,7 @@ ec_generate(lua_State *L)
     const char *curve = mg_check_text(L, 1);
     EVP_PKEY_CTX *ctx = keygen_start(L, "EC");
     keygen_option(L, ctx, "ec_paramgen_curve", curve);
-    return keygen_finish(L, ctx);
+    return keygen_finish(L, ctx, curve);
 }
 
 /* ---- writing -------------------------------------------------------------------------------- */

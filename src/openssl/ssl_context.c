@@ -274,9 +274,13 @@ mg_ssl_context_push(lua_State *L, const SSL_CTX *ctx)
     return false;
 }
 
+/* What an SSL_CTX weighs, for a collector that sees only the few bytes of its userdata. */
+#define CONTEXT_KIB 32
+
 void
 mg_ssl_context_create(lua_State *L)
 {
+    lua_gc(L, LUA_GCSTEP, CONTEXT_KIB);
     struct mg_ssl_context *self = mg_class_new(L, &mg_ssl_context_class, sizeof(*self));
     ERR_clear_error();
     self->ctx = SSL_CTX_new(TLS_method());

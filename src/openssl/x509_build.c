@@ -132,8 +132,9 @@ mg_x509_set_public_key(lua_State *L, void *self, int value)
     EVP_PKEY *key = mg_pkey_test(L, value);
     if (!key)
         mg_attr_type_error(L, value, "Certificate", "public_key", "PKey");
-    ERR_clear_error();
-    set_check(L, X509_set_pubkey(attr_x509(self), key), "public_key");
+    /* OpenSSL keeps the very key it is given, private half and all: it gets a public one. */
+    mg_pkey_push_public(L, key, "Certificate.public_key");
+    set_check(L, X509_set_pubkey(attr_x509(self), mg_pkey_test(L, -1)), "public_key");
 }
 
 /* FrozenError of a method; fields are checked by the dispatcher. */

@@ -364,11 +364,18 @@ certificate_check_private_key(lua_State *L)
     return 1;
 }
 
+/* By encoding: X509_cmp takes a certificate that cannot be encoded yet for equal to any other. */
 static int
 certificate_eq(lua_State *L)
 {
-    const X509 *a = mg_x509_test(L, 1), *b = mg_x509_test(L, 2);
-    lua_pushboolean(L, a && b && X509_cmp(a, b) == 0);
+    X509 *a = mg_x509_test(L, 1), *b = mg_x509_test(L, 2);
+    unsigned char *a_der = NULL, *b_der = NULL;
+    int a_len = a ? i2d_X509(a, &a_der) : -1, b_len = b ? i2d_X509(b, &b_der) : -1;
+    bool equal = a_len > 0 && a_len == b_len && memcmp(a_der, b_der, (size_t)a_len) == 0;
+    OPENSSL_free(a_der);
+    OPENSSL_free(b_der);
+    ERR_clear_error();
+    lua_pushboolean(L, equal);
     return 1;
 }
 

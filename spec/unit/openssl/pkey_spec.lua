@@ -1,0 +1,127 @@
+package.path = "spec/unit/support/?.lua;" .. package.path
+local fix = require "fixtures"
+local PKey, raises = fix.PKey, fix.raises
+
+describe("PKey", function()
+    after_each(fix.queue_is_empty)
+
+    for name, want in pairs {
+        rsa = { "RSA", "rsaEncryption", 2048 }, ec = { "EC", "id-ecPublicKey", 256 }, ed25519 = { "ED25519", "ED25519", 256 },
+    } do
+        describe("of type " .. want[1], function()
+            local key = fix.key(name)
+
+            it("tells what it is", function()
+                assert.same({ want[1], want[2] }, { key.type, key.oid })
+                assert.is_true(key.private)
+                assert.is_true(key.public)
+                assert.is_true(key.bits > 200)
+                assert.equal(name == "ec" and "prime256v1" or nil, key.group and key.group.curve_name)
+            end)
+
+            it("has a public half", function()
+                local public = key.public_key
+                assert.is_false(public.private)
+                assert.is_true(public:compare(key))
+                assert.is_true(PKey.read(key:public_to_pem()):compare(key))
+                assert.is_true(PKey.read(key:public_to_der()):compare(key))
+                assert.is_false(PKey.read(key:public_to_pem()).private)
+                assert.equal(public:to_pem(), key:public_to_pem())
+            end)
+
+            it("goes out and comes back", function()
+                for _, text in ipairs { key:private_to_pem(), key:private_to_der(), key:to_pem(), key:export() } do
+                    local again = PKey.read(text)
+                    assert.is_true(again.private)
+                    assert.is_true(again:compare(key))
+                end
+                assert.truthy(key:to_text():find("rivate", 1, true))
+            end)
+
+            it("goes out encrypted and never asks for the passphrase", function()
+                for _, text in ipairs {
+                    key:private_to_pem("AES-256-CBC", "secret"), key:private_to_der("AES-256-CBC", "secret"),
+                    key:to_pem("AES-256-CBC", "secret"),
+                } do
+                    assert.is_true(PKey.read(text, "secret"):compare(key))
+                    raises("PKeyError", "PKey.read: the private key is encrypted and no passphrase was given", PKey.read, text)
+                    raises("PKeyError", "Could not parse PKey (wrong passphrase?)", PKey.read, text, "wrong")
+                    raises("PKeyError", "Could not parse PKey (wrong passphrase?)", PKey.read, text, "")
+                end
+            end)
+
+            it("signs and verifies", function()
+                local digest = name ~= "ed25519" and "SHA256" or nil
+                local signature = key:sign(digest, "data\0")
+                assert.is_true(key.public_key:verify(digest, signature, "data\0"))
+                assert.is_false(key:verify(digest, signature, "other"))
+                assert.is_false(key:verify(digest, "nonsense", "data\0"))
+                assert.is_false(key:verify(digest, "", "data\0"))
+            end)
+
+            it("does nothing private with its public half", function()
+                local public = key.public_key
+                raises("ArgumentError", "private key is needed", public.sign, public, "SHA256", "x")
+                raises("ArgumentError", "private key is needed", public.private_to_pem, public)
+                raises("ArgumentError", "private key is needed", public.private_to_der, public)
+            end)
+        end)
+    end
+
+    it("gives raw keys of the types that have them", function()
+        assert.equal(32, #fix.key("ed25519").raw_private_key)
+        assert.equal(32, #fix.key("ed25519").raw_public_key)
+        assert.is_nil(fix.key("rsa").raw_private_key)
+        assert.is_nil(fix.key("ed25519").public_key.raw_private_key)
+    end)
+
+    it("generates", function()
+        assert.equal("X25519", PKey.generate_key("X25519").type)
+        assert.equal("ED448", PKey.generate_key("ED448").type)
+        assert.equal(1024, PKey.generate_key("RSA", { rsa_keygen_bits = 1024 }).bits)
+        assert.equal(1024, PKey.generate_key("RSA", { rsa_keygen_bits = "1024" }).bits)
+        assert.equal("secp384r1", PKey.generate_key("EC", { ec_paramgen_curve = "P-384" }).group.curve_name)
+        assert.equal(1024, PKey.RSA.new(1024).bits)
+        assert.is_true(PKey.RSA.new(fix.key("rsa"):to_pem()):compare(fix.key "rsa"))
+        assert.is_true(PKey.EC.new(fix.key("ec"):to_pem()):compare(fix.key "ec"))
+    end)
+
+    for title, case in pairs {
+        ["an unknown type"] = { PKey.generate_key, { "NOSUCH" }, "PKeyError", 'unsupported algorithm "NOSUCH"' },
+        ["an unknown option"] = { PKey.generate_key, { "RSA", { nosuch = 1 } }, "PKeyError", "nosuch" },
+        ["an option that is a table"] = { PKey.generate_key, { "RSA", { rsa_keygen_bits = {} } }, "TypeError", "argument 2" },
+        ["a list of options"] = { PKey.generate_key, { "RSA", { 1 } }, "TypeError", "argument 2" },
+        ["a bad size"] = { PKey.RSA.generate, { 1 }, "PKeyError", "rsa_keygen_bits" },
+        ["a negative size"] = { PKey.RSA.generate, { -2048 }, "PKeyError", "rsa_keygen_bits" },
+        ["an unknown curve"] = { PKey.EC.generate, { "nosuch" }, "PKeyError", "nosuch" },
+        ["a curve with a NUL"] = { PKey.EC.generate, { "P-256\0" }, "ArgumentError", "string contains null byte" },
+        ["nothing to read"] = { PKey.read, { "" }, "PKeyError", "PKey.read: Could not parse PKey" },
+        ["a certificate to read"] = { PKey.read, { fix.cert("ca"):to_pem() }, "PKeyError", "Could not parse PKey" },
+        ["noise to read"] = { PKey.read, { ("\48\130\1"):rep(1000) }, "PKeyError", "Could not parse PKey" },
+        ["a number to read"] = { PKey.read, { 1 }, "TypeError", "PKey.read: argument 1: expected a string, got number" },
+        ["a passphrase that is none"] = { PKey.read, { "x", 1 }, "TypeError", "PKey.read: argument 2: expected a string" },
+        ["a long passphrase"] = { PKey.read, { "x", ("x"):rep(1025) }, "OpenSSLError", "longer than 1024 bytes" },
+        ["a missing file"] = { PKey.load_file, { "/nonexistent" }, "SystemCallError", "PKey.load_file: /nonexistent: No such file" },
+        ["a cipher that is none"] = { fix.key("ec").private_to_pem, { fix.key "ec", "NOSUCH", "x" }, "ArgumentError",
+            "unsupported cipher algorithm (NOSUCH)" },
+        ["a cipher without a passphrase"] = { fix.key("ec").private_to_pem, { fix.key "ec", "AES-128-CBC" }, "TypeError",
+            "PKey:private_to_pem: argument 2: expected a string, got no value" },
+        ["a digest that is none"] = { fix.key("ec").sign, { fix.key "ec", "NOSUCH", "x" }, "ArgumentError",
+            "unsupported digest algorithm (NOSUCH)" },
+    } do
+        it("refuses " .. title, function() raises(case[3], case[4], case[1], table.unpack(case[2])) end)
+    end
+
+    it("reads a file", function()
+        local files = fix.files()
+        local path = files:write("k.pem", fix.cert("ec"):to_pem() .. fix.key("ec"):to_pem())
+        assert.is_true(PKey.load_file(path):compare(fix.key "ec"))
+        raises("PKeyError", "c.pem: Could not parse PKey", PKey.load_file, files:write("c.pem", fix.cert("ec"):to_pem()))
+        files:remove()
+    end)
+
+    it("does not show itself", function()
+        assert.equal("PKey: RSA 2048 bits", tostring(fix.key "rsa"))
+        assert.equal("PKey: RSA 2048 bits (public)", tostring(fix.key("rsa").public_key))
+    end)
+end)
