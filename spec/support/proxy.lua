@@ -7,7 +7,7 @@ proxy: a running moongate, from the outside.
 `script` is filled in (bench.fill) with the other fields of the table, $dir, $access and the certificates'
 paths ($rsa_crt, $rsa_key …), and gets a preamble: `moongate`, `openssl`, `server()` – a context with both
 certificates, `client()` – one that trusts our CA. `settings` is the inside of moongate.settings{}.
-`whole = true` leaves the preamble out.
+`whole = true` leaves the preamble out; `script_path` names a script that is there already.
 
 When a spec fails, logs and records of what was started are printed.
 ]=]
@@ -69,7 +69,7 @@ local function new(options)
         options = options,
         control = bench.path(("control.%d"):format(number)),
         log = bench.path(("log.%d"):format(number)),
-        script = bench.path(("moongate.%d.lua"):format(number)),
+        script = options.script_path or bench.path(("moongate.%d.lua"):format(number)),
         access = bench.path(("access.%d"):format(number)),
         exit = 0,
     }, Proxy)
@@ -122,7 +122,9 @@ end
 -- Starts and waits until it serves.
 function proxy.start(options)
     local self = new(options)
-    self:write_script()
+    if not options.script_path then
+        self:write_script()
+    end
     self:launch()
     self:wait_ready()
     return self
@@ -274,6 +276,12 @@ function Proxy:assert_clean()
         if text:find(complaint, 1, true) then
             error(("the log says %q"):format(complaint), 2)
         end
+    end
+    -- A worker leaves with 0 (anything else: something was left over in it), or because somebody killed it.
+    local status = text:match("exited with status ([1-9]%d*)")
+    local signal = text:gsub("ended by signal 9%f[%D]", ""):match("ended by signal (%d+)")
+    if status or signal then
+        error(("a child ended with status %s, signal %s"):format(status, signal), 2)
     end
 end
 

@@ -124,8 +124,9 @@ moongate.listen { name = "next", address = "127.0.0.1:$next",
     end)
 
     it("a backend that nobody serves closes the connection", function()
-        local client = bench.connect(ports.refused)
-        assert.is_true(closed(client) < 3)
+        local result = bench.exchange({ connect = "127.0.0.1:" .. ports.refused, finish = "none" }):finish()
+        assert.equal("rst", result["end"])
+        assert.is_true(result.ms < 3000)
         assert.matches("^up: ", reason(10))
     end)
 

@@ -95,4 +95,30 @@ moongate.listen { name = "plain", address = "127.0.0.1:$plain", backend = moonga
         copy(certs.rsa.key, bench.path("live/tls.key"))
         bench.wait("the new pair", function() return served().key == "RSA" end, SECONDS)
     end)
+
+    it("follows the script itself when it is a symlink that is swapped", function()
+        local dir = bench.path("linked")
+        bench.must { "mkdir", dir }
+        local linked_port = bench.port()
+        for _, name in ipairs { "one", "two" } do
+            bench.write("linked/" .. name .. ".lua", ([[
+local moongate = require "moongate"
+moongate.listen { address = "127.0.0.1:%d", backend = moongate.reply("linked %s") }
+]]):format(linked_port, name))
+        end
+        process.symlink("one.lua", dir .. "/current.lua")
+        local linked = proxy.start { script_path = dir .. "/current.lua", arguments = { "--watch" } }
+        local function linked_answer()
+            local client = bench.connect(linked_port)
+            client:send("x")
+            local text = client:receive("*a")
+            client:close()
+            return text
+        end
+        assert.equal("linked one", linked_answer())
+        process.symlink("two.lua", dir .. "/next.lua")
+        os.rename(dir .. "/next.lua", dir .. "/current.lua")
+        bench.wait("the other script", function() return linked_answer() == "linked two" end, SECONDS)
+        linked:stop()
+    end)
 end)
