@@ -124,6 +124,17 @@ mg_super_socket_released(struct mg_super *super, struct mg_socket *socket, unsig
     }
 }
 
+/* Tells the workers about the sockets whose time has come. */
+static void
+unsocket_send(struct mg_super *super, uint64_t now)
+{
+    for (struct mg_socket *socket = super->sockets; socket != NULL; socket = socket->next)
+        if (socket->unsocket_at_ns != 0 && now >= socket->unsocket_at_ns) {
+            socket->unsocket_at_ns = 0;
+            mg_workers_send(super, MG_MSG_UNSOCKET, 0, socket->address, -1);
+        }
+}
+
 void
 mg_super_retire_sockets(struct mg_super *super, enum mg_retire which)
 {
@@ -132,13 +143,12 @@ mg_super_retire_sockets(struct mg_super *super, enum mg_retire which)
         if (socket->state == MG_SOCKET_GOING || (which == MG_RETIRE_UNWANTED && socket->wanted) ||
             (which == MG_RETIRE_BOUND && socket->state != MG_SOCKET_BOUND))
             continue;
-        if (mg_socket_is_held(socket)) {
+        if (mg_socket_is_held(socket))
             mg_socket_retire(socket);
-            mg_workers_send(super, MG_MSG_UNSOCKET, 0, socket->address, -1);
-        } else {
+        else
             mg_socket_remove(&super->sockets, socket);
-        }
     }
+    unsocket_send(super, mg_now_ns());
 }
 
 int
@@ -225,6 +235,7 @@ on_tick(uv_timer_t *timer)
         super->drain_at_ns = 0;
         mg_super_retire_sockets(super, MG_RETIRE_ALL);
     }
+    unsocket_send(super, now);
     stop_check(super, now);
     super->ticked_ns = now;
 }
@@ -271,19 +282,35 @@ control_start(struct mg_super *super, struct mg_err *err)
     return super->control != NULL ? 0 : -1;
 }
 
+/* Absolute, but as it was named: a symlink may point elsewhere at the next reload. */
 static int
-super_prepare(struct mg_super *super, struct mg_err *err)
+script_locate(struct mg_super *super, struct mg_err *err)
 {
-    char path[PATH_MAX];
-    if (realpath(super->options->script, path) == NULL) {
-        mg_err_set(err, "%s", super->options->script);
+    const char *given = super->options->script;
+    char cwd[PATH_MAX] = "";
+    struct mg_buf path = {0};
+    if (access(given, F_OK) != 0) {
+        mg_err_set(err, "%s", given);
         return -1;
     }
-    super->script = mg_strdup(path);
+    if (given[0] != '/' && getcwd(cwd, sizeof(cwd)) == NULL) {
+        mg_err_set(err, "working directory");
+        return -1;
+    }
+    mg_buf_addf(&path, given[0] != '/' ? "%s/%s" : "%s%s", cwd, given);
+    super->script = mg_buf_take(&path);
     if (super->script == NULL) {
         mg_err_setx(err, "out of memory");
         return -1;
     }
+    return 0;
+}
+
+static int
+super_prepare(struct mg_super *super, struct mg_err *err)
+{
+    if (script_locate(super, err) != 0)
+        return -1;
     if (mg_settings_read(&super->settings, NULL, super->options, super->script, err) != 0 ||
         secret_draw(super->secret, err) != 0)
         return -1;
