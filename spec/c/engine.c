@@ -15,7 +15,11 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-enum { EXIT_CLEAN, EXIT_SETUP = 3, EXIT_SESSIONS_LEFT, EXIT_LOOP_OPEN, EXIT_CONFIG_KEPT };
+#ifdef MG_SANITIZED
+#include <sanitizer/lsan_interface.h>
+#endif
+
+enum { EXIT_CLEAN, EXIT_SETUP = 3, EXIT_SESSIONS_LEFT, EXIT_LOOP_OPEN, EXIT_CONFIG_KEPT, EXIT_LEAK };
 
 /* ---- options: the table at index 1 ----------------------------------------------------------- */
 
@@ -336,7 +340,15 @@ host_run(lua_State *L, int control_fd)
         return EXIT_SESSIONS_LEFT;
     if (uv_loop_close(&host.loop) != 0)
         return EXIT_LOOP_OPEN;
-    return host.configs == 0 ? EXIT_CLEAN : EXIT_CONFIG_KEPT;
+    if (host.configs != 0)
+        return EXIT_CONFIG_KEPT;
+    mg_shared_unmap(host.shared);
+#ifdef MG_SANITIZED
+    memset(&host, 0, sizeof(host)); /* nothing is reachable through what was closed */
+    if (__lsan_do_recoverable_leak_check() != 0)
+        return EXIT_LEAK;
+#endif
+    return EXIT_CLEAN;
 }
 
 /* Nothing of the runner's stays open but what the engine needs. */
