@@ -10,10 +10,11 @@
 #endif
 
 #if defined(__linux__)
-#define MG_HAVE_MEMFD    1 /* memfd_create with F_ADD_SEALS */
-#define MG_HAVE_PRCTL    1 /* NO_NEW_PRIVS, DUMPABLE, PDEATHSIG */
-#define MG_HAVE_INOTIFY  1
-#define MG_HAVE_SIOCOUTQ 1 /* how much of a socket's output the other side has not taken */
+#define MG_HAVE_MEMFD         1 /* memfd_create with F_ADD_SEALS */
+#define MG_HAVE_PRCTL         1 /* NO_NEW_PRIVS, DUMPABLE, PDEATHSIG */
+#define MG_HAVE_INOTIFY       1
+#define MG_HAVE_SOCKET_FILTER 1 /* SO_ATTACH_FILTER */
+#define MG_HAVE_SIOCOUTQ      1 /* how much of a socket's output the other side has not taken */
 #endif
 
 /* Version numbers of OpenSSL only; nothing here needs its symbols. */

@@ -11,6 +11,7 @@
 #include "script/script.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,6 +108,7 @@ mg_loader_command(int argc, char **argv)
     struct mg_err err;
     if (argc != 2)
         return MG_EXIT_USAGE;
+    fcntl(CHANNEL_FD, F_SETFD, FD_CLOEXEC); /* moongate.command starts programs */
     mg_log_open(STDERR_FILENO, MG_LOG_TEXT, MG_LOG_INFO, "loader");
     load.path = path_shorten(argv[1]);
     int result = script_owner_check(load.path, &err);

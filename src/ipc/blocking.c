@@ -14,12 +14,13 @@ mg_ipc_send_blocking(int fd, uint32_t type, uint64_t number, const void *data, s
         mg_err_setx(err, "a message of %zu bytes is too long", len);
         return -1;
     }
+    const char *bytes = data != NULL ? data : "";
     size_t offset = 0;
     do {
         size_t part;
         struct mg_ipc_header header = mg_ipc_packet_header(type, number, len, offset, &part);
-        while (mg_ipc_packet_send(fd, 0, &header, data == NULL ? NULL : (const char *)data + offset,
-                                  part, fd_list, offset == 0 ? fd_count : 0) != 0) {
+        while (mg_ipc_packet_send(fd, 0, &header, bytes + offset, part, fd_list,
+                                  offset == 0 ? fd_count : 0) != 0) {
             struct pollfd wait = {.fd = fd, .events = POLLOUT};
             if ((errno != EAGAIN && errno != EWOULDBLOCK) ||
                 (poll(&wait, 1, -1) < 0 && errno != EINTR)) {

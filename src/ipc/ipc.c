@@ -84,8 +84,7 @@ packet_new(const struct mg_ipc_header *header, const void *data, size_t len, con
     packet->header = *header;
     packet->fd_count = 0;
     packet->len = len;
-    if (len > 0)
-        memcpy(packet->data, data, len);
+    memcpy(packet->data, data, len);
     for (; packet->fd_count < fd_count; packet->fd_count++) {
         int copy = fcntl(fds[packet->fd_count], F_DUPFD_CLOEXEC, 3);
         if (copy < 0) {
@@ -129,6 +128,7 @@ int
 mg_ipc_send(struct mg_ipc *ipc, uint32_t type, uint64_t number, const void *data, size_t len,
             const int *fds, size_t fd_count)
 {
+    const char *bytes = data != NULL ? data : "";
     if (ipc->closing || len > MG_IPC_MAX || fd_count > MG_IPC_FDS)
         return -1;
     /* All parts are queued before any is sent: a message is delivered whole or breaks the channel.
@@ -139,8 +139,7 @@ mg_ipc_send(struct mg_ipc *ipc, uint32_t type, uint64_t number, const void *data
         size_t part;
         struct mg_ipc_header header = mg_ipc_packet_header(type, number, len, offset, &part);
         struct mg_ipc_packet *packet =
-            packet_new(&header, data == NULL ? NULL : (const char *)data + offset, part, fds,
-                       offset == 0 ? fd_count : 0);
+            packet_new(&header, bytes + offset, part, fds, offset == 0 ? fd_count : 0);
         if (packet == NULL) {
             while (*mark != NULL) {
                 struct mg_ipc_packet *first = *mark;

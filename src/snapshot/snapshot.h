@@ -16,22 +16,27 @@
 
 /* The values are part of the format (`moongate pack`); never renumber. */
 enum mg_record {
-    MG_RECORD_SCRIPT = 1,   /* key = absolute path of the script, value = its text */
-    MG_RECORD_SETTING = 2,  /* S: key = settings field, value = text form ("30", "false", "nobody") */
-    MG_RECORD_ADDRESS = 3,  /* S: key = canonical listen address, value = "backlog=N\n..." lines */
-    MG_RECORD_FILE = 4,     /* key = absolute path, value = u8 'D' + data, or 'E' + errno as text */
-    MG_RECORD_LISTING = 5,  /* key = directory, value = names, each with a NUL; or as FILE 'E' */
-    MG_RECORD_ENV = 6,      /* key = name, value = 'V' + value or 'N' */
-    MG_RECORD_TIME = 7,     /* key = ordinal, value = the answer of the n-th os.time/os.clock/os.date */
-    MG_RECORD_SEED = 8,     /* key = "", value = 16 bytes for math.randomseed */
-    MG_RECORD_KEY = 9,      /* key = ordinal, value = DER of the n-th generated private key */
+    MG_RECORD_SCRIPT = 1, /* key = absolute path of the script, value = its text */
+    MG_RECORD_SETTING =
+        2, /* S: key = settings field, value = text form ("30", "false", "nobody") */
+    MG_RECORD_ADDRESS = 3, /* S: key = canonical listen address, value = "backlog=N\n..." lines */
+    MG_RECORD_FILE = 4,    /* key = absolute path, value = u8 'D' + data, or 'E' + errno as text */
+    MG_RECORD_LISTING = 5, /* key = directory, value = names, each with a NUL; or as FILE 'E' */
+    MG_RECORD_ENV = 6,     /* key = name, value = 'V' + value or 'N' */
+    MG_RECORD_TIME = 7, /* key = ordinal, value = the answer of the n-th os.time/os.clock/os.date */
+    MG_RECORD_SEED = 8, /* key = "", value = 16 bytes for math.randomseed */
+    MG_RECORD_KEY = 9,  /* key = ordinal, value = DER of the n-th generated private key */
     MG_RECORD_COMMAND = 10, /* key = ordinal, value = output of the n-th moongate.command */
-    MG_RECORD_WATCH = 11,   /* S: key = path to watch, value = mg_watch_identity, taken when it was read */
-    MG_RECORD_MANIFEST = 12, /* key = "", value = canonical text: listeners, backends, context digests */
-    MG_RECORD_REPORT = 13,  /* S: key = "text" | "json" | "warning", value = the proof's result */
+    MG_RECORD_WATCH =
+        11, /* S: key = path to watch, value = mg_watch_identity, taken when it was read */
+    MG_RECORD_MANIFEST =
+        12, /* key = "", value = canonical text: listeners, backends, context digests */
+    MG_RECORD_REPORT = 13,   /* S: key = "text" | "json" | "warning", value = the proof's result */
     MG_RECORD_LISTENER = 14, /* S: key = listener name, value = its addresses, comma separated */
-    MG_RECORD_NAME = 15,     /* key = "", value = the script's path as the user gave it: what errors call it */
-    MG_RECORD_LOOKUP = 16,   /* key = host of a listen address, value = its addresses, each with a NUL */
+    MG_RECORD_NAME =
+        15, /* key = "", value = the script's path as the user gave it: what errors call it */
+    MG_RECORD_LOOKUP =
+        16, /* key = host of a listen address, value = its addresses, each with a NUL */
 };
 
 /* ---- watch ---------------------------------------------------------------------------------- */

@@ -9,7 +9,7 @@
 #include "supervisor/internal.h"
 
 #include <errno.h>
-#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -63,12 +63,10 @@ mg_control_default_path(char *out, size_t cap, struct mg_err *err)
                     DEFAULT_DIR);
         return -1;
     }
-    if (strlen(dir) + strlen(name) >= cap) {
+    if ((size_t)snprintf(out, cap, "%s%s", dir, name) >= cap) {
         mg_err_setx(err, "XDG_RUNTIME_DIR is too long; say --control PATH");
         return -1;
     }
-    strcpy(out, dir);
-    strcat(out, name);
     return 0;
 }
 

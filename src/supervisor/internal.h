@@ -78,8 +78,9 @@ struct mg_socket {
     enum mg_socket_state state;
     int fd;
     unsigned backlog;
-    bool wanted;       /* by the generation that is being prepared */
-    char *unlink_path; /* of a unix socket, or NULL */
+    uint64_t unsocket_at_ns; /* GOING: when the workers are told; 0 = they have been */
+    bool wanted;             /* by the generation that is being prepared */
+    char *unlink_path;       /* of a unix socket, or NULL */
     dev_t unlink_dev;
     ino_t unlink_ino;
     bool held[MG_SHARED_WORKERS]; /* workers that have a descriptor of it */
@@ -96,7 +97,7 @@ int mg_sockets_listen(struct mg_socket *list, struct mg_err *err);
 /* Closes the socket, removes a unix socket's file if it is still ours, and frees the entry. */
 void mg_socket_remove(struct mg_socket **list, struct mg_socket *socket);
 
-/* GOING, and its file is removed. */
+/* GOING: nobody new gets in. Handshakes under way may still end; the workers are told after that. */
 void mg_socket_retire(struct mg_socket *socket);
 bool mg_socket_is_held(const struct mg_socket *socket);
 

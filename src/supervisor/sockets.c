@@ -13,13 +13,16 @@
 #include "supervisor/internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#ifdef MG_HAVE_SOCKET_FILTER
+#include <linux/filter.h>
+#endif
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define BACKLOG_DEFAULT 4096
+#define HANDSHAKE_NS    (400ull * 1000000u) /* for TCP handshakes under way when an address goes */
 
 int
 mg_unix_path_claim(const char *path, int type, struct mg_err *err)
@@ -163,11 +166,44 @@ mg_socket_remove(struct mg_socket **list, struct mg_socket *socket)
     mg_free(socket);
 }
 
+/*
+ * Between the moment in which a worker finds the queue empty and the close somebody could still get in, and
+ * be reset. So no further SYN gets to the socket: who sends one tries again later, and is refused. True if
+ * handshakes may still be under way.
+ */
+static bool
+newcomers_ignore(int fd)
+{
+#ifdef MG_HAVE_SOCKET_FILTER
+    enum { FLAGS_AT = 13, SYN = 0x02, ACK = 0x10 }; /* in the TCP header */
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, FLAGS_AT),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, SYN | ACK),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYN, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+    };
+    struct sock_fprog program = {.len = MG_ARRAY_LEN(code), .filter = code};
+    int family = AF_UNSPEC;
+    socklen_t len = sizeof(family);
+    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &len);
+    return (family == AF_INET || family == AF_INET6) &&
+           setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) == 0;
+#else
+    (void)fd;
+    return false;
+#endif
+}
+
 void
 mg_socket_retire(struct mg_socket *socket)
 {
+    bool listening = socket->state == MG_SOCKET_LISTENING;
     socket->state = MG_SOCKET_GOING;
+    socket->unsocket_at_ns = mg_now_ns();
     file_remove(socket);
+    if (listening && newcomers_ignore(socket->fd))
+        socket->unsocket_at_ns += HANDSHAKE_NS;
     close(socket->fd); /* the last worker that empties the queue ends it */
     socket->fd = -1;
 }

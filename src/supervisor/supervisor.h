@@ -9,11 +9,11 @@
 
 struct mg_supervisor_options {
     const char *script;
-    unsigned workers;          /* 0 = the script's, else the usable CPUs */
+    unsigned workers; /* 0 = the script's, else the usable CPUs */
     bool watch;
-    const char *control;       /* path of the control socket, or NULL = default */
-    const char *pid_file;      /* or NULL */
-    const char *user;          /* "USER[:GROUP]" from the command line, or NULL */
+    const char *control;                /* path of the control socket, or NULL = default */
+    const char *pid_file;               /* or NULL */
+    const char *user;                   /* "USER[:GROUP]" from the command line, or NULL */
     const char *log_level, *log_format; /* or NULL: the script's, else info and text */
 };
 

@@ -230,10 +230,11 @@ on_heartbeat(uv_timer_t *timer)
 
 /* ---- start ---------------------------------------------------------------------------------- */
 
+/* Of a digit that the supervisor has written. */
 static int
 hex_value(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    return c >= 'a' ? c - 'a' + 10 : c - '0';
 }
 
 static int
@@ -249,7 +250,7 @@ secret_take(struct mg_worker_process *w, const struct mg_msg *hello, struct mg_e
     }
     w->secret_len = len;
     for (size_t i = 0; i < len; i++)
-        w->secret[i] = (char)(hex_value(hex[2 * i]) << 4 | hex_value(hex[2 * i + 1]));
+        w->secret[i] = (char)(hex_value(hex[2 * i]) * 16 + hex_value(hex[2 * i + 1]));
     mg_wipe(hex, sizeof(hex));
     return 0;
 }
