@@ -57,7 +57,11 @@ local objects = {
         return ctx
     end,
     Certificate = X509.Certificate.new,
-    UsedCertificate = function() return fix.cert "ec" end,
+    UsedCertificate = function()
+        local cert = fix.cert "ec"
+        X509.Store.new():add_cert(cert) -- from now on nobody can change it
+        return cert
+    end,
     Name = function() return fix.cert("ec").subject end,
     Extension = function() return fix.cert("ec").extensions[1] end,
     ExtensionFactory = X509.ExtensionFactory.new,
@@ -151,6 +155,11 @@ end)
 describe("callbacks", function()
     after_each(fix.queue_is_empty)
 
+    local function agrees(server, client)
+        local hs = fix.handshake(server, client)
+        assert.is_true(hs.ok, hs.client_error or hs.server_error)
+    end
+
     it("may drop everything they know", function()
         local server, client = fix.server(), fix.client { alpn_protocols = { "h2" } }
         server.alpn_select_cb = function()
@@ -164,7 +173,7 @@ describe("callbacks", function()
             collectgarbage()
             return ok
         end
-        assert.is_true(fix.handshake(server, client).ok)
+        agrees(server, client)
     end)
 
     it("may set up, change and close what they run under", function()
@@ -174,14 +183,14 @@ describe("callbacks", function()
             assert(not pcall(fix.assign, server, "alpn_select_cb", nil))
             return "h2"
         end
-        assert.is_true(fix.handshake(server, client).ok)
+        agrees(server, client)
 
         server = fix.server()
         server.alpn_select_cb = function()
             debug.getmetatable(server).__close(server)
             return "h2"
         end
-        assert.is_true(fix.handshake(server, client).ok)
+        agrees(server, client)
     end)
 
     it("may change the store that is being searched", function()
@@ -192,7 +201,7 @@ describe("callbacks", function()
             end
             return ok
         end }
-        assert.is_true(fix.handshake(fix.server(), client).ok)
+        agrees(fix.server(), client)
     end)
 
     it("are not called once the state is gone", function()
@@ -227,7 +236,9 @@ describe("callbacks", function()
 end)
 
 describe("memory", function()
-    it("comes back from 2,000 contexts, cycles through closures included", function()
+    -- The sanitizer keeps freed memory for a while, on purpose.
+    local measured = (os.getenv("LD_PRELOAD") or ""):find("asan", 1, true) and pending or it
+    measured("comes back from 2,000 contexts, cycles through closures included", function()
         local function round(count)
             for _ = 1, count do
                 local ctx = SSLContext.new()
