@@ -61,9 +61,9 @@ struct mg_stream {
     } req; /* one at a time: nothing is written before the stream is connected */
     struct mg_net *net;
     const struct mg_stream_ops *ops;
-    void *data;         /* the owner's */
-    char *stash;        /* what the kernel did not take at once; owned; libuv reads it until on_write */
-    char *more;         /* what came while the stash was being written; owned */
+    void *data;  /* the owner's */
+    char *stash; /* what the kernel did not take at once; owned; libuv reads it until on_write */
+    char *more;  /* what came while the stash was being written; owned */
     size_t stash_len, more_len;
     struct mg_stream *paused_next;
     uint64_t bytes_in, bytes_out; /* bytes_out counts when handed to mg_stream_write */

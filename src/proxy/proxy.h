@@ -20,8 +20,8 @@ struct mg_config;
 
 enum mg_backend_kind {
     MG_BACKEND_ADDRESSES, /* connect to one of the addresses */
-    MG_BACKEND_REPLY,     /* answer with fixed bytes once the client has sent something, and close */
-    MG_BACKEND_ECHO,      /* send back what comes */
+    MG_BACKEND_REPLY, /* answer with fixed bytes once the client has sent something, and close */
+    MG_BACKEND_ECHO,  /* send back what comes */
 };
 
 enum mg_balance { MG_BALANCE_RANDOM_TWO, MG_BALANCE_ROUND_ROBIN };
@@ -40,33 +40,34 @@ struct mg_backend {
     struct mg_backend_address *addresses; /* owned array */
     size_t address_count;
     enum mg_balance balance;
-    SSL_CTX *tls;             /* originate with it (one reference), or NULL = plain */
-    bool verify_hostname;     /* the name below must match the certificate */
-    char *servername;         /* owned; NULL = host of the address that is connected to */
-    bool servername_asked;    /* policy->servername decides per connection */
+    SSL_CTX *tls;          /* originate with it (one reference), or NULL = plain */
+    bool verify_hostname;  /* the name below must match the certificate */
+    char *servername;      /* owned; NULL = host of the address that is connected to */
+    bool servername_asked; /* policy->servername decides per connection */
     unsigned connect_timeout_ms;
     unsigned resolve_interval_s;
-    char *reply;              /* MG_BACKEND_REPLY: owned bytes */
+    char *reply; /* MG_BACKEND_REPLY: owned bytes */
     size_t reply_len;
-    unsigned next;            /* run time: round_robin */
+    unsigned next; /* run time: round_robin */
 };
 
 struct mg_listener {
     char *name;
-    char **addresses;          /* owned canonical texts ("127.0.0.1:8443", "*:443", "unix:/x") */
+    char **addresses; /* owned canonical texts ("127.0.0.1:8443", "*:443", "unix:/x") */
     size_t address_count;
-    SSL_CTX *tls;              /* terminate with it (one reference), or NULL = plain TCP */
-    bool tls_callbacks;        /* the context has callbacks into the script */
+    SSL_CTX *tls;               /* terminate with it (one reference), or NULL = plain TCP */
+    bool tls_callbacks;         /* the context has callbacks into the script */
     struct mg_backend *backend; /* borrowed from the config; NULL = ask policy->route */
-    unsigned handshake_timeout_ms, idle_timeout_ms, max_lifetime_ms, half_close_timeout_ms; /* 0 = none */
+    unsigned handshake_timeout_ms, idle_timeout_ms, max_lifetime_ms,
+        half_close_timeout_ms; /* 0 = none */
     int64_t max_connections;   /* over all workers; 0 = none */
     unsigned backlog;
     bool tcp_nodelay;
-    unsigned tcp_keepalive_s;  /* 0 = off */
+    unsigned tcp_keepalive_s; /* 0 = off */
     /* run time */
     struct mg_shared_listener *shared; /* set at activation */
     uint64_t accepted;
-    unsigned open;             /* sessions of this worker */
+    unsigned open; /* sessions of this worker */
 };
 
 /* What a route question is answered with. */
@@ -102,8 +103,8 @@ struct mg_config {
     void (*on_unused)(struct mg_config *config);
     void *owner;
     struct mg_engine *engine; /* run time: set at activation */
-    unsigned refs;     /* sessions + 1 while it is current */
-    unsigned sessions; /* open ones, for `status` */
+    unsigned refs;            /* sessions + 1 while it is current */
+    unsigned sessions;        /* open ones, for `status` */
 };
 
 void mg_config_ref(struct mg_config *config);
@@ -123,8 +124,8 @@ struct mg_engine;
 struct mg_engine_options {
     uv_loop_t *loop;
     struct mg_shared *shared;
-    unsigned worker;                  /* index into the rows of the shared counters */
-    int access_fd;                    /* access records, or -1; borrowed */
+    unsigned worker; /* index into the rows of the shared counters */
+    int access_fd;   /* access records, or -1; borrowed */
     enum mg_log_format access_format;
 };
 
@@ -177,13 +178,13 @@ struct mg_session_info {
     uint64_t generation;
     const struct mg_listener *listener;
     struct mg_config *config;
-    const struct mg_addr *remote, *local;         /* as in Conn: PROXY header's where there is one */
-    const struct mg_addr *socket_remote;          /* the TCP peer itself */
-    struct mg_tls_conn *tls;                      /* down; NULL on a plain listener */
-    const struct mg_backend *backend;             /* NULL until it is chosen */
+    const struct mg_addr *remote, *local; /* as in Conn: PROXY header's where there is one */
+    const struct mg_addr *socket_remote;  /* the TCP peer itself */
+    struct mg_tls_conn *tls;              /* down; NULL on a plain listener */
+    const struct mg_backend *backend;     /* NULL until it is chosen */
     const struct mg_backend_address *backend_address; /* the one tried or connected to, or NULL */
-    const struct mg_addr *backend_socket;         /* likewise, resolved; AF_UNSPEC until then */
-    uint64_t bytes_up, bytes_down;                /* plaintext from the client, and to it */
+    const struct mg_addr *backend_socket;             /* likewise, resolved; AF_UNSPEC until then */
+    uint64_t bytes_up, bytes_down;                    /* plaintext from the client, and to it */
 };
 
 void mg_session_info(const struct mg_session *session, struct mg_session_info *info);

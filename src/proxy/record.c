@@ -144,7 +144,7 @@ client_cert_fields(struct record *r, SSL *ssl)
     X509 *cert = SSL_get0_peer_certificate(ssl);
     BIO *subject = cert != NULL ? BIO_new(BIO_s_mem()) : NULL;
     unsigned char digest[EVP_MAX_MD_SIZE];
-    char hex[2 * EVP_MAX_MD_SIZE + 1];
+    char hex[2 * EVP_MAX_MD_SIZE + 1] = "";
     unsigned len;
 
     if (subject == NULL)

@@ -28,7 +28,7 @@ enum mg_tls_status {
     MG_TLS_WANT_READ,  /* the input is used up */
     MG_TLS_WANT_WRITE, /* the output is full: flush it, then call again */
     MG_TLS_CLOSED,     /* the peer's close_notify: a clean end */
-    MG_TLS_ERROR,      /* over; err says why; the output may hold an alert that should still leave */
+    MG_TLS_ERROR, /* over; err says why; the output may hold an alert that should still leave */
 };
 
 /* The buffers of one call; usually the worker's big units. The BIO reads at in+in_used and writes at
