@@ -31,6 +31,30 @@ path_absolute(const char *path, struct mg_err *err)
     return result;
 }
 
+/* MOONGATE_LUA is meant from where the user stands, not from where the script lies. */
+static int
+modules_locate(struct mg_script *s, struct mg_err *err)
+{
+    const char *dir = getenv("MOONGATE_LUA");
+    struct mg_buf fact = {0};
+    char *path;
+    int status = -1;
+
+    if (dir == NULL || dir[0] == '\0')
+        return 0;
+    path = path_absolute(dir, err);
+    if (path == NULL)
+        return -1;
+    mg_buf_addf(&fact, "V%s", path);
+    if (fact.failed)
+        mg_err_setx(err, "out of memory");
+    else
+        status = mg_world_add(&s->world, MG_RECORD_ENV, "MOONGATE_LUA", fact.data, fact.len, err);
+    mg_buf_free(&fact);
+    mg_free(path);
+    return status;
+}
+
 /* Started as root, a script that anybody can change would hand root to anybody. */
 static int
 script_trust(const char *name, const char *path, struct mg_err *err)
@@ -178,7 +202,8 @@ static int
 script_load(struct mg_script *s, struct mg_script_load *load, const char *path, struct mg_buf *text,
             struct mg_err *err)
 {
-    if (script_trust(load->path, path, err) != 0 || script_read(s, path, text, err) != 0 ||
+    if (modules_locate(s, err) != 0 || script_trust(load->path, path, err) != 0 ||
+        script_read(s, path, text, err) != 0 ||
         mg_script_run(s, text->data != NULL ? text->data : "", text->len, err) != 0)
         return -1;
     if (load->prove && mg_prove(s, load, err) != 0)

@@ -180,7 +180,6 @@ path_search(lua_State *L, const char *name, const char *templates)
                 lua_replace(L, tried);
                 lua_replace(L, tried - 1);
                 lua_settop(L, tried);
-                lua_insert(L, -2);
                 return true;
             }
             lua_pushvalue(L, tried);

@@ -39,7 +39,7 @@ function moongate.settings(options) end
 ---@field address moongate.Address|moongate.Address[] also "*:port" for IPv4 and IPv6
 ---@field name? string for logs and reports; default: the first address
 ---@field tls? SSLContext terminate TLS with it; nil = plain TCP
----@field backend moongate.Address|moongate.Backend| fun(conn: moongate.Conn): (moongate.Address|moongate.Backend)?, string?
+---@field backend moongate.Target|fun(conn: moongate.Conn): moongate.Target?, string?
 ---@field max_connections? integer over all workers; more wait in the accept queue
 ---@field handshake_timeout? number|false seconds from accept to a finished handshake (10)
 ---@field idle_timeout? number|false seconds without a byte in either direction (600)

@@ -1,0 +1,202 @@
+-- Every wrong key and every wrong value is named, with the line and with what would be right.
+
+local bench = require "bench"
+local checks = require "checks"
+
+-- { Lua, what the error says after "moongate.lua:1: " }
+local WRONG = {
+    { [[moongate.listen { adress = "127.0.0.1:1" }]],
+        'listen: unknown option "adress" (did you mean "address"?)' },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", xyzzy_plugh = 1 }]],
+        'listen: unknown option "xyzzy_plugh"' },
+    { [[moongate.listen { "127.0.0.1:1" }]], "listen: expected options like name = value, found one without a name" },
+    { [[moongate.listen "127.0.0.1:1"]], "listen: expected a table of options, got string" },
+    { [[moongate.listen { backend = "a:1" }]],
+        'listen: address is required: "host:port", "*:port" or "unix:/path"' },
+    { [[moongate.listen { address = "127.0.0.1:1" }]],
+        'listen: backend is required: "host:port", a Backend or a function of a Conn' },
+    { [[moongate.listen { address = {}, backend = "a:1" }]], "listen: address: an empty list" },
+    { [[moongate.listen { address = 80, backend = "a:1" }]],
+        'listen: address: expected "host:port" or a list of these, got number' },
+    { [[moongate.listen { address = { "127.0.0.1:1", "127.0.0.1:1" }, backend = "a:1" }]],
+        "listen: address: 127.0.0.1:1 is given twice" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = 5 }]],
+        'listen: backend: expected "host:port", "unix:/path", a Backend or a function, got number' },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", name = "" }]], "listen: name: an empty string" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", tls = 1 }]],
+        "listen: tls: expected an SSLContext, got number" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", tls = function() end }]],
+        "listen: tls as a function is not supported by this version: give an SSLContext" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", idle_timeout = "10" }]],
+        "listen: idle_timeout: expected a number of seconds or false, got string" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", idle_timeout = 0 }]],
+        "listen: idle_timeout: expected a number of seconds from 0.001 to 4294967, or false, got 0" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", max_lifetime = 0/0 }]],
+        "listen: max_lifetime: expected a number of seconds from 0.001 to 4294967, or false, got -nan" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", max_connections = 1.5 }]],
+        "listen: max_connections: expected a whole number from 1 to 1000000000, got 1.5" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", backlog = 0 }]],
+        "listen: backlog: expected a whole number from 1 to 65535, got 0" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", tcp_nodelay = 1 }]],
+        "listen: tcp_nodelay: expected true or false, got number" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1" }
+        moongate.listen { address = "127.0.0.1:1", backend = "a:1", name = "b" }]],
+        'listen: address: 127.0.0.1:1 belongs to listener "127.0.0.1:1" already', line = 2 },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", name = "b" }
+        moongate.listen { address = "127.0.0.1:2", backend = "a:1", name = "b" }]],
+        'listen: name: there is already a listener "b"', line = 2 },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", accept_proxy = true }]],
+        "listen: accept_proxy is not supported by this version" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", handshake_rate = { per_second = 1 } }]],
+        "listen: handshake_rate is not supported by this version" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", max_connections_per_ip = 3 }]],
+        "listen: max_connections_per_ip is not supported by this version" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", tls_optional = true }]],
+        "listen: tls_optional is not supported by this version" },
+
+    { [[moongate.backend { addresses = "a:1" }]], 'backend: unknown option "addresses" (did you mean "address"?)' },
+    { [[moongate.backend { }]], 'backend: address is required: "host:port", "unix:/path" or a list' },
+    { [[moongate.backend { address = { "a:1", 2 } }]],
+        'backend: address: expected "host:port", "unix:/path" or a list of these, got number' },
+    { [[moongate.backend { address = { { address = "a:1", weight = 2 } } }]],
+        "backend: weight is not supported by this version" },
+    { [[moongate.backend { address = { { address = "a:1", backup = true } } }]],
+        "backend: backup is not supported by this version" },
+    { [[moongate.backend { address = "a:1", tls = "yes" }]],
+        "backend: tls: expected an SSLContext, true or false, got string" },
+    { [[moongate.backend { address = "a:1", servername = 5 }]],
+        "backend: servername: expected a string or a function of a Conn, got number" },
+    { [[moongate.backend { address = "a:1", balance = "frist" }]],
+        'backend: balance: expected "random_two" or "round_robin", got "frist"' },
+    { [[moongate.backend { address = "a:1", balance = "first" }]],
+        'backend: balance = "first" is not supported by this version' },
+    { [[moongate.backend { address = "a:1", connect_timeout = false }]],
+        "backend: connect_timeout: expected a number of seconds, got boolean" },
+    { [[moongate.backend { address = "a:1", send_proxy = "v2" }]], "backend: send_proxy is not supported by this version" },
+    { [[moongate.backend { address = "a:1", proxy_tlvs = {} }]], "backend: proxy_tlvs is not supported by this version" },
+    { [[moongate.backend { address = "a:1", health = {} }]], "backend: health is not supported by this version" },
+    { [[moongate.backend { address = "a:1", max_connections = 1 }]],
+        "backend: max_connections is not supported by this version" },
+    { [[moongate.backend { address = "a:1", on_down = "close" }]], "backend: on_down is not supported by this version" },
+    { [[moongate.backend { address = "a:1", source = "client" }]], "backend: source is not supported by this version" },
+    { [[moongate.reply(5)]], "reply: expected the text to answer with, got number" },
+
+    { [[moongate.settings { wrokers = 1 }]], 'settings: unknown option "wrokers" (did you mean "workers"?)' },
+    { [[moongate.settings { workers = 0 }]], "settings: workers: expected a whole number from 1 to 256, got 0" },
+    { [[moongate.settings { log_level = "loud" }]],
+        'settings: log_level: expected "debug", "info", "warn" or "error", got "loud"' },
+    { [[moongate.settings { log_format = 1 }]], 'settings: log_format: expected "text" or "json", got number' },
+    { [[moongate.settings { log = false }]], 'settings: log: expected a path, "stderr" or "syslog", got boolean' },
+    { [[moongate.settings { access_log = true }]],
+        'settings: access_log: expected a path, "stderr" or false, got boolean' },
+    { [[moongate.settings { drain_timeout = -1 }]],
+        "settings: drain_timeout: expected a number of seconds from 0 to 4294967, or false, got -1" },
+    { [[moongate.settings { watchdog = false }]], "settings: watchdog: expected a number of seconds, got boolean" },
+    { [[moongate.settings { callback_budget = 0 }]],
+        "settings: callback_budget: expected a number of seconds from 0.001 to 3600, got 0" },
+    { [[moongate.settings { ticket_secret = "short" }]],
+        "settings: ticket_secret: expected a string of 32 to 1024 bytes, or { current, previous }" },
+    { [[moongate.settings { ticket_secret = { ("x"):rep(32), "short" } }]],
+        "settings: ticket_secret: expected a string of 32 to 1024 bytes, or { current, previous }" },
+    { [[moongate.settings { ticket_secret = {} }]], "settings: ticket_secret: expected { current, previous }" },
+    { [[moongate.settings { refuse_reload_above = 2 }]],
+        "settings: refuse_reload_above: expected a number from 0 to 1, or false, got 2" },
+    { [[moongate.settings { user = 0 }]], "settings: user: expected a string, got number" },
+    { [[moongate.settings {} moongate.settings {}]], "settings: called twice; one call sets everything" },
+}
+
+describe("an option", function()
+
+    for _, case in ipairs(WRONG) do
+        it("is refused: " .. case[1], function()
+            local result = checks.run(case[1])
+            assert.equal(1, result.code)
+            assert.equal(("moongate.lua:%d: %s"):format(case.line or 1, case[2]), result.last)
+        end)
+    end
+
+    it("of every kind is taken", function()
+        local result = checks.run([[
+            moongate.settings { workers = 2, user = "nobody", group = "nogroup", drain_timeout = false, drain_delay = 0.5,
+                watchdog = 5, reload_timeout = 60, generation_timeout = 3600, log = "x.log", log_format = "json",
+                log_level = "debug", access_log = false, callback_budget = 0.5, ticket_secret = { ("x"):rep(32) },
+                hello_ring = 0, refuse_reload_above = 0.25, ticket_rotation = 60 }
+            local backend = moongate.backend { address = { "a:1", { address = "[::1]:2", weight = 1, backup = false },
+                "unix:/run/x.sock" }, name = "b", tls = false, servername = "x", send_proxy = false,
+                balance = "round_robin", connect_timeout = 0.1, resolve_interval = 5, on_down = "keep" }
+            moongate.listen { address = { "127.0.0.1:1", "[::1]:1", "*:2", "unix:/tmp/x", "unix:@x" }, name = "l",
+                backend = backend, accept_proxy = false, max_connections = 5, handshake_timeout = 1.5,
+                idle_timeout = false, max_lifetime = 60, half_close_timeout = 1, tls_optional = false, backlog = 1,
+                tcp_nodelay = false, tcp_keepalive = false }
+        ]])
+        assert.equal(0, result.code, result.err)
+        assert.equal("", result.err)
+    end)
+end)
+
+describe("an object", function()
+    teardown(bench.cleanup)
+
+    local function passes(script)
+        local result = checks.run(script)
+        assert.equal(0, result.code, result.err)
+    end
+
+    it("shows its options and takes new ones while the script runs", function()
+        passes([[
+            local l = moongate.listen { address = { "127.0.0.1:1", "*:2" }, backend = "localhost:80", idle_timeout = 5 }
+            assert(l.name == "127.0.0.1:1" and l.address[2] == "*:2" and l.idle_timeout == 5)
+            assert(l.half_close_timeout == 60 and l.max_connections == nil and l.max_lifetime == false)
+            assert(l.backend.name == "localhost:80" and l.backend.address[1] == "localhost:80")
+            assert(l.frozen == false and l.backend.frozen == false and tostring(l):match "^Listener: ")
+            l.address[1] = "changed"
+            assert(l.address[1] == "127.0.0.1:1")
+            l.idle_timeout = 7
+            assert(l.idle_timeout == 7)
+            l.idle_timeout = nil
+            assert(l.idle_timeout == 600)
+            l.backend = moongate.echo()
+            assert(l.backend.name == "echo" and l.backend.address == nil)
+            local function message(f) return (select(2, pcall(f)):gsub("^[^:]+:%d+: ", "")) end
+            assert(message(function() l.idle_timeout = "x" end) ==
+                "Listener: idle_timeout: expected a number of seconds or false, got string")
+            assert(l.idle_timeout == 600)
+            assert(message(function() l.name = "x" end) == "name is given once, when the object is made")
+            assert(tostring(select(2, pcall(function() l.idel_timeout = 1 end))):match
+                "NoMethodError: Listener.idel_timeout: no such field %(did you mean idle_timeout%?%)")
+            local b = moongate.backend { address = "a:1" }
+            b.servername, b.tls = "name", true
+            assert(b.servername == "name" and tostring(b.tls):match "^SSLContext")
+            assert(not pcall(function() moongate.echo().servername = "x" end))
+        ]])
+    end)
+
+    it("made from a failed call is not there", function()
+        passes([[
+            local ok = pcall(moongate.listen, { address = "127.0.0.1:1", backend = "a:1", idle_timeout = "x" })
+            assert(not ok)
+            moongate.listen { address = "127.0.0.1:1", backend = "a:1" }
+        ]])
+    end)
+
+    it("cannot be freed twice, nor taken for another", function()
+        passes([[
+            moongate.listen { address = "127.0.0.1:1", backend = "a:1" }
+            local b = moongate.echo()
+            assert(getmetatable(b) == "Backend")
+            assert(not pcall(moongate.listen, { address = "127.0.0.1:2", backend = b, tls = b }))
+        ]])
+    end)
+
+    it("whose context cannot be set up is named with its line", function()
+        local result = checks.run([[
+            local ctx = openssl.SSL.SSLContext.new()
+            ctx.name = "half"
+            ctx.cert = openssl.X509.Certificate.load_file("$rsa_crt")[1]
+            moongate.listen {
+                name = "web", address = "127.0.0.1:1", tls = ctx, backend = "a:1" }
+        ]])
+        assert.equal(1, result.code)
+        assert.matches("^moongate.lua:[45]: listen: web: tls %(context half%): .*key", result.last)
+    end)
+end)
