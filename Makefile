@@ -55,9 +55,10 @@ build: $(OUT)/moongate $(OUT)/lua/moongate/openssl.so
 $(OUT)/moongate: $(OBJ)
 	$(CC) $(PIE_LD) -o $@ $^ $(PKG_LIBS) -lm -lpthread
 
+# nodelete: OpenSSL keeps pointers to our ex_data callbacks, which must outlive lua_close.
 $(OUT)/lua/moongate/openssl.so: $(SO_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(OPT) -shared -Wl,-z,relro,-z,now $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs openssl) -lpthread
+	$(CC) $(OPT) -shared -Wl,-z,relro,-z,now,-z,nodelete $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs openssl) -lpthread
 
 $(OUT)/obj/%.o: src/%.c
 	@mkdir -p $(@D)
