@@ -8,10 +8,7 @@
 void mg_net_hold(struct mg_net *net);
 void mg_net_release(struct mg_net *net);
 
-/* Puts a stream that has used up its budget to sleep until the end of this loop turn. */
+/* Marks a stream that has used up its budget until the end of this loop turn. */
 void mg_net_pause(struct mg_net *net, struct mg_stream *s);
-
-/* Starts libuv's reading if the owner wants it and nothing stands against it. */
-void mg_stream_reading_update(struct mg_stream *s);
 
 #endif

@@ -38,7 +38,6 @@ on_check(uv_check_t *check)
 
         s->paused = false;
         s->paused_next = NULL;
-        mg_stream_reading_update(s);
         s = next;
     }
 }

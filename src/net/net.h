@@ -21,7 +21,7 @@ struct mg_stream;
 struct mg_net {
     uv_loop_t *loop;
     unsigned char *unit;      /* MG_NET_UNIT bytes, owned */
-    uv_check_t check;         /* restarts streams that had used up their budget of the turn */
+    uv_check_t check;         /* gives those that had used up their budget a new one */
     struct mg_stream *paused; /* intrusive list of those */
     unsigned live;            /* handles not yet closed and look-ups under way, streams included */
     bool closing;

@@ -126,7 +126,10 @@ on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
     struct mg_stream *s = handle->data;
 
     (void)suggested;
-    *buf = uv_buf_init((char *)s->net->unit, (unsigned)s->read_max);
+    if (s->paused) /* no buffer: libuv says UV_ENOBUFS and leaves the stream alone for this turn */
+        *buf = uv_buf_init(NULL, 0);
+    else
+        *buf = uv_buf_init((char *)s->net->unit, (unsigned)s->read_max);
 }
 
 /*
@@ -150,7 +153,7 @@ on_read(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
 {
     struct mg_stream *s = stream->data;
 
-    if (s->closing || len == 0)
+    if (s->closing || len == 0 || (len == UV_ENOBUFS && s->paused))
         return;
     if (len < 0) {
         mg_stream_read_stop(s);
@@ -165,31 +168,18 @@ on_read(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
     }
     s->bytes_in += (uint64_t)len;
     /* libuv goes on reading as long as the buffer comes back full: the others' turn first. */
-    if ((size_t)len == buf->len && !s->paused) {
-        uv_read_stop(stream);
+    if ((size_t)len == buf->len)
         mg_net_pause(s->net, s);
-    }
     s->ops->on_read(s, (const unsigned char *)buf->base, (size_t)len);
-}
-
-void
-mg_stream_reading_update(struct mg_stream *s)
-{
-    if (s->closing || !s->open)
-        return;
-    if (s->reading && !s->paused && !s->eof)
-        uv_read_start(&s->uv.stream, on_alloc, on_read);
-    else
-        uv_read_stop(&s->uv.stream);
 }
 
 void
 mg_stream_read_start(struct mg_stream *s)
 {
-    if (s->reading)
+    if (s->reading || s->eof || s->closing || !s->open)
         return;
     s->reading = true;
-    mg_stream_reading_update(s);
+    uv_read_start(&s->uv.stream, on_alloc, on_read);
 }
 
 void
@@ -198,7 +188,7 @@ mg_stream_read_stop(struct mg_stream *s)
     if (!s->reading)
         return;
     s->reading = false;
-    mg_stream_reading_update(s);
+    uv_read_stop(&s->uv.stream);
 }
 
 /* ---- writing --------------------------------------------------------------------------------- */
