@@ -13,13 +13,21 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #ifdef MG_SANITIZED
 #include <sanitizer/lsan_interface.h>
 #endif
 
-enum { EXIT_CLEAN, EXIT_SETUP = 3, EXIT_SESSIONS_LEFT, EXIT_LOOP_OPEN, EXIT_CONFIG_KEPT, EXIT_LEAK };
+enum {
+    EXIT_CLEAN,
+    EXIT_SETUP = 3,
+    EXIT_SESSIONS_LEFT,
+    EXIT_LOOP_OPEN,
+    EXIT_CONFIG_KEPT,
+    EXIT_LEAK
+};
 
 /* ---- options: the table at index 1 ----------------------------------------------------------- */
 
@@ -251,7 +259,8 @@ static void
 host_stop(struct host *host)
 {
     uv_close((uv_handle_t *)&host->control, NULL);
-    mg_frontend_close(host->frontend, false, on_frontend_closed, host);
+    if (host->frontend != NULL)
+        mg_frontend_close(host->frontend, false, on_frontend_closed, host);
     mg_engine_close_sessions(host->engine, NULL, "session: engine closed");
     mg_config_unref(host->config);
     mg_engine_close(host->engine, on_engine_closed, host);
@@ -294,6 +303,15 @@ on_control(uv_poll_t *poll, int status, int events)
         mg_engine_close_sessions(host->engine, NULL, "session: closed by the spec");
         mg_buf_adds(&text, "closed");
         break;
+    case 'd':
+        mg_frontend_close(host->frontend, true, on_frontend_closed, host);
+        host->frontend = NULL;
+        mg_buf_adds(&text, "draining");
+        break;
+    case 'l':
+        listen(host->listen_fd, 16);
+        mg_buf_adds(&text, "listening");
+        break;
     case 'g':
         mg_buf_addf(&text, "%u", host->configs);
         break;
@@ -328,7 +346,8 @@ host_run(lua_State *L, int control_fd)
     host.engine = mg_engine_new(&options, &err);
     if (host.engine == NULL)
         setup_failed(err.text);
-    host.frontend = mg_frontend_open(host.engine, "spec", (int)opt_integer(L, 1, "fd", -1), &err);
+    host.listen_fd = (int)opt_integer(L, 1, "fd", -1);
+    host.frontend = mg_frontend_open(host.engine, "spec", host.listen_fd, &err);
     if (host.frontend == NULL)
         setup_failed(err.text);
     config_replace(&host);
@@ -371,21 +390,21 @@ descriptors_close(lua_State *L, int control_fd)
 
 /* ---- the functions --------------------------------------------------------------------------- */
 
-/* listen(address[, backlog]) → fd */
+/* listen(address[, backlog]) → fd; backlog -1: bound only */
 static int
 engine_listen(lua_State *L)
 {
     const char *address = luaL_checkstring(L, 1);
     struct mg_endpoint ep;
     struct mg_err err;
-    int fd, on = 1;
+    int fd, on = 1, backlog = (int)luaL_optinteger(L, 2, 4096);
 
     if (mg_endpoint_parse(&ep, address, true, &err) != 0)
         return luaL_error(L, "%s", err.text);
     fd = socket(ep.addr.u.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     if (fd < 0 || bind(fd, &ep.addr.u.sa, ep.addr.len) != 0 ||
-        listen(fd, (int)luaL_optinteger(L, 2, 4096)) != 0)
+        (backlog >= 0 && listen(fd, backlog) != 0))
         return luaL_error(L, "%s: %s", address, strerror(errno));
     lua_pushinteger(L, fd);
     return 1;
@@ -403,18 +422,20 @@ engine_shared(lua_State *L)
 
 /*
  * start{ fd=, shared=, worker=, tls={crt,key,ca,…} | nil, backend={kind=, addresses=, tls={…}, …},
- * route=, refuse=, …_timeout= (ms), max_connections=, access_log=, access_format=, log= } → pid,
+ * route=, refuse=, …_timeout= (ms), nofile=, max_connections=, access_log=, access_format=, log= } → pid,
  * control fd
  */
 static int
 engine_start(lua_State *L)
 {
     const char *log;
+    struct rlimit nofile;
     int pair[2];
     pid_t pid, parent = getpid();
 
     luaL_checktype(L, 1, LUA_TTABLE);
     log = opt_string(L, 1, "log");
+    nofile.rlim_cur = nofile.rlim_max = (rlim_t)opt_integer(L, 1, "nofile", 0);
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
         return luaL_error(L, "socketpair: %s", strerror(errno));
     fflush(NULL);
@@ -428,6 +449,8 @@ engine_start(lua_State *L)
         if (getppid() != parent)
             _exit(EXIT_SETUP);
         signal(SIGPIPE, SIG_IGN);
+        if (nofile.rlim_cur > 0)
+            setrlimit(RLIMIT_NOFILE, &nofile);
         if (fd >= 0)
             dup2(fd, 2);
         descriptors_close(L, pair[1]);
@@ -439,7 +462,7 @@ engine_start(lua_State *L)
     return 2;
 }
 
-/* ask(control fd, "status" | "reload" | "close" | "generations" | "fail N": the N-th allocation
+/* ask(control fd, "status" | "reload" | "close" | "drain" (the frontend) | "listen" | "generations" | "fail N": the N-th allocation
  * from then on fails, 0 = none; answers how many there have been) → its answer */
 static int
 engine_ask(lua_State *L)
