@@ -156,6 +156,22 @@ moongate.listen { name = "plain", address = "127.0.0.1:$plain", backend = moonga
         gone(web, 5)
     end)
 
+    it("is not drain: it takes no new connections and stays", function()
+        local web, options = echo {}
+        local client = bench.connect(options.plain)
+        client:send("ping")
+        assert.equal("ping", client:receive(4))
+        assert.equal(0, web:command("drain").code)
+        bench.wait("nobody to listen", function() return not echoes(options.plain) end)
+        client:send("pong")
+        assert.equal("pong", client:receive(4))
+        client:close()
+        bench.wait("its connections to end", function() return web:open_connections() == 0 end)
+        assert.is_true(web.program:alive())
+        assert.equal(0, web:command("stop").code)
+        gone(web, 5)
+    end)
+
     it("by the stop command is the same", function()
         local web = echo {}
         assert.equal(0, web:command("stop").code)
