@@ -91,7 +91,11 @@ end
 
 function Proxy:arguments()
     local command = { bench.moongate, "run", self.script, "--control", self.control,
-        "--workers", tostring(self.options.workers or 2), "--log-format", self.options.log_format or "json" }
+        "--log-format", self.options.log_format or "json" }
+    if self.options.workers ~= false then -- false: the script's number
+        command[#command + 1] = "--workers"
+        command[#command + 1] = tostring(self.options.workers or 2)
+    end
     for _, argument in ipairs(self.options.arguments or {}) do
         command[#command + 1] = argument
     end

@@ -18,29 +18,46 @@
 
 /* Who sends it → to whom: S supervisor, L loader, W worker, C command line. */
 enum mg_msg_type {
-    MG_MSG_HELLO = 1, /* S→W  first message: payload = "key=value\n" lines (index, log, user …);
-                               "fds=shared,current,log,access" names the descriptors in order */
-    MG_MSG_SOCKET, /* S→W  payload = canonical address; fd = the bound socket. Kept by the worker
-                               until MSG_UNSOCKET; listened on by the supervisor at commit */
-    MG_MSG_UNSOCKET, /* S→W  payload = canonical address: accept to EAGAIN, then close;
-                               W→S the same back when done */
-    MG_MSG_BUILD,    /* S→W  number = generation; fd = snapshot */
-    MG_MSG_READY,    /* W→S  number = generation: built, waiting for COMMIT or DISCARD */
-    MG_MSG_FAILED, /* W→S  number = generation (0: it cannot start); L→S; payload = the error text;
-                               from L a NUL and the paths touched so far, each with a NUL, follow */
-    MG_MSG_COMMIT,    /* S→W  number = generation: new connections take it from now on */
-    MG_MSG_DISCARD,   /* S→W  number = generation: forget it */
-    MG_MSG_SERVING,   /* W→S  number = generation: COMMIT is done, connections are accepted */
-    MG_MSG_RETIRED,   /* W→S  number = generation: its last connection has ended, it is freed */
-    MG_MSG_HEARTBEAT, /* W→S  every 200 ms from the loop; payload = what runs ("key=value\n") */
-    MG_MSG_DRAIN, /* S→W  stop accepting, close idle listeners, exit 0 with the last connection */
-    MG_MSG_QUIT,  /* S→W  close all connections now and exit 0 */
-    MG_MSG_REOPEN, /* S→W  the log part of HELLO again: after USR1, or when a reload changed it */
-    MG_MSG_STATUS, /* S→W and back: number = request id; payload of the answer = lines for the table,
-                               NUL, members of a JSON object */
-    MG_MSG_LOADED,  /* L→S  fd = snapshot; payload = report text (warnings) */
-    MG_MSG_COMMAND, /* C→S  payload = "reload" | "drain" | "stop" | "status" | "status --json" */
-    MG_MSG_ANSWER,  /* S→C  number = exit code; payload = text for stdout (0) or stderr (else) */
+    /* S→W: the first message; payload = "key=value\n" lines (index, user, secret, log …), of which
+     * "fds=shared,current,log,access" names the descriptors in order. */
+    MG_MSG_HELLO = 1,
+    /* S→W: payload = canonical address, fd = the bound socket. The worker keeps it until UNSOCKET;
+     * the supervisor listens on it just before COMMIT. */
+    MG_MSG_SOCKET,
+    /* S→W: payload = canonical address; accept to EAGAIN, then close. W→S: the same, when done. */
+    MG_MSG_UNSOCKET,
+    /* S→W: number = generation, fd = snapshot. */
+    MG_MSG_BUILD,
+    /* W→S: number = generation; it is built and waits for COMMIT or DISCARD. */
+    MG_MSG_READY,
+    /* W→S: number = generation (0: the worker cannot start), payload = the error text. L→S: likewise;
+     * a NUL and the paths touched so far, each with a NUL, follow the text. */
+    MG_MSG_FAILED,
+    /* S→W: number = generation; new connections take it from now on. */
+    MG_MSG_COMMIT,
+    /* S→W: number = generation; forget it. */
+    MG_MSG_DISCARD,
+    /* W→S: number = generation; COMMIT is done, connections are accepted. */
+    MG_MSG_SERVING,
+    /* W→S: number = generation; its last connection has ended, it is freed. */
+    MG_MSG_RETIRED,
+    /* W→S: every 200 ms from the loop. What runs is in the shared page called "current". */
+    MG_MSG_HEARTBEAT,
+    /* S→W: stop accepting, exit 0 with the last connection. */
+    MG_MSG_DRAIN,
+    /* S→W: close all connections now and exit 0. */
+    MG_MSG_QUIT,
+    /* S→W: the log part of HELLO again; after USR1, and when a reload has changed it. */
+    MG_MSG_REOPEN,
+    /* S→W: number = request. W→S: the same number, payload = "key=value\n" lines for people, a NUL,
+     * members of a JSON object. */
+    MG_MSG_STATUS,
+    /* L→S: fd = snapshot, payload = warnings, one per line. */
+    MG_MSG_LOADED,
+    /* C→S: payload = "reload" | "drain" | "stop" | "status" | "status --json". */
+    MG_MSG_COMMAND,
+    /* S→C: number = exit code, payload = text for stdout (0) or stderr (else). */
+    MG_MSG_ANSWER,
 };
 
 struct mg_msg {

@@ -358,7 +358,7 @@ static void
 on_walk(uv_handle_t *handle, void *data)
 {
     (void)data;
-    mg_log(MG_LOG_ERROR, "left open at the end: a %s handle",
+    mg_log(MG_LOG_ERROR, "uv_loop_close: a %s handle is still open",
            uv_handle_type_name(uv_handle_get_type(handle)));
 }
 

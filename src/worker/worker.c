@@ -361,7 +361,7 @@ static void
 on_walk(uv_handle_t *handle, void *data)
 {
     (void)data;
-    mg_log(MG_LOG_ERROR, "left open at the end: a %s handle",
+    mg_log(MG_LOG_ERROR, "uv_loop_close: a %s handle is still open",
            uv_handle_type_name(uv_handle_get_type(handle)));
 }
 
@@ -378,7 +378,7 @@ loop_run(struct mg_worker_process *w, int channel, struct mg_err *err)
     uv_run(&w->loop, UV_RUN_DEFAULT);
     if (w->live == 0 && uv_loop_close(&w->loop) == 0)
         return 0;
-    mg_log(MG_LOG_ERROR, "%u handles were not closed", w->live);
+    mg_log(MG_LOG_ERROR, "uv_loop_close: %u handles of the worker itself are still open", w->live);
     uv_walk(&w->loop, on_walk, NULL);
     return EXIT_LEAK;
 }
