@@ -117,11 +117,13 @@ mg_loader_command(int argc, char **argv)
     if (result == 0)
         result = mg_script_load(&load, &watch, &err);
     if (result == 0) {
-        result = mg_ipc_send_blocking(CHANNEL_FD, MG_MSG_LOADED, 0, load.warnings.data,
-                                      load.warnings.len, &load.snapshot_fd, 1, &err);
+        size_t len = load.warnings.len < MG_IPC_MAX ? load.warnings.len : MG_IPC_MAX;
+        result = mg_ipc_send_blocking(CHANNEL_FD, MG_MSG_LOADED, 0, load.warnings.data, len,
+                                      &load.snapshot_fd, 1, &err);
     } else {
         mg_buf_add(&answer, err.text, strlen(err.text) + 1);
-        mg_buf_add(&answer, watch.data, watch.len);
+        if (watch.len <= MG_IPC_MAX - answer.len)
+            mg_buf_add(&answer, watch.data, watch.len);
         result = answer.failed ? -1
                                : mg_ipc_send_blocking(CHANNEL_FD, MG_MSG_FAILED, 0, answer.data,
                                                       answer.len, NULL, 0, &err);

@@ -18,6 +18,7 @@
 #define CLIENTS_MAX   64
 #define SILENCE_NS    (10ull * 1000000000u) /* from connecting to the command */
 #define STATUS_NS     (1000ull * 1000000u)  /* for all workers to answer */
+#define TIMER_MS      250
 #define DEFAULT_DIR   "/run/moongate"
 #define DEFAULT_PATH  DEFAULT_DIR "/control.sock"
 #define FALLBACK_NAME "/moongate.sock"
@@ -90,8 +91,6 @@ on_client_close(struct mg_ipc *ipc)
     *at = client->next;
     c->client_count--;
     mg_free(client);
-    if (c->client_count == 0 && !c->closing)
-        uv_timer_stop(&c->timer);
     control_released(c);
 }
 
@@ -244,6 +243,8 @@ on_lost(struct mg_ipc *ipc, const char *why)
     mg_ipc_close(ipc, on_client_close);
 }
 
+static void on_poll(uv_poll_t *poll, int status, int events);
+
 static void
 on_timer(uv_timer_t *timer)
 {
@@ -251,6 +252,9 @@ on_timer(uv_timer_t *timer)
     uint64_t now = mg_now_ns();
     if (c->closing)
         return;
+    uv_poll_start(&c->poll, UV_READABLE, on_poll); /* if it had to rest */
+    if (c->client_count == 0)
+        uv_timer_stop(timer);
     for (struct client *client = c->clients; client != NULL; client = client->next) {
         if (client->state == CLIENT_RELOAD || now < client->deadline_ns || client->ipc.closing)
             continue;
@@ -259,6 +263,13 @@ on_timer(uv_timer_t *timer)
         else
             mg_ipc_close(&client->ipc, on_client_close);
     }
+}
+
+static void
+timer_ensure(struct mg_control *c)
+{
+    if (!uv_is_active((uv_handle_t *)&c->timer))
+        uv_timer_start(&c->timer, on_timer, TIMER_MS, TIMER_MS);
 }
 
 /* ---- the socket ----------------------------------------------------------------------------- */
@@ -299,8 +310,8 @@ client_open(struct mg_control *c, int fd)
     client->next = c->clients;
     c->clients = client;
     c->live++;
-    if (c->client_count++ == 0)
-        uv_timer_start(&c->timer, on_timer, 250, 250);
+    c->client_count++;
+    timer_ensure(c);
 }
 
 static void
@@ -311,8 +322,12 @@ on_poll(uv_poll_t *poll, int status, int events)
     if (c->closing || status != 0)
         return;
     int fd = accept4(c->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd >= 0)
+    if (fd >= 0) {
         client_open(c, fd);
+    } else if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) {
+        uv_poll_stop(poll); /* no descriptor left, most likely: the timer tries again */
+        timer_ensure(c);
+    }
 }
 
 /* The directory of the default path is ours to make. */

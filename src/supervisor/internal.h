@@ -283,6 +283,7 @@ struct mg_super {
     uv_timer_t tick;
     uv_signal_t signals[4];
     uint64_t ticked_ns;
+    uint64_t notified_ns; /* the last WATCHDOG=1 */
 };
 
 /* Stops: gracefully, or at once. */

@@ -139,7 +139,9 @@ void
 mg_reload_request(struct mg_super *super, const char *why)
 {
     struct mg_reload *r = &super->reload;
-    if (super->phase != MG_PHASE_STARTING)
+    if (super->phase > MG_PHASE_RUNNING)
+        return;
+    if (super->phase == MG_PHASE_RUNNING)
         mg_log(MG_LOG_INFO, "reload: %s", why);
     r->pending = true;
     if (r->state == MG_RELOAD_IDLE && r->loader.live == 0)

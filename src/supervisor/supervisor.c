@@ -185,6 +185,16 @@ pid_file_write(const char *path, struct mg_err *err)
     return 0;
 }
 
+static void
+rights_warn(const struct mg_settings *settings)
+{
+    bool root = geteuid() == 0, user = settings->user[0] != '\0';
+    if (root && !user)
+        mg_log(MG_LOG_WARN, "workers run as root: settings.user or --user names somebody else");
+    else if (!root && user)
+        mg_log(MG_LOG_WARN, "user %s: only root can become somebody else", settings->user);
+}
+
 void
 mg_super_ready(struct mg_super *super)
 {
@@ -197,6 +207,7 @@ mg_super_ready(struct mg_super *super)
     super->pid_written = pid_file != NULL;
     super->phase = MG_PHASE_RUNNING;
 
+    rights_warn(&super->settings);
     struct mg_buf where = {0};
     for (const struct mg_socket *socket = super->sockets; socket != NULL; socket = socket->next)
         mg_buf_addf(&where, "%s%s", where.len > 0 ? ", " : "", socket->address);
@@ -223,6 +234,18 @@ stop_check(struct mg_super *super, uint64_t now)
     }
 }
 
+/* The service manager's own watchdog: told at half of the interval that it gives us. */
+static void
+service_watchdog(struct mg_super *super, uint64_t now)
+{
+    const char *interval = getenv("WATCHDOG_USEC");
+    uint64_t half_ns = interval != NULL ? strtoull(interval, NULL, 10) * 1000 / 2 : 0;
+    if (half_ns == 0 || now - super->notified_ns < half_ns)
+        return;
+    super->notified_ns = now;
+    mg_notify("WATCHDOG=1");
+}
+
 static void
 on_tick(uv_timer_t *timer)
 {
@@ -237,6 +260,7 @@ on_tick(uv_timer_t *timer)
     }
     unsocket_send(super, now);
     stop_check(super, now);
+    service_watchdog(super, now);
     super->ticked_ns = now;
 }
 
