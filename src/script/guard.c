@@ -42,6 +42,13 @@ thread_cpu_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+static MG_NORETURN void
+expired_error(lua_State *L, const struct mg_budget *budget)
+{
+    mg_script_error(L, "%s ran longer than settings.callback_budget (%f seconds of CPU time)",
+                    budget->what, budget->seconds);
+}
+
 static void
 on_count(lua_State *L, lua_Debug *ar)
 {
@@ -56,8 +63,19 @@ on_count(lua_State *L, lua_Debug *ar)
         return;
     budget->expired = true;
     lua_sethook(L, on_count, LUA_MASKCOUNT, 1);
-    mg_script_error(L, "%s ran longer than settings.callback_budget (%f seconds of CPU time)",
-                    budget->what, budget->seconds);
+    expired_error(L, budget);
+}
+
+/* Calls the function at index 1. One that caught the hook's error and returned at once fails all the same. */
+static int
+call_bounded(lua_State *L)
+{
+    const struct mg_budget *budget = &mg_script_of(L)->budget;
+
+    lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+    if (budget->expired)
+        expired_error(L, budget);
+    return lua_gettop(L);
 }
 
 static void
@@ -193,10 +211,12 @@ mg_guard_call(struct mg_script *s, lua_State *L, int nargs, int nresults, const 
     }
     lua_pushcfunction(L, traceback_keep);
     lua_insert(L, handler);
+    lua_pushcfunction(L, call_bounded);
+    lua_insert(L, handler + 1);
     snprintf(current_place, current_cap, "%s%s%s", what, listener != NULL ? " of listener " : "",
              listener != NULL ? listener : "");
     budget_enter(&s->budget, L, what);
-    status = lua_pcall(L, nargs, nresults, handler);
+    status = lua_pcall(L, nargs + 1, nresults, handler);
     budget_leave(&s->budget, L);
     if (s->budget.depth == 0)
         current_place[0] = '\0';
