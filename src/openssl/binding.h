@@ -60,16 +60,17 @@ struct mg_attr {
 };
 
 struct mg_class {
-    const char *name;              /* "SSLContext": what errors say */
-    const char *metatable;         /* "moongate.SSLContext": registry key */
-    const struct mg_attr *attrs;   /* ended by a NULL name */
+    const char *name;                 /* "SSLContext": what errors say */
+    const char *metatable;            /* "moongate.SSLContext": registry key */
+    const struct mg_attr *attrs;      /* ended by a NULL name */
     const struct mg_attr *more_attrs; /* rows kept in another file, likewise; or NULL */
-    const luaL_Reg *methods;       /* ended by a NULL name; self at index 1, checked by mg_class_check */
-    bool (*is_frozen)(const void *self);  /* NULL = never frozen */
-    const char *const *frozen_ok;  /* attributes that may be written all the same; NULL-ended, or NULL */
-    lua_CFunction gc;              /* also __close; must accept an empty object; or NULL */
-    lua_CFunction eq;              /* or NULL */
-    lua_CFunction tostring;        /* or NULL: "SSLContext: 0x…" */
+    const luaL_Reg *methods; /* ended by a NULL name; self at index 1, checked by mg_class_check */
+    bool (*is_frozen)(const void *self); /* NULL = never frozen */
+    const char *const
+        *frozen_ok;         /* attributes that may be written all the same; NULL-ended, or NULL */
+    lua_CFunction gc;       /* also __close; must accept an empty object; or NULL */
+    lua_CFunction eq;       /* or NULL */
+    lua_CFunction tostring; /* or NULL: "SSLContext: 0x…" */
     int user_values;
 };
 
@@ -118,13 +119,13 @@ void mg_ssl_context_freeze(lua_State *L, int idx, bool as_client);
 
 /* Facts of a frozen context for the engine and the report. */
 struct mg_ssl_context_facts {
-    bool callbacks;       /* some deciding or notifying callback is set */
+    bool callbacks; /* some deciding or notifying callback is set */
     bool verify_hostname;
     bool verify_callback;
     bool verify_mode_set; /* assigned by the script, or by set_params */
     int verify_mode;
-    bool has_client_ca;   /* client_ca, ca_file, ca_path or cert_store given */
-    char name[128];       /* ctx.name or "" */
+    bool has_client_ca;       /* client_ca, ca_file, ca_path or cert_store given */
+    char name[128];           /* ctx.name or "" */
     unsigned char digest[32]; /* policy digest: ARCHITECTURE 7 */
 };
 void mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts);
@@ -138,9 +139,6 @@ void mg_lua_push_pkey(lua_State *L, EVP_PKEY *key);
 bool mg_ssl_reader_push(lua_State *L, struct mg_tls_conn *conn, const char *name);
 extern const char *const mg_ssl_reader_names[];
 
-/* export_keying_material(label, length[, context]) with its arguments from index `arg` on; pushes. */
-void mg_ssl_export_keying_material(lua_State *L, struct mg_tls_conn *conn, int arg);
-
 /* ---- in-memory handshakes ------------------------------------------------------------------- */
 
 struct mg_memory_handshake {
@@ -151,7 +149,7 @@ struct mg_memory_handshake {
     bool ok;
     char version[16], cipher[64];
     char server_error[256], client_error[256];
-    int alert; /* the fatal alert that crossed, or -1 */
+    int alert;         /* the fatal alert that crossed, or -1 */
     char key_type[16]; /* of the server's certificate: "RSA", "EC", "ED25519" */
     X509 *server_cert; /* what the client saw, owned by the caller, or NULL */
 };

@@ -22,7 +22,8 @@
  * memory. A state and its contexts belong to one thread at a time, so the count is not atomic.
  */
 struct mg_lua_link {
-    lua_State *L; /* the coroutine a handshake runs in, else the main thread; NULL after lua_close */
+    lua_State
+        *L; /* the coroutine a handshake runs in, else the main thread; NULL after lua_close */
     const struct mg_openssl_hooks *hooks; /* in the state's userdata, valid while L is set */
     unsigned refs;
 };
@@ -119,8 +120,8 @@ bool mg_is_pem(const char *data, size_t len);
 
 /* ---- x509 ----------------------------------------------------------------------------------- */
 
-extern const struct mg_class mg_certificate_class, mg_name_class, mg_extension_class, mg_store_class,
-    mg_store_context_class, mg_crl_class, mg_pkey_class, mg_ssl_context_class;
+extern const struct mg_class mg_certificate_class, mg_name_class, mg_extension_class,
+    mg_store_class, mg_store_context_class, mg_crl_class, mg_pkey_class, mg_ssl_context_class;
 
 /* Objects hold one reference; the pointer is NULL only before construction is complete. */
 struct mg_certificate {
@@ -161,11 +162,12 @@ int mg_x509_sign(lua_State *L);
 
 X509 *mg_x509_test(lua_State *L, int idx);  /* NULL if it is something else */
 X509 *mg_x509_share(lua_State *L, int idx); /* likewise, for keeping: freezes the Certificate */
-void mg_x509_parse_all(lua_State *L, const char *cls, const char *what, const char *data, size_t len);
-void mg_lua_push_x509_list(lua_State *L, const STACK_OF(X509) *certs); /* nil for NULL */
+void mg_x509_parse_all(lua_State *L, const char *cls, const char *what, const char *data,
+                       size_t len);
+void mg_lua_push_x509_list(lua_State *L, const STACK_OF(X509) * certs); /* nil for NULL */
 void mg_lua_push_name(lua_State *L, const X509_NAME *name);
 void mg_lua_push_extension(lua_State *L, X509_EXTENSION *ext);
-void mg_lua_push_extensions(lua_State *L, const STACK_OF(X509_EXTENSION) *list);
+void mg_lua_push_extensions(lua_State *L, const STACK_OF(X509_EXTENSION) * list);
 void mg_lua_push_crl(lua_State *L, X509_CRL *crl);
 
 /* The Name at idx, or one made from a string "/CN=x/O=y" (left on the stack in its place). */
@@ -233,20 +235,20 @@ void mg_lua_push_cipher(lua_State *L, const SSL_CIPHER *cipher);
 extern const struct mg_attr mg_ssl_protocol_attrs[];
 
 /* Methods in files of their own. */
-int mg_ssl_context_setup(lua_State *L);            /* ssl_setup.c */
-int mg_ssl_context_add_certificate(lua_State *L);  /* ssl_certificate.c */
+int mg_ssl_context_setup(lua_State *L);           /* ssl_setup.c */
+int mg_ssl_context_add_certificate(lua_State *L); /* ssl_certificate.c */
 int mg_ssl_context_load_certificate(lua_State *L);
-int mg_ssl_context_set_params(lua_State *L);       /* ssl_params.c */
+int mg_ssl_context_set_params(lua_State *L); /* ssl_params.c */
 int mg_ssl_context_use_profile(lua_State *L);
-void mg_open_ssl_params(lua_State *L);             /* DEFAULT_PARAMS into the class on top */
+void mg_open_ssl_params(lua_State *L); /* DEFAULT_PARAMS into the class on top */
 
 /* Puts certificate, key and chain (NULL: keeps the one of that key type) into ctx, or changes nothing
  * and fails with OpenSSL's queue filled. */
-int mg_ssl_context_put_certificate(SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF(X509) *chain);
+int mg_ssl_context_put_certificate(SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF(X509) * chain);
 
 /* Visits ctx's certificates, each being the current one meanwhile, until visit returns non-zero. */
-int mg_ssl_context_each_certificate(SSL_CTX *ctx, int (*visit)(SSL_CTX *ctx, X509 *x509, void *data),
-                                    void *data);
+int mg_ssl_context_each_certificate(SSL_CTX *ctx,
+                                    int (*visit)(SSL_CTX *ctx, X509 *x509, void *data), void *data);
 
 /* The userdata of ctx, pushed, or nothing and false: it was collected, or is not ours. */
 bool mg_ssl_context_push(lua_State *L, const SSL_CTX *ctx);
@@ -255,7 +257,7 @@ bool mg_ssl_context_push(lua_State *L, const SSL_CTX *ctx);
 void mg_protocols_encode(lua_State *L, int value, const char *name, struct mg_buf *out);
 
 /* The list of Certificates at idx as a stack in a box that is pushed; `what` starts the TypeError. */
-STACK_OF(X509) *mg_x509_stack_push(lua_State *L, int idx, const char *what);
+STACK_OF(X509) * mg_x509_stack_push(lua_State *L, int idx, const char *what);
 
 /* What an SSL_CTX carries for callbacks and in-memory handshakes, in its ex_data. */
 struct mg_ssl_context_extra {

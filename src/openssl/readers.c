@@ -297,27 +297,3 @@ mg_ssl_reader_push(lua_State *L, struct mg_tls_conn *conn, const char *name)
     }
     return false;
 }
-
-#define KEYING_MATERIAL_MAX 65536
-
-void
-mg_ssl_export_keying_material(lua_State *L, struct mg_tls_conn *conn, int arg)
-{
-    size_t label_len, context_len;
-    const char *label = mg_check_string(L, arg, &label_len);
-    lua_Integer len = mg_check_integer(L, arg + 1);
-    const char *context = mg_opt_string(L, arg + 2, &context_len);
-    if (len < 0 || len > KEYING_MATERIAL_MAX)
-        mg_lua_error(L, "ArgumentError", "%s: length: expected 0 to %d, got %lld",
-                     mg_function_name(L), KEYING_MATERIAL_MAX, (long long)len);
-    unsigned char *out = lua_newuserdatauv(L, (size_t)len + 1, 0);
-    ERR_clear_error();
-    if (!conn->ssl || !conn->handshake_done ||
-        SSL_export_keying_material(conn->ssl, out, (size_t)len, label, label_len,
-                                   (const unsigned char *)context, context_len,
-                                   context != NULL) != 1)
-        mg_lua_openssl_error(L, "SSLError", "SSL_export_keying_material");
-    lua_pushlstring(L, (const char *)out, (size_t)len);
-    mg_wipe(out, (size_t)len);
-    lua_remove(L, -2);
-}

@@ -50,7 +50,7 @@ void
 mg_x509_set_serial(lua_State *L, void *self, int value)
 {
     char text[24];
-    const char *hex = text;
+    const char *hex;
     if (lua_type(L, value) == LUA_TNUMBER) {
         lua_Integer number = mg_attr_integer(L, value, "Certificate", "serial");
         if (number < 0)

@@ -143,8 +143,10 @@ local rows = {
     extra_chain_cert = {
         accept = { { { fix.cert "ca" } }, { {} }, { NIL } },
         refuse = {
-            { fix.cert "ca", "TypeError", "SSLContext.extra_chain_cert: expected a list of Certificates, got Certificate" },
-            { { fix.cert "ca", 1 }, "TypeError", "SSLContext.extra_chain_cert: entry 2: expected Certificate, got number" },
+            { fix.cert "ca", "TypeError",
+                "SSLContext.extra_chain_cert: expected a list of Certificates, got Certificate" },
+            { { fix.cert "ca", 1 }, "TypeError",
+                "SSLContext.extra_chain_cert: entry 2: expected Certificate, got number" },
         },
     },
     client_ca = {
@@ -334,12 +336,14 @@ describe("SSLContext.ciphers", function()
     for title, value in pairs {
         ["a string"] = "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384",
         ["a list"] = { "ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-AES256-GCM-SHA384" },
-        ["the reader's form"] = { { "ECDHE-RSA-AES128-GCM-SHA256", "TLSv1.2", 128, 128 }, { "ECDHE-RSA-AES256-GCM-SHA384" } },
+        ["the reader's form"] = { { "ECDHE-RSA-AES128-GCM-SHA256", "TLSv1.2", 128, 128 },
+            { "ECDHE-RSA-AES256-GCM-SHA384" } },
         ["unknown names beside known ones"] = "NONSENSE:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384",
     } do
         it("takes " .. title, function()
             ctx.ciphers = value
-            assert.truthy(names():find("TLS_AES_128_GCM_SHA256 ECDHE-RSA-AES128-GCM-SHA256 ECDHE-RSA-AES256-GCM-SHA384", 1, true))
+            local want = "TLS_AES_128_GCM_SHA256 ECDHE-RSA-AES128-GCM-SHA256 ECDHE-RSA-AES256-GCM-SHA384"
+            assert.equal(want, names():sub(-#want))
         end)
     end
 
@@ -444,7 +448,8 @@ describe("SSLContext.set_params", function()
 end)
 
 describe("SSLContext.use_profile", function()
-    for name, version in pairs { modern = SSL.TLS1_3_VERSION, intermediate = SSL.TLS1_2_VERSION, old = SSL.TLS1_VERSION } do
+    for name, version in pairs { modern = SSL.TLS1_3_VERSION, intermediate = SSL.TLS1_2_VERSION,
+        old = SSL.TLS1_VERSION } do
         it("applies " .. name, function()
             local ctx = SSLContext.new()
             assert.equal(ctx, ctx:use_profile(name))

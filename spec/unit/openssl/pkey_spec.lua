@@ -6,7 +6,7 @@ describe("PKey", function()
     after_each(fix.queue_is_empty)
 
     for name, want in pairs {
-        rsa = { "RSA", "rsaEncryption", 2048 }, ec = { "EC", "id-ecPublicKey", 256 }, ed25519 = { "ED25519", "ED25519", 256 },
+        rsa = { "RSA", "rsaEncryption" }, ec = { "EC", "id-ecPublicKey" }, ed25519 = { "ED25519", "ED25519" },
     } do
         describe("of type " .. want[1], function()
             local key = fix.key(name)
@@ -44,7 +44,8 @@ describe("PKey", function()
                     key:to_pem("AES-256-CBC", "secret"),
                 } do
                     assert.is_true(PKey.read(text, "secret"):compare(key))
-                    raises("PKeyError", "PKey.read: the private key is encrypted and no passphrase was given", PKey.read, text)
+                    raises("PKeyError", "PKey.read: the private key is encrypted and no passphrase was given",
+                        PKey.read, text)
                     raises("PKeyError", "Could not parse PKey (wrong passphrase?)", PKey.read, text, "wrong")
                     raises("PKeyError", "Could not parse PKey (wrong passphrase?)", PKey.read, text, "")
                 end
@@ -89,7 +90,8 @@ describe("PKey", function()
     for title, case in pairs {
         ["an unknown type"] = { PKey.generate_key, { "NOSUCH" }, "PKeyError", 'unsupported algorithm "NOSUCH"' },
         ["an unknown option"] = { PKey.generate_key, { "RSA", { nosuch = 1 } }, "PKeyError", "nosuch" },
-        ["an option that is a table"] = { PKey.generate_key, { "RSA", { rsa_keygen_bits = {} } }, "TypeError", "argument 2" },
+        ["an option that is a table"] = { PKey.generate_key, { "RSA", { rsa_keygen_bits = {} } }, "TypeError",
+            "argument 2" },
         ["a list of options"] = { PKey.generate_key, { "RSA", { 1 } }, "TypeError", "argument 2" },
         ["a bad size"] = { PKey.RSA.generate, { 1 }, "PKeyError", "rsa_keygen_bits" },
         ["a negative size"] = { PKey.RSA.generate, { -2048 }, "PKeyError", "rsa_keygen_bits" },
@@ -98,13 +100,17 @@ describe("PKey", function()
         ["nothing to read"] = { PKey.read, { "" }, "PKeyError", "PKey.read: Could not parse PKey" },
         ["a certificate to read"] = { PKey.read, { fix.cert("ca"):to_pem() }, "PKeyError", "Could not parse PKey" },
         ["noise to read"] = { PKey.read, { ("\48\130\1"):rep(1000) }, "PKeyError", "Could not parse PKey" },
-        ["a number to read"] = { PKey.read, { 1 }, "TypeError", "PKey.read: argument 1: expected a string, got number" },
-        ["a passphrase that is none"] = { PKey.read, { "x", 1 }, "TypeError", "PKey.read: argument 2: expected a string" },
+        ["a number to read"] = { PKey.read, { 1 }, "TypeError",
+            "PKey.read: argument 1: expected a string, got number" },
+        ["a passphrase that is none"] = { PKey.read, { "x", 1 }, "TypeError",
+            "PKey.read: argument 2: expected a string" },
         ["a long passphrase"] = { PKey.read, { "x", ("x"):rep(1025) }, "OpenSSLError", "longer than 1024 bytes" },
-        ["a missing file"] = { PKey.load_file, { "/nonexistent" }, "SystemCallError", "PKey.load_file: /nonexistent: No such file" },
+        ["a missing file"] = { PKey.load_file, { "/nonexistent" }, "SystemCallError",
+            "PKey.load_file: /nonexistent: No such file" },
         ["a cipher that is none"] = { fix.key("ec").private_to_pem, { fix.key "ec", "NOSUCH", "x" }, "ArgumentError",
             "unsupported cipher algorithm (NOSUCH)" },
-        ["a cipher without a passphrase"] = { fix.key("ec").private_to_pem, { fix.key "ec", "AES-128-CBC" }, "TypeError",
+        ["a cipher without a passphrase"] = { fix.key("ec").private_to_pem, { fix.key "ec", "AES-128-CBC" },
+            "TypeError",
             "PKey:private_to_pem: argument 2: expected a string, got no value" },
         ["a digest that is none"] = { fix.key("ec").sign, { fix.key "ec", "NOSUCH", "x" }, "ArgumentError",
             "unsupported digest algorithm (NOSUCH)" },
@@ -116,7 +122,8 @@ describe("PKey", function()
         local files = fix.files()
         local path = files:write("k.pem", fix.cert("ec"):to_pem() .. fix.key("ec"):to_pem())
         assert.is_true(PKey.load_file(path):compare(fix.key "ec"))
-        raises("PKeyError", "c.pem: Could not parse PKey", PKey.load_file, files:write("c.pem", fix.cert("ec"):to_pem()))
+        path = files:write("c.pem", fix.cert("ec"):to_pem())
+        raises("PKeyError", "c.pem: Could not parse PKey", PKey.load_file, path)
         files:remove()
     end)
 

@@ -33,7 +33,8 @@ describe("SSLContext:setup", function()
     end)
 
     for title, pair in pairs {
-        ["two RSA keys"] = { "rsa", "other_rsa" }, ["two EC keys"] = { "ec", "other_ec" }, ["RSA and EC"] = { "rsa", "ec" },
+        ["two RSA keys"] = { "rsa", "other_rsa" }, ["two EC keys"] = { "ec", "other_ec" },
+        ["RSA and EC"] = { "rsa", "ec" },
     } do
         it("refuses a pair that does not fit: " .. title, function()
             ctx.cert, ctx.key = fix.cert(pair[1]), fix.key(pair[2])
@@ -193,7 +194,8 @@ describe("SSLContext:add_certificate", function()
     for title, case in pairs {
         ["a public RSA key"] = { "rsa", fix.key("rsa").public_key, "ArgumentError", "private key is needed" },
         ["a public EC key"] = { "ec", fix.key("ec").public_key, "ArgumentError", "private key is needed" },
-        ["a public Ed25519 key"] = { "ed25519", fix.key("ed25519").public_key, "ArgumentError", "private key is needed" },
+        ["a public Ed25519 key"] = { "ed25519", fix.key("ed25519").public_key, "ArgumentError",
+            "private key is needed" },
         ["another key of the same type"] = { "rsa", fix.key "other_rsa", "ArgumentError", "public key mismatch" },
         ["a key of another type"] = { "rsa", fix.key "ec", "ArgumentError", "public key mismatch" },
         ["a small key"] = { "small_rsa", fix.key "small_rsa", "SSLError", "ee key too small" },
@@ -252,7 +254,8 @@ describe("SSLContext:add_certificate", function()
         local key = PKey.EC.generate("prime256v1")
         local cert = fix.certificate { subject = "/CN=x", key = key }
         ctx:add_certificate(cert, key)
-        raises("FrozenError", "Certificate.subject: can't modify frozen Certificate", fix.assign, cert, "subject", "/CN=y")
+        raises("FrozenError", "Certificate.subject: can't modify frozen Certificate", fix.assign, cert, "subject",
+            "/CN=y")
         raises("FrozenError", "Certificate:sign: can't modify frozen Certificate", cert.sign, cert, key, "SHA256")
     end)
 
@@ -282,7 +285,8 @@ describe("SSLContext:load_certificate", function()
     end
 
     it("takes certbot's two files", function()
-        assert.equal(ctx, ctx:load_certificate(files:write("fullchain.pem", cert_pem), files:write("privkey.pem", key_pem)))
+        assert.equal(ctx, ctx:load_certificate(files:write("fullchain.pem", cert_pem), files:write("privkey.pem",
+            key_pem)))
         local cert, length = served()
         assert.equal(fix.cert "ec", cert)
         assert.equal(2, length)
@@ -297,32 +301,39 @@ describe("SSLContext:load_certificate", function()
     end)
 
     it("takes DER", function()
-        ctx:load_certificate(files:write("c.der", fix.cert("ec"):to_der()), files:write("k.der", fix.key("ec"):private_to_der()))
+        ctx:load_certificate(files:write("c.der", fix.cert("ec"):to_der()), files:write("k.der",
+            fix.key("ec"):private_to_der()))
         assert.equal(fix.cert "ec", (served()))
     end)
 
     it("takes a key with a passphrase, and never asks for one", function()
         local chain = files:write("fullchain.pem", cert_pem)
         local key = files:write("privkey.pem", fix.key("ec"):private_to_pem("AES-256-CBC", "secret"))
-        raises("PKeyError", "privkey.pem: the private key is encrypted and no passphrase was given", ctx.load_certificate,
+        raises("PKeyError", "privkey.pem: the private key is encrypted and no passphrase was given",
+            ctx.load_certificate,
             ctx, chain, key)
-        raises("PKeyError", "privkey.pem: Could not parse PKey (wrong passphrase?)", ctx.load_certificate, ctx, chain, key,
+        raises("PKeyError", "privkey.pem: Could not parse PKey (wrong passphrase?)", ctx.load_certificate, ctx,
+            chain, key,
             "wrong")
         ctx:load_certificate(chain, key, "secret")
         assert.equal(fix.cert "ec", (served()))
     end)
 
     it("says which file is missing", function()
-        raises("SystemCallError", "load_certificate: /nonexistent/c.pem: No such file or directory", ctx.load_certificate,
+        raises("SystemCallError", "load_certificate: /nonexistent/c.pem: No such file or directory",
+            ctx.load_certificate,
             ctx, "/nonexistent/c.pem", "/nonexistent/k.pem")
-        raises("SystemCallError", "load_certificate: /nonexistent/k.pem: No such file or directory", ctx.load_certificate,
+        raises("SystemCallError", "load_certificate: /nonexistent/k.pem: No such file or directory",
+            ctx.load_certificate,
             ctx, files:write("c.pem", cert_pem), "/nonexistent/k.pem")
     end)
 
     it("says which file is wrong", function()
         local chain = files:write("c.pem", cert_pem)
-        raises("CertificateError", "c.pem: Could not detect format", ctx.load_certificate, ctx, files:write("c.pem", key_pem))
-        raises("CertificateError", "empty.pem: Could not detect format", ctx.load_certificate, ctx, files:write("empty.pem", ""))
+        raises("CertificateError", "c.pem: Could not detect format", ctx.load_certificate, ctx, files:write("c.pem",
+            key_pem))
+        raises("CertificateError", "empty.pem: Could not detect format", ctx.load_certificate, ctx,
+            files:write("empty.pem", ""))
         files:write("c.pem", cert_pem)
         raises("PKeyError", "c.pem: Could not parse PKey", ctx.load_certificate, ctx, chain)
         raises("ArgumentError", "k.pem: public key mismatch", ctx.load_certificate, ctx, chain,

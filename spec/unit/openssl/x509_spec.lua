@@ -45,13 +45,15 @@ describe("X509.Certificate", function()
         ["nothing"] = { "", "Certificate.load: Could not detect format of certificate data!" },
         ["text"] = { "hello", "Could not detect format" },
         ["a key"] = { fix.key("ec"):private_to_pem(), "Could not detect format" },
-        ["a broken second"] = { ca:to_pem() .. "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "certificate 2" },
+        ["a broken second"] = { ca:to_pem() .. "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "certificate 2" },
     } do
         it("load refuses " .. title, function() raises("CertificateError", case[2], Certificate.load, case[1]) end)
     end
 
     it("load_file says which file is missing", function()
-        raises("SystemCallError", "Certificate.load_file: /nonexistent: No such file or directory", Certificate.load_file,
+        raises("SystemCallError", "Certificate.load_file: /nonexistent: No such file or directory",
+            Certificate.load_file,
             "/nonexistent")
     end)
 
@@ -97,9 +99,12 @@ describe("X509.Certificate", function()
         before_each(function() cert = Certificate.new() end)
 
         for name, case in pairs {
-            version = { 2, { { 3, "CertificateError", "expected 0 to 2" }, { "3", "TypeError", "expected an integer" } } },
-            not_before = { 1700000000, { { "x", "TypeError", "expected an integer" }, { 1 << 60, "CertificateError", "not_before" } } },
-            not_after = { 4102444800, { { {}, "TypeError", "got table" }, { math.mininteger, "CertificateError", "not_after" } } },
+            version = { 2, { { 3, "CertificateError", "expected 0 to 2" }, { "3", "TypeError",
+                "expected an integer" } } },
+            not_before = { 1700000000, { { "x", "TypeError", "expected an integer" }, { 1 << 60, "CertificateError",
+                "not_before" } } },
+            not_after = { 4102444800, { { {}, "TypeError", "got table" }, { math.mininteger, "CertificateError",
+                "not_after" } } },
             serial = { "0123ABCD", {
                 { "xyz", "CertificateError", "hexadecimal" }, { "", "CertificateError", "hexadecimal" },
                 { ("F"):rep(41), "CertificateError", "1 to 40" }, { -1, "CertificateError", "must not be negative" },
@@ -227,7 +232,8 @@ describe("X509.Extension", function()
         assert.equal(fix.cert("ca").subject_key_identifier, (id:gsub("keyid:", ""):gsub("[:%s]", "")))
         raises("ExtensionError", 'unknown OID "nosuch"', factory.create_extension, factory, "nosuch", "x")
         raises("ExtensionError", "subjectAltName = DNS", factory.create_extension, factory, "subjectAltName", "DNS")
-        raises("ExtensionError", "subjectAltName = @names", factory.create_extension, factory, "subjectAltName", "@names")
+        raises("ExtensionError", "subjectAltName = @names", factory.create_extension, factory, "subjectAltName",
+            "@names")
         raises("TypeError", "expected Certificate, got string", assign, factory, "issuer_certificate", "x")
     end)
 end)
@@ -247,7 +253,8 @@ describe("X509.Store", function()
     it("takes a chain", function()
         local middle = fix.certificate { subject = "/CN=middle", key = fix.key "other_ca", ca = true,
             issuer = fix.cert "ca", issuer_key = fix.key "ca" }
-        local leaf = fix.certificate { subject = "/CN=leaf", key = fix.key "ec", issuer = middle, issuer_key = fix.key "other_ca" }
+        local leaf = fix.certificate { subject = "/CN=leaf", key = fix.key "ec", issuer = middle,
+            issuer_key = fix.key "other_ca" }
         local store = fix.store()
         assert.is_false(store:verify(leaf))
         assert.is_true(store:verify(leaf, { middle }))

@@ -1,0 +1,104 @@
+--- What editors are told of moongate.openssl is what there is: no name too many and none too few.
+
+package.path = "spec/unit/support/?.lua;" .. package.path
+local fix = require "fixtures"
+local X509 = fix.X509
+
+-- class -> name -> "field" or "method", as annotated
+local function annotated()
+    local classes, current, variables = {}, nil, {}
+    for line in io.lines("lua/moongate/meta/openssl.lua") do
+        local class = line:match("^%-%-%-@class moongate%.openssl%.(%w+)")
+        local field = line:match("^%-%-%-@field ([%w_]+)%??%s")
+        local variable = line:match("^local (%w+) = {}")
+        local owner, separator, method = line:match("^function (%w+)([.:])([%w_]+)%(")
+        if class then
+            current = class
+            classes[class] = {}
+        elseif field and current then
+            classes[current][field] = "field"
+        elseif variable then
+            variables[variable] = current
+        elseif method and variables[owner] then
+            classes[variables[owner]][method] = separator == ":" and "method" or "function"
+        end
+    end
+    return classes
+end
+
+local function sorted(set)
+    local list = {}
+    for name, kind in pairs(set) do
+        list[#list + 1] = name .. " (" .. kind .. ")"
+    end
+    table.sort(list)
+    return list
+end
+
+-- The names of an object, from its metatable's look-up table.
+local function of_object(object)
+    local set = {}
+    local _, known = debug.getupvalue(debug.getmetatable(object).__index, 2)
+    for name, kind in pairs(known) do
+        set[name] = type(kind) == "function" and "method" or "field"
+    end
+    return set
+end
+
+local function of_table(t)
+    local set = {}
+    for name, value in pairs(t) do
+        set[name] = type(value) == "function" and "function" or "field"
+    end
+    return set
+end
+
+describe("the annotations of", function()
+    local classes = annotated()
+    local store_context
+    fix.handshake(fix.server(), fix.client { verify_callback = function(ok, context)
+        store_context = of_object(context)
+        return ok
+    end })
+
+    for class, names in pairs {
+        SSLContext = of_object(fix.SSLContext.new()),
+        Certificate = of_object(fix.cert "ca"),
+        Name = of_object(fix.cert("ca").subject),
+        Extension = of_object(fix.cert("ca").extensions[1]),
+        ExtensionFactory = of_object(X509.ExtensionFactory.new()),
+        Store = of_object(X509.Store.new()),
+        StoreContext = store_context,
+        PKey = of_object(fix.key "ec"),
+        CertificateClass = of_table(X509.Certificate),
+        NameClass = of_table(X509.Name),
+        ExtensionClass = of_table(X509.Extension),
+        ExtensionFactoryClass = of_table(X509.ExtensionFactory),
+        StoreClass = of_table(X509.Store),
+        CRLClass = of_table(X509.CRL),
+        PKeyModule = of_table(fix.PKey),
+        RSAClass = of_table(fix.PKey.RSA),
+        ECClass = of_table(fix.PKey.EC),
+    } do
+        it(class .. " are complete and true", function() assert.same(sorted(names), sorted(classes[class])) end)
+    end
+
+    it("SSLContextClass are complete and true", function()
+        local names = of_table(fix.SSLContext)
+        names.DEFAULT_CERT_STORE = "field" -- there from its first use on
+        assert.same(sorted(names), sorted(classes.SSLContextClass))
+    end)
+
+    it("Connection are complete and true", function()
+        local hs = fix.handshake(fix.server { verify_mode = 1, cert_store = fix.store() },
+            fix.client { cert = fix.cert "client", key = fix.key "client", alpn_protocols = {} })
+        for _, side in ipairs { hs.server, hs.client } do
+            for name in pairs(side) do
+                assert.equal("field", classes.Connection[name], name)
+            end
+        end
+        for name in pairs(classes.Connection) do
+            assert.is_true(hs.server[name] ~= nil or hs.client[name] ~= nil or name == "alpn_protocol", name)
+        end
+    end)
+end)
