@@ -34,6 +34,8 @@ static const struct {
     {TLS1_3_VERSION, SSL_OP_NO_TLSv1_3},
 };
 
+static void text_add(struct mg_buf *list, const char *fmt, va_list args) MG_PRINTF(2, 0);
+
 static void
 text_add(struct mg_buf *list, const char *fmt, va_list args)
 {
@@ -113,7 +115,7 @@ client_new(const char *type, int version)
     if (SSL_CTX_set_min_proto_version(ctx, version) == 1 &&
         SSL_CTX_set_max_proto_version(ctx, version) == 1 &&
         SSL_CTX_set_cipher_list(ctx, "ALL:!aNULL:@SECLEVEL=0") == 1 &&
-        (sigalgs == NULL || SSL_CTX_set1_sigalgs_list(ctx, sigalgs) == 1))
+        (sigalgs == NULL || SSL_CTX_set1_sigalgs_list(ctx, (char *)(uintptr_t)sigalgs) == 1))
         return ctx;
     SSL_CTX_free(ctx);
     return NULL;
@@ -500,9 +502,8 @@ listener_missing(lua_State *L, const char *only)
     }
     near = mg_str_nearest(only, names, count);
     if (near != NULL)
-        luaL_error(L, "no listener \"%s\" (did you mean \"%s\"?)", only, near);
-    luaL_error(L, "no listener \"%s\"", only);
-    abort(); /* luaL_error does not return, but is not declared so */
+        mg_script_error(L, "no listener \"%s\" (did you mean \"%s\"?)", only, near);
+    mg_script_error(L, "no listener \"%s\"", only);
 }
 
 struct prove {
@@ -522,7 +523,7 @@ prove_body(lua_State *L, void *data)
     lua_settop(L, 0);
     p->proof->entries = mg_calloc(count, sizeof(*p->proof->entries));
     if (p->proof->entries == NULL)
-        luaL_error(L, "out of memory");
+        mg_script_error(L, "out of memory");
     list_prove(L, p->proof, MG_LISTENERS, p->only);
     if (p->only != NULL && p->proof->entry_count == 0)
         listener_missing(L, p->only);

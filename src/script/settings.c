@@ -58,7 +58,7 @@ log_read(lua_State *L, const struct mg_option *o, const char *what, int value)
         return;
     path = mg_world_path(&mg_script_of(L)->world, text);
     if (path == NULL)
-        luaL_error(L, "out of memory");
+        mg_script_error(L, "out of memory");
     lua_pop(L, 1);
     mg_push_taken(L, path);
 }
@@ -154,7 +154,7 @@ string_copy(lua_State *L, size_t *len)
     char *copy = mg_malloc(size + 1);
 
     if (copy == NULL)
-        luaL_error(L, "out of memory");
+        mg_script_error(L, "out of memory");
     memcpy(copy, text, size + 1);
     if (len != NULL)
         *len = size;
