@@ -500,7 +500,7 @@ link_write(struct link *l, const void *buf, size_t len, bool *broken)
         result = SSL_write(l->ssl, buf, (int)len);
         if (result > 0)
             return (size_t)result;
-        l->reset = errno == ECONNRESET || errno == EPIPE;
+        l->reset |= errno == ECONNRESET || errno == EPIPE;
         why = SSL_get_error(l->ssl, result);
         l->want_write = why == SSL_ERROR_WANT_WRITE;
         *broken = why != SSL_ERROR_WANT_WRITE && why != SSL_ERROR_WANT_READ;
@@ -510,7 +510,7 @@ link_write(struct link *l, const void *buf, size_t len, bool *broken)
     if (put >= 0)
         return (size_t)put;
     l->want_write = errno == EAGAIN;
-    l->reset = errno == ECONNRESET || errno == EPIPE;
+    l->reset |= errno == ECONNRESET || errno == EPIPE;
     *broken = errno != EAGAIN && errno != EINTR;
     return 0;
 }
@@ -524,9 +524,11 @@ link_notify(struct link *l)
     if (!l->ssl || (SSL_get_shutdown(l->ssl) & SSL_SENT_SHUTDOWN))
         return true;
     ERR_clear_error();
+    errno = 0;
     result = SSL_shutdown(l->ssl);
     if (result >= 0)
         return true;
+    l->reset |= errno == ECONNRESET || errno == EPIPE;
     return SSL_get_error(l->ssl, result) != SSL_ERROR_WANT_WRITE;
 }
 
