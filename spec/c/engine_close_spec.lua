@@ -259,6 +259,34 @@ describe("close_while_connecting", function()
     end)
 end)
 
+describe("close_while_both_handshakes_wait", function()
+    it("is harmless in either order", function()
+        local listening = socket.bind("127.0.0.1", 0)
+        local web = engine.start { tls = engine.server(), backend = { servername = "localhost",
+            tls = { ca = certs.ca.crt }, addresses = { "127.0.0.1:" .. select(2, listening:getsockname()) } } }
+        for i = 1, 40 do
+            local number = #web:records() + 1
+            local client = bench.connect(web.port)
+            client:send("\22\3\1")
+            local up = listening:accept()
+            up:receive(5)
+            process.kill(web.pid, STOP) -- so that the answers of both sides are found together
+            local says = {
+                function() client:send("\0\5\1\0\0\1\0") end,
+                function() up:send(("garbage"):rep(10)) end,
+            }
+            says[1 + i % 2]()
+            says[2 - i % 2]()
+            process.kill(web.pid, CONT)
+            up:close()
+            client:close()
+            assert.is_string(web:record(number).reason)
+        end
+        web:stop()
+        listening:close()
+    end)
+end)
+
 describe("close_while_resolving", function()
     it("leaves nothing", function()
         local web = engine.start { backend = { addresses = { "no-such-host.invalid:80" } } }

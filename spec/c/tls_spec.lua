@@ -51,7 +51,7 @@ end)
 local function s_client(web, ...)
     local number = #web:records() + 1
     local result = bench.run { "openssl", "s_client", "-connect", web.address, "-CAfile", certs.ca.crt,
-        "-servername", "localhost", input = "hello\n", ... }
+        "-servername", "localhost", "-ign_eof", input = "hello\n", ... }
     return result, web:record(number)
 end
 

@@ -60,6 +60,7 @@ dial_free(struct mg_session *s)
 void
 mg_dial_cancel(struct mg_session *s)
 {
+    mg_link_remove(&s->up.handshake_link);
     if (s->dial == NULL)
         return;
     mg_resolver_cancel(&s->dial->wait);
