@@ -49,10 +49,19 @@ generation_end(struct mg_generation *g)
     uv_close((uv_handle_t *)&g->timeout, on_handle_close);
 }
 
+/* Frees what is unused; never in the call that dropped the last reference. */
 static void
 on_reap(uv_timer_t *timer)
 {
-    mg_generations_reap(timer->data);
+    struct mg_worker_process *w = timer->data;
+    for (struct mg_generation *g = w->generations; g != NULL; g = g->next) {
+        if (g->state != MG_GENERATION_UNUSED || g->config == NULL)
+            continue;
+        mg_script_free(g->config);
+        g->config = NULL;
+        mg_worker_send(w, MG_MSG_RETIRED, g->number, NULL);
+        generation_end(g);
+    }
 }
 
 /* May come from deep inside the engine: the config is freed later, by the reaper. */
@@ -62,19 +71,6 @@ on_unused(struct mg_config *config)
     struct mg_generation *g = config->owner;
     g->state = MG_GENERATION_UNUSED;
     uv_timer_start(&g->worker->reaper, on_reap, 0, 0);
-}
-
-void
-mg_generations_reap(struct mg_worker_process *w)
-{
-    for (struct mg_generation *g = w->generations; g != NULL; g = g->next) {
-        if (g->state != MG_GENERATION_UNUSED || g->config == NULL)
-            continue;
-        mg_script_free(g->config);
-        g->config = NULL;
-        mg_worker_send(w, MG_MSG_RETIRED, g->number, NULL);
-        generation_end(g);
-    }
 }
 
 static void

@@ -56,9 +56,6 @@ void mg_generation_discard(struct mg_worker_process *w, uint64_t number);
  * done. */
 void mg_generations_retire(struct mg_worker_process *w);
 
-/* Frees what is unused; from a timer, never from the call that dropped the last reference. */
-void mg_generations_reap(struct mg_worker_process *w);
-
 /* "7 (3), 8 (12)", and the same as a JSON array. */
 void mg_generations_text(const struct mg_worker_process *w, struct mg_buf *out);
 void mg_generations_json(const struct mg_worker_process *w, struct mg_buf *out);
@@ -90,7 +87,6 @@ struct mg_worker_process {
     struct mg_ipc ipc;
     bool connected; /* the supervisor is there */
     unsigned index;
-    uint64_t started_ns;
     struct mg_engine *engine;
     struct mg_shared *shared;
     struct mg_generation *generations; /* oldest first */

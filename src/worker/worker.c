@@ -399,7 +399,6 @@ mg_worker_main(int channel)
     static struct mg_worker_process worker = {.log_fd = -1, .access_fd = -1};
     struct mg_worker_process *w = &worker;
     struct mg_err err, ignored;
-    w->started_ns = mg_now_ns();
     signals_ignore();
     fcntl(channel, F_SETFD, FD_CLOEXEC);
     int status = -1;
