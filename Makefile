@@ -126,7 +126,7 @@ gcstress: ## the specs with Lua's collector at pause 0
 
 # ---- what reads the code -------------------------------------------------------------------------
 .PHONY: lint format layers
-C_FILES   := $(sort $(wildcard src/*/*.[ch] spec/c/*.[ch] spec/system/support/*.[ch]))
+C_FILES   := $(sort $(wildcard src/*/*.[ch] spec/c/*.[ch] spec/support/*.[ch] spec/system/support/*.[ch]))
 LUA_FILES := lua examples spec
 lint: $(OBJ) ## formatting, clang-tidy, luacheck, and a build with clang
 	clang-format --style=file:src/.clang-format --dry-run --Werror $(C_FILES)

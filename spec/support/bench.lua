@@ -75,7 +75,7 @@ bench.sleep = process.sleep
 
 -- Calls `condition` until it returns something true, and returns that.
 function bench.wait(what, condition, seconds)
-    seconds = (seconds or 10) * (bench.slow and 3 or 1)
+    seconds = (seconds or 20) * (bench.slow and 3 or 1)
     local deadline = process.now() + seconds
     local interval = 0.005
     while true do
