@@ -3,6 +3,7 @@
 local bench = require "bench"
 local certs = require "certs"
 local engine = require "engine"
+local mgtest = require "mgtest"
 local socket = require "socket"
 
 teardown(engine.cleanup)
@@ -214,6 +215,22 @@ describe("TLS to the backend", function()
         assert.matches("^up: .* during the handshake$", web:record(1).reason)
         client:close()
         rude:close()
+        web:stop()
+    end)
+end)
+
+describe("a backend's ticket that comes in two halves", function()
+    it("holds back what is sent in between, and loses nothing", function()
+        local listening = socket.bind("127.0.0.1", 0)
+        local web = engine.start { backend = { servername = "localhost", tls = { ca = certs.ca.crt },
+            addresses = { "127.0.0.1:" .. select(2, listening:getsockname()) } } }
+        local client = bench.connect(web.port)
+        local up = listening:accept()
+        up:settimeout(nil) -- a blocking descriptor for C
+        assert.equal("hello", mgtest.tls.late_ticket(up:getfd(), certs.ec.crt, certs.ec.key, client:getfd()))
+        client:close()
+        up:close()
+        listening:close()
         web:stop()
     end)
 end)

@@ -50,14 +50,20 @@ client_close(struct client *c)
 }
 
 static void
-client_open(struct client *c, int fd)
+client_bios(struct client *c)
 {
-    c->fd = fd;
-    c->ctx = SSL_CTX_new(TLS_client_method());
     c->ssl = SSL_new(c->ctx);
     c->in = BIO_new(BIO_s_mem());
     c->out = BIO_new(BIO_s_mem());
     SSL_set_bio(c->ssl, c->in, c->out);
+}
+
+static void
+client_open(struct client *c, int fd)
+{
+    c->fd = fd;
+    c->ctx = SSL_CTX_new(TLS_client_method());
+    client_bios(c);
     SSL_set_connect_state(c->ssl);
 }
 
@@ -142,6 +148,52 @@ burst(lua_State *L)
     return 2;
 }
 
+/* Makes tickets long: one spans several records where those are short. */
+static int
+on_ticket_made(SSL *ssl, void *arg)
+{
+    static const char filling[1500];
+
+    (void)arg;
+    return SSL_SESSION_set1_ticket_appdata(SSL_get_session(ssl), filling, sizeof(filling));
+}
+
+/*
+ * late_ticket(fd, crt, key, other) → what came: a server whose TLS 1.3 ticket comes in two halves. In
+ * between, "hello" is written to the descriptor `other`, the proxy's client, and time passes.
+ */
+static int
+late_ticket(lua_State *L)
+{
+    int other = (int)luaL_checkinteger(L, 4), got = 0;
+    struct client c = {.fd = (int)luaL_checkinteger(L, 1), .ctx = SSL_CTX_new(TLS_server_method())};
+    char *data, buf[64];
+
+    SSL_CTX_use_certificate_chain_file(c.ctx, luaL_checkstring(L, 2));
+    SSL_CTX_use_PrivateKey_file(c.ctx, luaL_checkstring(L, 3), SSL_FILETYPE_PEM);
+    SSL_CTX_set_session_ticket_cb(c.ctx, on_ticket_made, NULL, NULL);
+    SSL_CTX_set_max_send_fragment(c.ctx, 512);
+    client_bios(&c);
+    SSL_set_accept_state(c.ssl);
+    while (SSL_do_handshake(c.ssl) != 1) {
+        client_flush(&c, 0);
+        if (!client_fill(&c))
+            break;
+    }
+    if (BIO_get_mem_data(c.out, &data) > 1200 && write(c.fd, data, 700) == 700) {
+        poll(NULL, 0, 100);
+        got = (int)write(other, "hello", 5);
+        poll(NULL, 0, 100);
+        got = (int)write(c.fd, data + 700, (size_t)BIO_get_mem_data(c.out, &data) - 700);
+        while ((got = SSL_read(c.ssl, buf, sizeof(buf))) <= 0 && client_fill(&c))
+            ;
+    }
+    lua_pushlstring(L, buf, got > 0 ? (size_t)got : 0);
+    ERR_clear_error();
+    client_close(&c);
+    return 1;
+}
+
 int
 mgtest_tls(lua_State *L)
 {
@@ -149,6 +201,7 @@ mgtest_tls(lua_State *L)
         {"alert_name", alert_name},
         {"hello_alpn", hello_alpn},
         {"burst", burst},
+        {"late_ticket", late_ticket},
         {NULL, NULL},
     };
 

@@ -112,9 +112,12 @@ struct mg_peer {
     struct mg_link handshake_link; /* in engine->handshakes */
     char *held;                    /* input that waits for its handshake step or the relay; owned */
     size_t held_len;
+    char *parked; /* output that libssl does not take before it has read more; owned; see pump.c */
+    size_t parked_len;
     size_t unsent_seen; /* bytes that its other side had not taken at ... */
     uint64_t moved_at;  /* ... this loop time, when the number was last seen to have changed */
     bool ended;         /* its input came to a proper end */
+    bool finish_wanted; /* its end is to be told once what is parked has left */
     bool finished; /* it has been told a proper end: close_notify where there is TLS, and FIN */
 };
 

@@ -8,6 +8,10 @@
  * not take is copied into the stream's stash, and the sender is not read until the stash is gone;
  * so a session holds at most one unit per direction, and none while it is idle.
  *
+ * In the middle of a message of its own (a ticket that spans two records) libssl takes no data before it
+ * has read the rest. What it refuses then is parked with the peer, the sender is not read, and it goes on
+ * when the peer's next input has been read.
+ *
  * An end (FIN on a plain side, close_notify on a TLS side) is passed on in the receiver's own way,
  * and the other direction goes on. An EOF without close_notify is no end but a truncation.
  */
@@ -53,12 +57,31 @@ tls_failed(struct mg_peer *peer, const struct mg_err *err)
 }
 
 static bool
+park(struct mg_peer *peer, const unsigned char *data, size_t len)
+{
+    char *grown = mg_realloc(peer->parked, peer->parked_len + len);
+
+    if (grown == NULL) {
+        mg_session_close(peer->session, "session: out of memory", NULL);
+        return false;
+    }
+    memcpy(grown + peer->parked_len, data, len);
+    peer->parked = grown;
+    peer->parked_len += len;
+    mg_stream_read_stop(&peer->twin->stream);
+    return true;
+}
+
+static bool
 encrypted_send(struct mg_peer *peer, const unsigned char *data, size_t len)
 {
     struct mg_tls_io io = io_begin(peer->session->engine, NULL, 0);
     enum mg_tls_status status;
     struct mg_err err;
 
+    if (peer->parked != NULL)
+        return park(peer, data, len);
+    err.text[0] = '\0';
     do {
         size_t used;
 
@@ -71,8 +94,8 @@ encrypted_send(struct mg_peer *peer, const unsigned char *data, size_t len)
     } while (status == MG_TLS_WANT_WRITE);
     if (status == MG_TLS_OK)
         return true;
-    if (status != MG_TLS_ERROR)
-        mg_err_setx(&err, "TLS takes no data");
+    if (status == MG_TLS_WANT_READ)
+        return park(peer, data, len);
     tls_failed(peer, &err);
     return false;
 }
@@ -98,6 +121,10 @@ finish(struct mg_peer *peer)
 
     if (peer->finished)
         return true;
+    peer->finish_wanted = true;
+    if (peer->parked != NULL)
+        return true;
+    err.text[0] = '\0';
     if (peer->tls.ssl != NULL) {
         if (mg_tls_conn_shutdown(&peer->tls, &io, &err) != MG_TLS_OK) {
             tls_failed(peer, &err);
@@ -112,6 +139,29 @@ finish(struct mg_peer *peer)
         return false;
     }
     peer->finished = true;
+    return true;
+}
+
+/* Tries again what libssl had refused. false: the session has closed. */
+static bool
+unpark(struct mg_peer *peer)
+{
+    char *parked = peer->parked;
+    size_t len = peer->parked_len;
+    bool open;
+
+    if (parked == NULL)
+        return true;
+    peer->parked = NULL;
+    peer->parked_len = 0;
+    open = encrypted_send(peer, (unsigned char *)parked, len);
+    mg_free(parked);
+    if (!open || peer->parked != NULL)
+        return open;
+    if (peer->finish_wanted)
+        return finish(peer);
+    if (!peer->stream.writing)
+        mg_stream_read_start(&peer->twin->stream);
     return true;
 }
 
@@ -195,6 +245,8 @@ encrypted_input(struct mg_peer *peer, const unsigned char *data, size_t len)
         if (got > 0 && !deliver(peer, s->engine->plain, got))
             return;
     } while (status == MG_TLS_OK || status == MG_TLS_WANT_WRITE);
+    if (status != MG_TLS_ERROR && !unpark(peer))
+        return;
     if (status == MG_TLS_CLOSED)
         end(peer);
     else if (status == MG_TLS_ERROR)
@@ -228,7 +280,7 @@ mg_pump_drain(struct mg_peer *peer)
     struct mg_session *s = peer->session;
 
     s->active_at = uv_now(s->engine->net.loop);
-    if (s->state == S_RELAY)
+    if (s->state == S_RELAY && peer->parked == NULL)
         mg_stream_read_start(&peer->twin->stream);
 }
 
@@ -264,7 +316,7 @@ held_input(struct mg_peer *peer)
 static void
 reading_start(struct mg_peer *peer)
 {
-    if (peer->stream.open && !peer->twin->stream.writing)
+    if (peer->stream.open && !peer->twin->stream.writing && peer->twin->parked == NULL)
         mg_stream_read_start(&peer->stream);
 }
 

@@ -132,6 +132,7 @@ peer_fini(struct mg_peer *peer)
 {
     mg_tls_conn_close(&peer->tls);
     mg_free(peer->held);
+    mg_free(peer->parked);
 }
 
 static void
