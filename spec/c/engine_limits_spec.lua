@@ -68,7 +68,7 @@ describe("timeouts", function()
     it("idle: a slow reader that does read is not idle", function()
         local mode = engine.modes[4]
         local web = engine.between(mode, { idle_timeout = 500 })
-        local client, server = web:connect({ recv_rate = 400000, timeout = 60000 },
+        local client, server = web:connect({ recv_rate = 800000, timeout = 60000 },
             { bytes = 5 * 1000 * 1000 })
         assert.equal(5 * 1000 * 1000, client:finish(60).got)
         server:finish()
