@@ -230,10 +230,6 @@ void mg_pump_input(struct mg_peer *peer, const unsigned char *data, size_t len);
 void mg_pump_eof(struct mg_peer *peer);
 void mg_pump_drain(struct mg_peer *peer);
 
-/* Writes to the peer's socket as it is (ciphertext on a TLS side). false: the session has closed.
- */
-bool mg_pump_flush(struct mg_peer *peer, const void *data, size_t len);
-
 /* Looks whether the other side has taken bytes since the last look: a slow reader is not idle. */
 void mg_pump_look(struct mg_peer *peer, uint64_t now);
 

@@ -21,8 +21,9 @@
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
-bool
-mg_pump_flush(struct mg_peer *peer, const void *data, size_t len)
+/* As it is: ciphertext on a TLS side. false: the session has closed. */
+static bool
+socket_write(struct mg_peer *peer, const void *data, size_t len)
 {
     int rc;
 
@@ -88,7 +89,7 @@ encrypted_send(struct mg_peer *peer, const unsigned char *data, size_t len)
         status = mg_tls_conn_write(&peer->tls, &io, data, len, &used, &err);
         data += used;
         len -= used;
-        if (!mg_pump_flush(peer, io.out, io.out_len))
+        if (!socket_write(peer, io.out, io.out_len))
             return false;
         io.out_len = 0;
     } while (status == MG_TLS_WANT_WRITE);
@@ -108,7 +109,7 @@ peer_send(struct mg_peer *peer, const unsigned char *data, size_t len)
         peer->session->bytes_down += len;
     if (peer->tls.ssl != NULL)
         return encrypted_send(peer, data, len);
-    return mg_pump_flush(peer, data, len);
+    return socket_write(peer, data, len);
 }
 
 /* Tells the peer that its twin has said everything. false: the session has closed. */
@@ -130,7 +131,7 @@ finish(struct mg_peer *peer)
             tls_failed(peer, &err);
             return false;
         }
-        if (!mg_pump_flush(peer, io.out, io.out_len))
+        if (!socket_write(peer, io.out, io.out_len))
             return false;
     }
     rc = mg_stream_shutdown(&peer->stream);
@@ -222,7 +223,7 @@ end(struct mg_peer *peer)
 static bool
 own_flush(struct mg_peer *peer, struct mg_tls_io *io)
 {
-    bool open = peer->finished || mg_pump_flush(peer, io->out, io->out_len);
+    bool open = peer->finished || socket_write(peer, io->out, io->out_len);
 
     io->out_len = 0;
     return open;
