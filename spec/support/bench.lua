@@ -91,28 +91,26 @@ function bench.wait(what, condition, seconds)
     end
 end
 
-local given = {}
+local claims = {}
 
--- A port nobody listens on; never the same twice in a spec. Below the range that clients are given, so that
--- no connection of ours takes it in between.
+-- A port nobody listens on; never the same twice, also not in specs that run at the same time: a UDP socket
+-- on it, kept for as long as this process lives, is the claim. Below the range that clients are given, so
+-- that no connection of ours takes it in between.
 function bench.port(host)
     for _ = 1, 200 do
         local port = math.random(10000, 32000)
-        if not given[port] then
-            local server = socket.bind(host or "127.0.0.1", port)
-            if server then
-                server:close()
-                given[port] = true
-                return port
-            end
+        local claim = socket.udp()
+        local server = claim:setsockname("127.0.0.1", port) and socket.bind(host or "127.0.0.1", port)
+        if server then
+            server:close()
+            claims[#claims + 1] = claim
+            return port
         end
+        claim:close()
     end
     error("no free port")
 end
 
-math.randomseed(process.pid(), math.floor(process.now() * 1e6))
-
--- An open, connected TCP socket of luasocket, or nil and the reason.
 function bench.connect(port, host)
     local client = socket.tcp4()
     client:settimeout(5)
