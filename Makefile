@@ -37,10 +37,12 @@ PIE_LD     = $(OPT) -pie -Wl,-z,relro,-z,now $(LDFLAGS)
 # The rooms, lowest layer first (see the README's architecture section; `make layers` checks it).
 ROOMS   := base snapshot ipc tls net openssl proxy script supervisor worker cli
 SHARED  := base tls openssl
+GUEST   := snapshot net proxy script
 SRC     := $(foreach r,$(ROOMS),$(sort $(wildcard src/$(r)/*.c)))
 LUASRC  := $(sort $(wildcard lua/moongate/*.lua))
 OBJ     := $(SRC:src/%.c=$(OUT)/obj/%.o) $(OUT)/obj/embedded.o
 SO_OBJ  := $(filter $(foreach r,$(SHARED),$(OUT)/obj/$(r)/%),$(OBJ))
+GUEST_OBJ := $(filter $(foreach r,$(GUEST),$(OUT)/obj/$(r)/%),$(OBJ)) $(OUT)/obj/embedded.o
 TEST_ROOMS := base snapshot ipc tls net proxy
 TEST_OBJ := $(patsubst src/%.c,$(OUT)/spec/obj/%.o,$(foreach r,$(TEST_ROOMS),$(sort $(wildcard src/$(r)/*.c)))) \
             $(patsubst spec/c/%.c,$(OUT)/spec/obj/c/%.o,$(sort $(wildcard spec/c/*.c)))
@@ -49,7 +51,7 @@ PEERS   := $(patsubst spec/system/support/%.c,$(OUT)/spec/%,$(wildcard spec/syst
 .DEFAULT_GOAL := all
 .PHONY: all
 all: build ## build everything (no packages are installed)
-build: $(OUT)/moongate $(OUT)/lua/moongate/openssl.so
+build: $(OUT)/moongate $(OUT)/lua/moongate/openssl.so $(OUT)/lua/moongate/script.so
 .PHONY: build
 
 $(OUT)/moongate: $(OBJ)
@@ -60,9 +62,16 @@ $(OUT)/lua/moongate/openssl.so: $(SO_OBJ)
 	@mkdir -p $(@D)
 	$(CC) $(OPT) -shared -Wl,-z,relro,-z,now,-z,nodelete $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs openssl) -lpthread
 
+# What moongate.testing loads scripts with in stock lua5.4. It stands on openssl.so, so that a process
+# has one copy of the bindings and both modules know each other's objects.
+$(OUT)/lua/moongate/script.so: $(GUEST_OBJ) $(OUT)/lua/moongate/openssl.so
+	$(CC) $(OPT) -shared -Wl,-z,relro,-z,now,-z,nodelete,-rpath,'$$ORIGIN' $(LDFLAGS) -o $@ $(GUEST_OBJ) \
+	  -L$(@D) -l:openssl.so $(shell pkg-config --libs openssl libuv) -lpthread
+
+# Binary and modules are made of the same objects; openssl.so shows its symbols to script.so.
 $(OUT)/obj/%.o: src/%.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(if $(filter $(SHARED),$(word 1,$(subst /, ,$*))),-fPIC,-fPIE) -MMD -MP -c -o $@ $<
+	$(CC) $(ALL_CFLAGS) -fPIC $(if $(filter $(SHARED),$(word 1,$(subst /, ,$*))),-fvisibility=protected) -MMD -MP -c -o $@ $<
 
 # The Lua of lua/ becomes part of the binary: name, text, length; ended by a NULL name.
 $(OUT)/obj/embedded.c: $(LUASRC) Makefile
@@ -74,7 +83,7 @@ $(OUT)/obj/embedded.c: $(LUASRC) Makefile
 	for f in $(LUASRC); do m=$${f#lua/}; m=$${m%.lua}; m=$$(echo $$m | tr / . | sed 's/\.init$$//'); \
 	  echo "{\"$$m\", text_$$n, sizeof(text_$$n) - 1},"; n=$$((n+1)); done; echo '{0, 0, 0}};'; } > $@
 $(OUT)/obj/embedded.o: $(OUT)/obj/embedded.c
-	$(CC) $(ALL_CFLAGS) -fPIE -MMD -MP -c -o $@ $<
+	$(CC) $(ALL_CFLAGS) -fPIC -MMD -MP -c -o $@ $<
 
 # ---- what only specs use -------------------------------------------------------------------------
 .PHONY: spec-build

@@ -10,6 +10,7 @@
  *   plan      the frozen result as text (manifest) and as struct mg_config
  *   policy    answers the engine's questions
  *   prove, report   in-memory handshakes and what came of them
+ *   testing   a script as the guest of a test's Lua state; moongate test
  */
 #ifndef MG_SCRIPT_INTERNAL_H
 #define MG_SCRIPT_INTERNAL_H
@@ -135,6 +136,7 @@ struct mg_script {
     char *name;               /* the script's path as the user gave it: what errors call it */
     bool loaded;              /* the script has returned: everything is frozen */
     bool proving;             /* callbacks of the script are not run */
+    bool is_guest;            /* L is a thread of a state that is not ours */
     size_t routes;            /* addresses that route functions have named so far */
     unsigned char digest[32]; /* over every text that Lua has loaded or read so far, in order */
     struct mg_config *config; /* what this state is the script of (worker) */
@@ -145,8 +147,26 @@ struct mg_script *mg_script_new(const char *name, const char *dir,
                                 const struct mg_snapshot *snapshot, struct mg_err *err);
 void mg_script_delete(struct mg_script *s);
 
-/* The script that a state belongs to. */
+/*
+ * A script in a state of somebody else's. `thread` must stay alive until the script is deleted.
+ * _open puts the guarded world into whatever is the registry's table of globals, of loaded and of
+ * preloaded modules then.
+ */
+struct mg_script *mg_script_guest_new(lua_State *thread, const char *name, const char *dir,
+                                      struct mg_err *err);
+int mg_script_guest_open(struct mg_script *s, struct mg_err *err);
+
+/* The script that a state belongs to; of several guests the latest. Raises where there is none. */
 struct mg_script *mg_script_of(lua_State *L);
+
+/* `path` from where the user stands as an absolute path, symlinks kept; owned by the caller. NULL:
+ * err. */
+char *mg_script_path(const char *path, struct mg_err *err);
+
+/* What loader and tests have in common: reads the script at the absolute path into text (the
+ * caller's), runs, freezes and, if load->prove, proves it. */
+int mg_script_rehearse(struct mg_script *s, struct mg_script_load *load, const char *path,
+                       struct mg_buf *text, struct mg_err *err);
 
 /* The directory of an absolute path; owned by the caller, NULL without memory. */
 char *mg_script_dir(const char *path);
@@ -382,6 +402,11 @@ int mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CT
 /* Proves every context and fills report, JSON and warnings of `load`. -1: a context that no client
  * could use, or load->listener is not there; err says so. */
 int mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err);
+
+/* ---- testing -------------------------------------------------------------------------------- */
+
+/* The C module moongate.script: load(path, files, env), for moongate.testing. */
+int luaopen_moongate_script(lua_State *L);
 
 void mg_report_text(const struct mg_proof *proof, struct mg_buf *out);
 void mg_report_json(const struct mg_proof *proof, struct mg_buf *out);

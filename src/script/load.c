@@ -15,9 +15,8 @@
 
 #define PACKED "MGSNAP01"
 
-/* The path of the script as an absolute one; symlinks stay. */
-static char *
-path_absolute(const char *path, struct mg_err *err)
+char *
+mg_script_path(const char *path, struct mg_err *err)
 {
     char *cwd = getcwd(NULL, 0);
     const struct mg_world here = {.dir = cwd};
@@ -42,7 +41,7 @@ modules_locate(struct mg_script *s, struct mg_err *err)
 
     if (dir == NULL || dir[0] == '\0')
         return 0;
-    path = path_absolute(dir, err);
+    path = mg_script_path(dir, err);
     if (path == NULL)
         return -1;
     mg_buf_addf(&fact, "V%s", path);
@@ -198,15 +197,22 @@ snapshot_seal(struct mg_script *s, const struct mg_script_load *load, const char
 
 /* ---- load ----------------------------------------------------------------------------------- */
 
+int
+mg_script_rehearse(struct mg_script *s, struct mg_script_load *load, const char *path,
+                   struct mg_buf *text, struct mg_err *err)
+{
+    if (modules_locate(s, err) != 0 || script_read(s, path, text, err) != 0 ||
+        mg_script_run(s, text->data != NULL ? text->data : "", text->len, err) != 0)
+        return -1;
+    return load->prove ? mg_prove(s, load, err) : 0;
+}
+
 static int
 script_load(struct mg_script *s, struct mg_script_load *load, const char *path, struct mg_buf *text,
             struct mg_err *err)
 {
-    if (modules_locate(s, err) != 0 || script_trust(load->path, path, err) != 0 ||
-        script_read(s, path, text, err) != 0 ||
-        mg_script_run(s, text->data != NULL ? text->data : "", text->len, err) != 0)
-        return -1;
-    if (load->prove && mg_prove(s, load, err) != 0)
+    if (script_trust(load->path, path, err) != 0 ||
+        mg_script_rehearse(s, load, path, text, err) != 0)
         return -1;
     load->snapshot_fd = snapshot_seal(s, load, path, text, err);
     return load->snapshot_fd >= 0 ? 0 : -1;
@@ -217,7 +223,7 @@ mg_script_load(struct mg_script_load *load, struct mg_buf *watch, struct mg_err 
 {
     struct mg_script *s = NULL;
     struct mg_buf text = {0};
-    char *path = path_absolute(load->path, err);
+    char *path = mg_script_path(load->path, err);
     char *dir = path != NULL ? mg_script_dir(path) : NULL;
     int status = -1;
 

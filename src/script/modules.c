@@ -135,7 +135,7 @@ base_dofile(lua_State *L)
     return lua_gettop(L) - 1;
 }
 
-/* load with mode "t", whatever was asked for. Upvalue: the original. */
+/* load with mode "t", whatever was asked for. Upvalues: the original, the script's globals. */
 static int
 base_load(lua_State *L)
 {
@@ -146,8 +146,11 @@ base_load(lua_State *L)
         lua_pushliteral(L, "load: only text is loaded, not precompiled code");
         return 2;
     }
-    if (args < 3)
-        lua_settop(L, args = 3);
+    if (args < 4) {
+        lua_settop(L, 3);
+        lua_pushvalue(L, lua_upvalueindex(2));
+        args = 4;
+    }
     lua_pushliteral(L, "t");
     lua_replace(L, 3);
     lua_pushvalue(L, lua_upvalueindex(1));
@@ -272,7 +275,8 @@ void
 mg_modules_open(lua_State *L)
 {
     lua_getglobal(L, "load");
-    lua_pushcclosure(L, base_load, 1);
+    lua_pushglobaltable(L);
+    lua_pushcclosure(L, base_load, 2);
     lua_setglobal(L, "load");
     lua_pushcfunction(L, base_loadfile);
     lua_setglobal(L, "loadfile");

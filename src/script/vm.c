@@ -38,10 +38,27 @@ on_panic(lua_State *L)
     return 0; /* Lua aborts */
 }
 
+/* Registry key, by address. */
+static const char script_key = 's';
+
 struct mg_script *
 mg_script_of(lua_State *L)
 {
-    return *(struct mg_script **)lua_getextraspace(L);
+    struct mg_script *s;
+
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &script_key);
+    s = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    if (s == NULL) /* a finalizer of a guest, after it */
+        luaL_error(L, "the script has ended");
+    return s;
+}
+
+static void
+script_assign(lua_State *L, struct mg_script *s)
+{
+    lua_pushlightuserdata(L, s);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &script_key);
 }
 
 static int
@@ -146,6 +163,7 @@ state_open(lua_State *L)
         {LUA_COLIBNAME, luaopen_coroutine},
     };
 
+    script_assign(L, lua_touserdata(L, 1));
     for (size_t i = 0; i < MG_ARRAY_LEN(libs); i++) {
         luaL_requiref(L, libs[i].name, libs[i].func, 1);
         lua_pop(L, 1);
@@ -188,21 +206,24 @@ lines_join(char *text)
     *out = '\0';
 }
 
-/* Runs a C function that may raise; its error becomes err. */
+/* Runs a C function that may raise, with the script as light userdata; its error becomes err. */
 static int
-protected_call(lua_State *L, lua_CFunction function, struct mg_err *err)
+protected_call(struct mg_script *s, lua_CFunction function, struct mg_err *err)
 {
+    lua_State *L = s->L;
+
     lua_pushcfunction(L, function);
-    if (lua_pcall(L, 0, 0, 0) == LUA_OK)
+    lua_pushlightuserdata(L, s);
+    if (lua_pcall(L, 1, 0, 0) == LUA_OK)
         return 0;
     mg_err_setx(err, "%s", mg_lua_error_text(L, -1));
     lua_pop(L, 2);
     return -1;
 }
 
-struct mg_script *
-mg_script_new(const char *name, const char *dir, const struct mg_snapshot *snapshot,
-              struct mg_err *err)
+static struct mg_script *
+script_alloc(const char *name, const char *dir, const struct mg_snapshot *snapshot,
+             struct mg_err *err)
 {
     struct mg_script *s = mg_calloc(1, sizeof(*s));
 
@@ -213,17 +234,33 @@ mg_script_new(const char *name, const char *dir, const struct mg_snapshot *snaps
     if (mg_world_init(&s->world, dir, snapshot, err) != 0)
         goto fail;
     s->name = mg_strdup(name);
+    if (s->name != NULL)
+        return s;
+    mg_err_setx(err, "out of memory");
+
+fail:
+    mg_script_delete(s);
+    return NULL;
+}
+
+struct mg_script *
+mg_script_new(const char *name, const char *dir, const struct mg_snapshot *snapshot,
+              struct mg_err *err)
+{
+    struct mg_script *s = script_alloc(name, dir, snapshot, err);
+
+    if (s == NULL)
+        return NULL;
     s->L = lua_newstate(state_alloc, NULL);
-    if (s->name == NULL || s->L == NULL) {
+    if (s->L == NULL) {
         mg_err_setx(err, "out of memory");
         goto fail;
     }
     lua_atpanic(s->L, on_panic);
-    *(struct mg_script **)lua_getextraspace(s->L) = s;
 #ifdef MG_GC_STRESS
     lua_gc(s->L, LUA_GCSETPAUSE, 0);
 #endif
-    if (protected_call(s->L, state_open, err) != 0)
+    if (protected_call(s, state_open, err) != 0)
         goto fail;
     return s;
 
@@ -232,12 +269,42 @@ fail:
     return NULL;
 }
 
+struct mg_script *
+mg_script_guest_new(lua_State *thread, const char *name, const char *dir, struct mg_err *err)
+{
+    struct mg_script *s = script_alloc(name, dir, NULL, err);
+
+    if (s != NULL) {
+        s->L = thread;
+        s->is_guest = true;
+    }
+    return s;
+}
+
+int
+mg_script_guest_open(struct mg_script *s, struct mg_err *err)
+{
+    return protected_call(s, state_open, err);
+}
+
+/* The state lives on, and may have functions of the script that come too late. */
+static void
+guest_leave(struct mg_script *s)
+{
+    lua_rawgetp(s->L, LUA_REGISTRYINDEX, &script_key);
+    if (lua_touserdata(s->L, -1) == s)
+        script_assign(s->L, NULL);
+    lua_pop(s->L, 1);
+}
+
 void
 mg_script_delete(struct mg_script *s)
 {
     if (s == NULL)
         return;
-    if (s->L != NULL)
+    if (s->L != NULL && s->is_guest)
+        guest_leave(s);
+    else if (s->L != NULL)
         lua_close(s->L); /* finalizers may still ask for the script */
     mg_world_fini(&s->world);
     mg_settings_fini(&s->settings);
@@ -333,10 +400,10 @@ mg_script_run(struct mg_script *s, const char *text, size_t len, struct mg_err *
         return -1;
     }
     lua_settop(L, 0);
-    if (protected_call(L, everything_freeze, err) != 0)
+    if (protected_call(s, everything_freeze, err) != 0)
         return -1;
     s->loaded = true;
     s->budget.seconds = strtod(mg_settings_text(&s->settings, "callback_budget"), NULL);
     s->world.mode = MG_WORLD_LIVE;
-    return protected_call(L, random_renew, err);
+    return protected_call(s, random_renew, err);
 }

@@ -1,0 +1,252 @@
+/*
+ * A script as the guest of a test's Lua state, so that the test can use what the script makes:
+ * listeners, backends, contexts and functions, as they are.
+ *
+ * The happy path: for the time of the run the registry has other tables of globals and modules, in
+ * which the guarded world is opened; the loader's own steps run, freeze and prove the script; then
+ * the state has its tables back. The script's functions keep the globals they were loaded with.
+ *
+ * Failure modes: whatever the loader would refuse is an error with the loader's text, and the state
+ * is as it was. A guest stays until its state is closed: its functions may be called until then.
+ */
+#include "script/internal.h"
+
+#include <string.h>
+
+#define GUESTS "moongate.guests" /* registry: list, so that the collector leaves them alone */
+
+struct guest {
+    struct mg_script *script; /* owned; NULL until there is one */
+    struct mg_buf text;       /* the script's */
+    struct mg_script_load load;
+};
+
+static int
+guest_gc(lua_State *L)
+{
+    struct guest *guest = lua_touserdata(L, 1);
+
+    mg_script_delete(guest->script);
+    guest->script = NULL;
+    mg_buf_free_secret(&guest->text);
+    mg_buf_free(&guest->load.warnings);
+    mg_buf_free(&guest->load.report);
+    mg_buf_free(&guest->load.report_json);
+    return 0;
+}
+
+/* A guest on the stack, kept with its thread until the state is closed. */
+static struct guest *
+guest_push(lua_State *L)
+{
+    struct guest *guest = lua_newuserdatauv(L, sizeof(*guest), 1);
+
+    memset(guest, 0, sizeof(*guest));
+    guest->load.snapshot_fd = -1;
+    guest->load.prove = true;
+    if (luaL_newmetatable(L, "moongate.Guest")) {
+        lua_pushcfunction(L, guest_gc);
+        lua_setfield(L, -2, "__gc");
+    }
+    lua_setmetatable(L, -2);
+    lua_newthread(L);
+    lua_setiuservalue(L, -2, 1);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, GUESTS);
+    lua_pushvalue(L, -2);
+    lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+    lua_pop(L, 1);
+    return guest;
+}
+
+/* Makes the script of the guest at idx; raises. */
+static void
+guest_name(lua_State *L, int idx, const char *name)
+{
+    struct guest *guest = lua_touserdata(L, idx);
+    struct mg_err err;
+    lua_State *thread;
+    char *path = mg_script_path(name, &err);
+    char *dir = path != NULL ? mg_script_dir(path) : NULL;
+
+    lua_getiuservalue(L, idx, 1);
+    thread = lua_tothread(L, -1);
+    if (path != NULL && dir == NULL)
+        mg_err_setx(&err, "out of memory");
+    if (dir != NULL)
+        guest->script = mg_script_guest_new(thread, name, dir, &err);
+    mg_free(path);
+    mg_free(dir);
+    if (guest->script == NULL)
+        luaL_error(L, "%s", err.text);
+    lua_pop(L, 1);
+}
+
+/* ---- facts ---------------------------------------------------------------------------------- */
+
+/* What the world would have recorded, had it asked the system. */
+static void
+fact_add(lua_State *L, struct mg_world *w, enum mg_record kind, const char *key, const char *mark)
+{
+    struct mg_buf *fact = mg_bytes_push(L);
+    struct mg_err err;
+    size_t len;
+    const char *value = lua_tolstring(L, -2, &len);
+
+    mg_buf_adds(fact, mark);
+    mg_buf_add(fact, value, len);
+    if (fact->failed)
+        luaL_error(L, "out of memory");
+    if (mg_world_add(w, kind, key, fact->data, fact->len, &err) != 0)
+        luaL_error(L, "%s", err.text);
+    mg_buf_free_secret(fact);
+    lua_pop(L, 1);
+}
+
+/* The table at idx: name → text. A file's name is relative to the script. */
+static void
+facts_add(lua_State *L, struct mg_world *w, enum mg_record kind, int idx)
+{
+    for (lua_pushnil(L); lua_next(L, idx) != 0; lua_pop(L, 1)) {
+        const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : NULL;
+
+        if (key == NULL || lua_type(L, -1) != LUA_TSTRING)
+            luaL_error(L, "expected a table from name to text");
+        if (kind == MG_RECORD_ENV) {
+            fact_add(L, w, kind, key, "V");
+            continue;
+        }
+        lua_pushvalue(L, -1);
+        mg_push_taken(L, mg_world_path(w, key));
+        if (lua_isnil(L, -1))
+            luaL_error(L, "out of memory");
+        lua_insert(L, -2);
+        fact_add(L, w, kind, lua_tostring(L, -2), "D");
+        lua_pop(L, 2);
+    }
+}
+
+/* ---- the state's own tables ------------------------------------------------------------------ */
+
+/* What a run replaces: globals, loaded and preloaded modules, and the metatable of strings. */
+
+static void
+tables_push(lua_State *L)
+{
+    lua_pushglobaltable(L);
+    lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    lua_getfield(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    lua_pushliteral(L, "");
+    if (!lua_getmetatable(L, -1))
+        lua_pushnil(L);
+    lua_remove(L, -2);
+}
+
+/* Takes what tables_push pushed. */
+static void
+tables_set(lua_State *L)
+{
+    lua_pushliteral(L, "");
+    lua_insert(L, -2);
+    lua_setmetatable(L, -2);
+    lua_pop(L, 1);
+    lua_setfield(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    lua_setfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    lua_rawseti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
+}
+
+/* require of a guest, which may be called when the state has its own tables. Upvalues: the original,
+ * the guest's loaded modules. */
+static int
+guest_require(lua_State *L)
+{
+    const char *name = luaL_checkstring(L, 1);
+
+    lua_settop(L, 1);
+    if (lua_getfield(L, lua_upvalueindex(2), name) != LUA_TNIL)
+        return 1;
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_pushvalue(L, 1);
+    lua_call(L, 1, LUA_MULTRET);
+    return lua_gettop(L) - 2;
+}
+
+static int
+require_wrap(lua_State *L)
+{
+    lua_getglobal(L, "require");
+    lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    lua_pushcclosure(L, guest_require, 2);
+    lua_setglobal(L, "require");
+    return 0;
+}
+
+/* Runs the guest at index 1 among empty tables of globals and modules; pushes an error's text. */
+static int
+guest_run(lua_State *L)
+{
+    struct guest *guest = lua_touserdata(L, 1);
+    char *path;
+    struct mg_err err;
+    int status = -1;
+
+    lua_newtable(L);
+    lua_newtable(L);
+    lua_newtable(L);
+    lua_pushnil(L);
+    tables_set(L);
+    if (mg_script_guest_open(guest->script, &err) != 0)
+        return luaL_error(L, "%s", err.text);
+    lua_pushcfunction(L, require_wrap);
+    lua_call(L, 0, 0);
+    path = mg_script_path(guest->script->name, &err);
+    if (path != NULL)
+        status = mg_script_rehearse(guest->script, &guest->load, path, &guest->text, &err);
+    mg_free(path);
+    return status == 0 ? 0 : luaL_error(L, "%s", err.text);
+}
+
+/* load(path, files, env): the lists of Listeners and Backends, and the proof's warnings. */
+static int
+testing_load(lua_State *L)
+{
+    const struct mg_openssl_hooks hooks = *mg_openssl_hooks(L);
+    const char *name = luaL_checkstring(L, 1);
+    struct guest *guest;
+    int status;
+
+    luaL_checktype(L, 2, LUA_TTABLE);
+    luaL_checktype(L, 3, LUA_TTABLE);
+    lua_settop(L, 3);
+    guest = guest_push(L);
+    guest_name(L, 4, name);
+    facts_add(L, &guest->script->world, MG_RECORD_FILE, 2);
+    facts_add(L, &guest->script->world, MG_RECORD_ENV, 3);
+
+    tables_push(L);
+    lua_pushcfunction(L, guest_run);
+    lua_pushvalue(L, 4);
+    status = lua_pcall(L, 1, 0, 0);
+    mg_openssl_set_hooks(L, &hooks);
+    if (status != LUA_OK)
+        lua_insert(L, 4 + 1);
+    tables_set(L);
+    if (status != LUA_OK)
+        return lua_error(L);
+    lua_getfield(L, LUA_REGISTRYINDEX, MG_LISTENERS);
+    lua_getfield(L, LUA_REGISTRYINDEX, MG_BACKENDS);
+    lua_pushlstring(L, guest->load.warnings.data != NULL ? guest->load.warnings.data : "",
+                    guest->load.warnings.len);
+    return 3;
+}
+
+static const luaL_Reg functions[] = {
+    {"load", testing_load},
+    {NULL, NULL},
+};
+
+__attribute__((visibility("default"))) int
+luaopen_moongate_script(lua_State *L)
+{
+    luaL_newlib(L, functions);
+    return 1;
+}
