@@ -41,6 +41,8 @@ handle_push(lua_State *L, const char *path)
     luaL_setmetatable(L, HANDLE);
     content = mg_bytes_push(L);
     if (mg_world_read(&mg_script_of(L)->world, path, content, &error, &err) != 0) {
+        if (error == 0) /* not an answer of the world: no memory, or a callback asks */
+            luaL_error(L, "%s", err.text);
         lua_pop(L, 2);
         lua_pushnil(L);
         lua_pushstring(L, err.text);

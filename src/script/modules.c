@@ -48,14 +48,17 @@ chunk_push(lua_State *L, const char *path)
     lua_concat(L, 3);
 }
 
-/* Pushes the file's text, or an error message and returns false. */
+/* Pushes the file's text, or why the system does not give it and returns false. */
 static bool
 file_push(lua_State *L, const char *path)
 {
     struct mg_err err;
+    int error;
     struct mg_buf *text = mg_bytes_push(L);
 
-    if (mg_world_read(&mg_script_of(L)->world, path, text, NULL, &err) != 0) {
+    if (mg_world_read(&mg_script_of(L)->world, path, text, &error, &err) != 0) {
+        if (error == 0) /* not an answer of the world */
+            luaL_error(L, "%s", err.text);
         lua_pushstring(L, err.text);
         lua_remove(L, -2);
         return false;
