@@ -22,8 +22,16 @@
 #if OPENSSL_VERSION_NUMBER >= 0x30200000L
 #define MG_HAVE_SSL_GROUP_NAME 1 /* SSL_get0_group_name */
 #endif
+#if OPENSSL_VERSION_NUMBER >= 0x30400000L
+#define MG_HAVE_SSL_SESSION_TIME_EX 1 /* SSL_SESSION_get_time_ex and its kin */
+#endif
 #if OPENSSL_VERSION_NUMBER >= 0x30500000L
 #define MG_HAVE_SSL_SIGNATURE_NAME 1 /* SSL_get0_signature_name, and the peer's */
+#endif
+
+#include <openssl/opensslconf.h>
+#ifndef OPENSSL_NO_NEXTPROTONEG
+#define MG_HAVE_NPN 1
 #endif
 
 #if defined(__GNUC__)

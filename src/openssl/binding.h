@@ -139,6 +139,10 @@ void mg_lua_push_pkey(lua_State *L, EVP_PKEY *key);
 bool mg_ssl_reader_push(lua_State *L, struct mg_tls_conn *conn, const char *name);
 extern const char *const mg_ssl_reader_names[];
 
+/* conn:export_keying_material(label, length[, context]) for a method whose self is at index 1; conn
+ * may be NULL. */
+int mg_lua_export_keying_material(lua_State *L, struct mg_tls_conn *conn);
+
 /* ---- in-memory handshakes ------------------------------------------------------------------- */
 
 struct mg_memory_handshake {

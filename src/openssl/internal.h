@@ -265,6 +265,7 @@ struct mg_ssl_context_extra {
     unsigned char *alpn;      /* alpn_protocols in wire form, owned: what a server chooses from */
     size_t alpn_len;
     bool verify_hostname;
+    unsigned char session_id_context[32]; /* once set up; mixed with the SNI per connection */
 };
 struct mg_ssl_context_extra *mg_ssl_context_extra(const SSL_CTX *ctx);
 
@@ -287,6 +288,92 @@ void mg_callback_push(lua_State *L, SSL *ssl, const char *what);
 /* Tells OpenSSL which of our C callbacks to call. */
 void mg_callbacks_install(SSL_CTX *ctx, bool alpn_cb, bool verify_cb, int verify_mode);
 
+/* ---- sessions (ssl_session.c) ---------------------------------------------------------------- */
+
+extern const struct mg_class mg_ssl_session_class;
+
+struct mg_ssl_session {
+    SSL_SESSION *session; /* one reference */
+};
+
+void mg_lua_push_ssl_session(lua_State *L, SSL_SESSION *session); /* adds a reference */
+SSL_SESSION *mg_ssl_session_test(lua_State *L, int idx);
+SSL_SESSION *mg_ssl_session_check(lua_State *L, int arg);
+SSL_SESSION *mg_attr_ssl_session(lua_State *L, int idx, const char *cls, const char *name);
+
+/* From now on sessions of ctx carry that id, mixed with the SNI; others are not resumed. */
+int mg_ssl_session_bind(SSL_CTX *ctx, const unsigned char id[32]);
+
+/* Client, before the handshake: binds the connection to the name and offers session (or NULL), unless
+ * it was made under another policy or name, or its peer's certificate has ended: then it is as if
+ * there were none. -1: OpenSSL's queue says why. */
+int mg_ssl_session_offer(SSL *ssl, const char *servername, SSL_SESSION *session);
+
+/* ---- handshakes in memory (handshake.c, connection.c) ---------------------------------------- */
+
+#define MG_MEMORY_OUT 32768
+
+struct mg_memory_end {
+    struct mg_tls_conn conn;
+    struct mg_buf inbox; /* what the other end wrote and this one has not read */
+    size_t inbox_used;
+    bool failed;
+    struct mg_err err; /* valid if failed */
+};
+
+struct mg_memory_pair {
+    struct mg_memory_end server, client;
+    unsigned char out[MG_MEMORY_OUT]; /* of one step: not on the stack, callbacks may nest pairs */
+};
+
+/* None of these raises. NULL: no memory. */
+struct mg_memory_pair *mg_memory_pair_new(void);
+int mg_memory_pair_open(struct mg_memory_pair *pair, SSL_CTX *server, SSL_CTX *client,
+                        const char *servername, SSL_SESSION *session, struct mg_err *err);
+void mg_memory_pair_free(struct mg_memory_pair *pair); /* NULL is fine */
+
+/* The handshake, until nothing moves any more. An end that failed says why. */
+void mg_memory_pair_run(struct mg_memory_pair *pair);
+int mg_memory_pair_alert(const struct mg_memory_pair *pair); /* that crossed; -1: none */
+
+/* OK: cap bytes; WANT_READ: *got bytes, and no more for now; CLOSED, ERROR likewise. */
+enum mg_tls_status mg_memory_end_read(struct mg_memory_pair *pair, struct mg_memory_end *end,
+                                      void *buf, size_t cap, size_t *got);
+int mg_memory_end_write(struct mg_memory_pair *pair, struct mg_memory_end *end, const void *data,
+                        size_t len);
+void mg_memory_end_shutdown(struct mg_memory_pair *pair, struct mg_memory_end *end);
+
+/* The Connection of conn, pushed; false and nothing: conn is not in memory. */
+bool mg_memory_connection_push(lua_State *L, const struct mg_tls_conn *conn);
+
+/* One table for names and functions of what SSLSocket tells, in the order of the reference. */
+#ifdef MG_HAVE_NPN
+#define MG_SSL_READERS_NPN(X) X(npn_protocol)
+#else
+#define MG_SSL_READERS_NPN(X)
+#endif
+#define MG_SSL_READERS(X)                                                                          \
+    X(ssl_version)                                                                                 \
+    X(cipher)                                                                                      \
+    X(alpn_protocol)                                                                               \
+    MG_SSL_READERS_NPN(X)                                                                          \
+    X(servername)                                                                                  \
+    X(cert)                                                                                        \
+    X(peer_cert)                                                                                   \
+    X(peer_cert_chain)                                                                             \
+    X(verify_result)                                                                               \
+    X(session)                                                                                     \
+    X(session_reused)                                                                              \
+    X(tmp_key)                                                                                     \
+    X(sigalg)                                                                                      \
+    X(peer_sigalg)                                                                                 \
+    X(group)                                                                                       \
+    X(state)                                                                                       \
+    X(pending)                                                                                     \
+    X(finished_message)                                                                            \
+    X(peer_finished_message)                                                                       \
+    X(client_ca)
+
 /* ---- module parts: each pushes its table unless it says so -------------------------- */
 
 void mg_open_ssl_constants(lua_State *L);     /* into the SSL table on top */
@@ -296,6 +383,8 @@ void mg_open_ssl_context(lua_State *L);       /* SSL.SSLContext */
 void mg_open_x509(lua_State *L);              /* X509.* */
 void mg_open_pkey(lua_State *L);              /* PKey.* */
 void mg_open_ssl_profiles(lua_State *L);      /* SSL.PROFILES */
+void mg_open_ssl_session(lua_State *L);       /* SSL.Session */
+void mg_open_connection(lua_State *L);        /* pushes nothing: there is no constructor */
 int mg_lua_handshake(lua_State *L);           /* openssl.handshake */
 
 #endif

@@ -14,6 +14,9 @@ module_fill(lua_State *L)
     mg_open_ssl_constants(L);
     mg_open_ssl_context(L);
     lua_setfield(L, -2, "SSLContext");
+    mg_open_ssl_session(L);
+    lua_setfield(L, -2, "Session");
+    mg_open_connection(L);
     mg_open_ssl_profiles(L);
     lua_setfield(L, -2, "PROFILES");
     lua_setfield(L, -2, "SSL");

@@ -67,6 +67,20 @@ read_alpn_protocol(lua_State *L, SSL *ssl)
         lua_pushnil(L);
 }
 
+#ifdef MG_HAVE_NPN
+static void
+read_npn_protocol(lua_State *L, SSL *ssl)
+{
+    const unsigned char *name;
+    unsigned len;
+    SSL_get0_next_proto_negotiated(ssl, &name, &len);
+    if (len > 0)
+        lua_pushlstring(L, (const char *)name, len);
+    else
+        lua_pushnil(L);
+}
+#endif
+
 static void
 read_servername(lua_State *L, SSL *ssl)
 {
@@ -95,6 +109,16 @@ static void
 read_verify_result(lua_State *L, SSL *ssl)
 {
     lua_pushinteger(L, SSL_get_verify_result(ssl));
+}
+
+static void
+read_session(lua_State *L, SSL *ssl)
+{
+    SSL_SESSION *session = SSL_get_session(ssl);
+    if (session)
+        mg_lua_push_ssl_session(L, session);
+    else
+        lua_pushnil(L);
 }
 
 static void
@@ -255,33 +279,12 @@ read_client_ca(lua_State *L, SSL *ssl)
     }
 }
 
-/* One table for names and functions, in the order of the reference. */
-#define READERS(X)                                                                                 \
-    X(ssl_version)                                                                                 \
-    X(cipher)                                                                                      \
-    X(alpn_protocol)                                                                               \
-    X(servername)                                                                                  \
-    X(cert)                                                                                        \
-    X(peer_cert)                                                                                   \
-    X(peer_cert_chain)                                                                             \
-    X(verify_result)                                                                               \
-    X(session_reused)                                                                              \
-    X(tmp_key)                                                                                     \
-    X(sigalg)                                                                                      \
-    X(peer_sigalg)                                                                                 \
-    X(group)                                                                                       \
-    X(state)                                                                                       \
-    X(pending)                                                                                     \
-    X(finished_message)                                                                            \
-    X(peer_finished_message)                                                                       \
-    X(client_ca)
-
 #define READER_NAME(name)     #name,
 #define READER_FUNCTION(name) read_##name,
 
-const char *const mg_ssl_reader_names[] = {READERS(READER_NAME) NULL};
+const char *const mg_ssl_reader_names[] = {MG_SSL_READERS(READER_NAME) NULL};
 
-static void (*const reader_functions[])(lua_State *L, SSL *ssl) = {READERS(READER_FUNCTION)};
+static void (*const reader_functions[])(lua_State *L, SSL *ssl) = {MG_SSL_READERS(READER_FUNCTION)};
 
 bool
 mg_ssl_reader_push(lua_State *L, struct mg_tls_conn *conn, const char *name)

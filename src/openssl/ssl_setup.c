@@ -389,7 +389,7 @@ policy_bind(lua_State *L, int idx, struct mg_ssl_context *self)
              hash_bytes(md, self->digest, sizeof(self->digest)) == 0 &&
              hash_bytes(md, given, len) == 0 && EVP_DigestFinal_ex(md, id, NULL) == 1;
     }
-    if (!ok || SSL_CTX_set_session_id_context(self->ctx, id, sizeof(id)) != 1)
+    if (!ok || mg_ssl_session_bind(self->ctx, id) < 0)
         mg_lua_openssl_error(L, "SSLError", "SSL_CTX_set_session_id_context");
 }
 

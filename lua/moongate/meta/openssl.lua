@@ -19,16 +19,18 @@ local openssl = {}
 ---@field errors string[] OpenSSL's queue, oldest first
 ---@field where string "script.lua:12:" or ""
 
---- What one end of a connection knows; all nil before the handshake unless noted.
+--- One end of a handshake in memory: what Ruby's SSLSocket tells, and data both ways.
 ---@class moongate.openssl.Connection
 ---@field ssl_version string "TLSv1.3"; before the handshake the highest that is possible
 ---@field cipher? moongate.openssl.Cipher
 ---@field alpn_protocol? string
+---@field npn_protocol? string where OpenSSL has NPN
 ---@field servername? string
 ---@field cert? moongate.openssl.Certificate the certificate this end uses
 ---@field peer_cert? moongate.openssl.Certificate
 ---@field peer_cert_chain? moongate.openssl.Certificate[] with the leaf on a client, without it on a server
 ---@field verify_result integer an X509.V_* number
+---@field session? moongate.openssl.Session
 ---@field session_reused boolean
 ---@field tmp_key? moongate.openssl.PKey the peer's ephemeral key
 ---@field sigalg? string "rsa_pss_rsae_sha256"
@@ -39,6 +41,26 @@ local openssl = {}
 ---@field finished_message? string
 ---@field peer_finished_message? string
 ---@field client_ca moongate.openssl.Name[]
+local Connection = {}
+
+--- What has arrived, at most `max` bytes. `nil, "wait"`: nothing yet; `nil, "closed"`: the other end has closed.
+---@param max? integer
+---@return string? data
+---@return string? why "wait" or "closed"
+function Connection:read(max) end
+
+---@param data string
+---@return moongate.openssl.Connection self
+function Connection:write(data) end
+
+--- Sends close_notify. What the other end still has to say can be read.
+function Connection:close() end
+
+---@param label string
+---@param length integer
+---@param context? string
+---@return string
+function Connection:export_keying_material(label, length, context) end
 
 --- Name, version, bits, algorithm bits.
 ---@alias moongate.openssl.Cipher { [1]: string, [2]: string, [3]: integer, [4]: integer }
@@ -60,7 +82,7 @@ local openssl = {}
 --- A handshake in memory between two contexts, which are set up if they were not.
 ---@param server moongate.openssl.SSLContext
 ---@param client moongate.openssl.SSLContext
----@param options? { servername?: string }
+---@param options? { servername?: string, session?: moongate.openssl.Session }
 ---@return moongate.openssl.Handshake
 function openssl.handshake(server, client, options) end
 
@@ -73,8 +95,37 @@ function openssl.errors() end
 --- Constants keep Ruby's names and values: VERIFY_*, OP_*, TLS1_2_VERSION, ….
 ---@class moongate.openssl.SSL
 ---@field SSLContext moongate.openssl.SSLContextClass
+---@field Session moongate.openssl.SessionClass
 ---@field PROFILES { version: string, modern: table, intermediate: table, old: table } Mozilla's guideline as data
 ---@field [string] integer
+
+---@class moongate.openssl.SessionClass
+local SessionClass = {}
+
+--- What to_pem or to_der gave, or the session of a connection.
+---@param source string|moongate.openssl.Connection
+---@return moongate.openssl.Session
+function SessionClass.new(source) end
+
+--- What a connection can be resumed with, by the same policies and for the same name. Two are equal if protocol
+--- version and id are.
+---@class moongate.openssl.Session
+---@field id string bytes
+---@field time? integer seconds; when it was made
+---@field timeout integer seconds that it lives
+local Session = {}
+
+---@return string
+function Session:to_der() end
+
+---@return string
+function Session:to_pem() end
+
+---@return string
+function Session:to_text() end
+
+---@return moongate.openssl.Session
+function Session:dup() end
 
 ---@class moongate.openssl.SSLContextClass
 ---@field METHODS string[]

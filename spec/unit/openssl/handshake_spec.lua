@@ -451,7 +451,7 @@ describe("openssl.handshake", function()
     end)
 
     it("knows its options", function()
-        raises("ArgumentError", 'openssl.handshake: unknown option "sni" (there is servername)', handshake, server(),
+        raises("ArgumentError", 'openssl.handshake: unknown option "sni" (there are servername and session)', handshake, server(),
             client(),
             { sni = "x" })
         raises("TypeError", "openssl.handshake.servername: expected a string, got number", handshake, server(),
