@@ -97,16 +97,16 @@ mg_ssl_session_bind(SSL_CTX *ctx, const unsigned char id[32])
 int
 mg_ssl_session_offer(SSL *ssl, const char *servername, SSL_SESSION *session)
 {
+    const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(SSL_get_SSL_CTX(ssl));
     unsigned char id[32];
     unsigned len;
+    if (!extra) /* not one of a script's: it has no policy to bind to */
+        return 0;
     if (servername) {
         if (context_id(SSL_get_SSL_CTX(ssl), servername, strlen(servername), id) < 0 ||
             SSL_set_session_id_context(ssl, id, sizeof(id)) != 1)
             return -1;
     } else {
-        const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(SSL_get_SSL_CTX(ssl));
-        if (!extra)
-            return 0;
         memcpy(id, extra->session_id_context, sizeof(id));
     }
     if (!session)
