@@ -238,6 +238,7 @@ mg_command(lua_State *L)
     if (!mg_world_find(w, MG_RECORD_COMMAND, key, &known))
         mg_script_error(L, "command: %s: this run of the script differs from the loader's",
                         c.argv[0]);
+    mg_world_depend(w, MG_RECORD_COMMAND, key, known);
     lua_pushlstring(L, known.data, known.len);
     return 1;
 }

@@ -169,7 +169,23 @@ answer_find(struct mg_world *w, enum mg_record kind, const char *path, struct mg
     return -1;
 }
 
-/* Turns an answer of either kind into bytes or into "path: reason". */
+/* Turns an answer into bytes or into "path: reason" and the errno. */
+static int
+answer_decode(const char *path, struct mg_span value, struct mg_buf *out, int *code,
+              struct mg_err *err)
+{
+    if (value.len == 0 || value.data[0] != 'D') {
+        *code = value.len > 1 ? atoi(value.data + 1) : EIO;
+        mg_err_setx(err, "%s: %s", path, strerror(*code));
+        return -1;
+    }
+    mg_buf_add(out, value.data + 1, value.len - 1);
+    if (!out->failed)
+        return 0;
+    mg_err_setx(err, "%s: out of memory", path);
+    return -1;
+}
+
 static int
 answer_take(struct mg_world *w, enum mg_record kind, const char *path, struct mg_buf *out,
             int *error, struct mg_err *err)
@@ -179,18 +195,13 @@ answer_take(struct mg_world *w, enum mg_record kind, const char *path, struct mg
     int status = -1;
     int code = 0;
 
-    if (full == NULL)
+    if (full == NULL) {
         mg_err_setx(err, "out of memory");
-    else if (answer_find(w, kind, full, &value, err) != 0)
+    } else if (answer_find(w, kind, full, &value, err) != 0) {
         mg_err_prefix(err, "%s", path);
-    else if (value.len > 0 && value.data[0] == 'D') {
-        mg_buf_add(out, value.data + 1, value.len - 1);
-        status = out->failed ? -1 : 0;
-        if (out->failed)
-            mg_err_setx(err, "%s: out of memory", path);
     } else {
-        code = value.len > 1 ? atoi(value.data + 1) : EIO;
-        mg_err_setx(err, "%s: %s", path, strerror(code));
+        mg_world_depend(w, kind, path, value);
+        status = answer_decode(path, value, out, &code, err);
     }
     if (error != NULL)
         *error = code;

@@ -1,23 +1,7 @@
 /* How moongate.openssl asks the world and calls the script's callbacks inside moongate. */
 #include "script/internal.h"
 
-#include <openssl/evp.h>
-
 #include <string.h>
-
-void
-mg_script_digest_add(struct mg_script *s, const void *data, size_t len)
-{
-    struct mg_buf text = {0};
-
-    if (s->loaded)
-        return;
-    mg_buf_add(&text, s->digest, sizeof(s->digest));
-    mg_buf_add(&text, data, len);
-    if (text.failed || EVP_Digest(text.data, text.len, s->digest, NULL, EVP_sha256(), NULL) != 1)
-        memset(s->digest, 0, sizeof(s->digest)); /* the manifests will differ, and say so */
-    mg_buf_free_secret(&text);
-}
 
 static int
 on_read_file(void *data, const char *path, struct mg_buf *out, struct mg_err *err)
@@ -48,7 +32,7 @@ on_script_digest(void *data, unsigned char out[32])
 {
     const struct mg_script *s = data;
 
-    memcpy(out, s->digest, sizeof(s->digest));
+    memcpy(out, s->world.digest, sizeof(s->world.digest));
 }
 
 static struct mg_session *

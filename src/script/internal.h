@@ -45,6 +45,7 @@ struct mg_world {
     struct mg_fact *first, **last;      /* owned, in the order of asking */
     struct mg_fact *buckets[1024];
     unsigned long times, keys, commands; /* how many were asked for so far */
+    unsigned char digest[32];            /* over the script and all that it has read, in order */
 };
 
 /* snapshot NULL = record. */
@@ -60,6 +61,11 @@ bool mg_world_find(const struct mg_world *w, enum mg_record kind, const char *ke
 /* Records (MG_WORLD_RECORD only). */
 int mg_world_add(struct mg_world *w, enum mg_record kind, const char *key, const void *value,
                  size_t len, struct mg_err *err);
+
+/* What the script decides may depend on this from now on: text that it loads, and answers that may
+ * differ at the next reload. Both modes call it alike, so that loader and workers agree. */
+void mg_world_depend(struct mg_world *w, enum mg_record kind, const char *key,
+                     struct mg_span value);
 
 /* All facts as records; the paths to watch, each with a NUL. */
 void mg_world_write(const struct mg_world *w, struct mg_snapshot_writer *writer);
@@ -138,7 +144,6 @@ struct mg_script {
     bool proving;             /* callbacks of the script are not run */
     bool is_guest;            /* L is a thread of a state that is not ours */
     size_t routes;            /* addresses that route functions have named so far */
-    unsigned char digest[32]; /* over every text that Lua has loaded or read so far, in order */
     struct mg_config *config; /* what this state is the script of (worker) */
 };
 
@@ -173,9 +178,6 @@ char *mg_script_dir(const char *path);
 
 /* Runs the text; freezes contexts, listeners and backends; err as the user reads it. */
 int mg_script_run(struct mg_script *s, const char *text, size_t len, struct mg_err *err);
-
-/* What the script does may depend on these bytes from now on. */
-void mg_script_digest_add(struct mg_script *s, const void *data, size_t len);
 
 /* Raises "script.lua:12: …"; position as mg_script_where. */
 MG_NORETURN void mg_script_error(lua_State *L, const char *fmt, ...);

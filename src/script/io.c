@@ -52,7 +52,6 @@ handle_push(lua_State *L, const char *path)
     h->len = content->len;
     h->data = lua_pushlstring(L, content->data != NULL ? content->data : "", content->len);
     lua_setiuservalue(L, -3, 1);
-    mg_script_digest_add(mg_script_of(L), h->data, h->len);
     mg_buf_free_secret(content);
     lua_pop(L, 1);
     lua_pushstring(L, path);

@@ -25,7 +25,8 @@ mg_load_text(lua_State *L, const char *text, size_t len, const char *chunk)
         text += skip;
         len -= skip;
     }
-    mg_script_digest_add(mg_script_of(L), text, len);
+    mg_world_depend(&mg_script_of(L)->world, MG_RECORD_SCRIPT, "",
+                    (struct mg_span){.data = text, .len = len});
     return luaL_loadbufferx(L, text, len, chunk, "t");
 }
 

@@ -388,6 +388,7 @@ mg_script_run(struct mg_script *s, const char *text, size_t len, struct mg_err *
         mg_err_setx(err, "out of memory");
         return -1;
     }
+    memset(s->world.digest, 0, sizeof(s->world.digest)); /* finding the script is no part of it */
     lua_pushcfunction(L, traceback_add);
     status = mg_load_text(L, text, len, chunk.data);
     mg_buf_free(&chunk);

@@ -11,6 +11,7 @@
  */
 #include "script/internal.h"
 
+#include <openssl/evp.h>
 #include <openssl/rand.h>
 
 #include <netdb.h>
@@ -114,6 +115,26 @@ fail:
 }
 
 void
+mg_world_depend(struct mg_world *w, enum mg_record kind, const char *key, struct mg_span value)
+{
+    EVP_MD_CTX *md;
+    char name[16];
+
+    if (w->mode == MG_WORLD_LIVE)
+        return;
+    snprintf(name, sizeof(name), "%d:", (int)kind);
+    md = EVP_MD_CTX_new();
+    if (md == NULL || EVP_DigestInit_ex(md, EVP_sha256(), NULL) != 1 ||
+        EVP_DigestUpdate(md, w->digest, sizeof(w->digest)) != 1 ||
+        EVP_DigestUpdate(md, name, strlen(name)) != 1 ||
+        EVP_DigestUpdate(md, key, strlen(key) + 1) != 1 ||
+        EVP_DigestUpdate(md, value.data, value.len) != 1 ||
+        EVP_DigestFinal_ex(md, w->digest, NULL) != 1)
+        memset(w->digest, 0, sizeof(w->digest)); /* the manifests will differ, and say so */
+    EVP_MD_CTX_free(md);
+}
+
+void
 mg_world_write(const struct mg_world *w, struct mg_snapshot_writer *writer)
 {
     for (const struct mg_fact *f = w->first; f != NULL; f = f->next)
@@ -189,7 +210,10 @@ mg_world_getenv(struct mg_world *w, const char *name, struct mg_span *value)
                 mg_world_find(w, MG_RECORD_ENV, name, value);
         mg_buf_free_secret(&record);
     }
-    if (!known || value->len == 0 || value->data[0] != 'V')
+    if (!known)
+        return false;
+    mg_world_depend(w, MG_RECORD_ENV, name, *value);
+    if (value->len == 0 || value->data[0] != 'V')
         return false;
     value->data++;
     value->len--;
