@@ -6,8 +6,8 @@
  * each name of the certificate. What fails in every way is an error, since no client could use it;
  * what fails in some is a warning.
  *
- * A backend's context is tried against a server made for the purpose; that its certificate is then
- * refused is expected and as far as a proof without network can go.
+ * Of a backend's context only the bounds and the verification are looked at: what a server would have to
+ * show, only the network can tell.
  *
  * The script's callbacks are not run: clients offer neither ALPN nor certificates, which are what
  * they decide on. The report says what therefore remains unproved.

@@ -72,12 +72,15 @@ local WRONG = {
         'backend: balance = "first" is not supported by this version' },
     { [[moongate.backend { address = "a:1", connect_timeout = false }]],
         "backend: connect_timeout: expected a number of seconds, got boolean" },
-    { [[moongate.backend { address = "a:1", send_proxy = "v2" }]], "backend: send_proxy is not supported by this version" },
-    { [[moongate.backend { address = "a:1", proxy_tlvs = {} }]], "backend: proxy_tlvs is not supported by this version" },
+    { [[moongate.backend { address = "a:1", send_proxy = "v2" }]],
+        "backend: send_proxy is not supported by this version" },
+    { [[moongate.backend { address = "a:1", proxy_tlvs = {} }]],
+        "backend: proxy_tlvs is not supported by this version" },
     { [[moongate.backend { address = "a:1", health = {} }]], "backend: health is not supported by this version" },
     { [[moongate.backend { address = "a:1", max_connections = 1 }]],
         "backend: max_connections is not supported by this version" },
-    { [[moongate.backend { address = "a:1", on_down = "close" }]], "backend: on_down is not supported by this version" },
+    { [[moongate.backend { address = "a:1", on_down = "close" }]],
+        "backend: on_down is not supported by this version" },
     { [[moongate.backend { address = "a:1", source = "client" }]], "backend: source is not supported by this version" },
     { [[moongate.reply(5)]], "reply: expected the text to answer with, got number" },
 
@@ -117,7 +120,8 @@ describe("an option", function()
 
     it("of every kind is taken", function()
         local result = checks.run([[
-            moongate.settings { workers = 2, user = "nobody", group = "nogroup", drain_timeout = false, drain_delay = 0.5,
+            moongate.settings { workers = 2, user = "nobody", group = "nogroup", drain_timeout = false,
+                drain_delay = 0.5,
                 watchdog = 5, reload_timeout = 60, generation_timeout = 3600, log = "x.log", log_format = "json",
                 log_level = "debug", access_log = false, callback_budget = 0.5, ticket_secret = { ("x"):rep(32) },
                 hello_ring = 0, refuse_reload_above = 0.25, ticket_rotation = 60 }

@@ -41,7 +41,8 @@ end
 
 -- The certificate of CA `issuer` for `subject`; more extensions than certs makes.
 local function issue(name, issuer, days, extensions)
-    local made = { crt = bench.path(name .. ".crt"), key = bench.path(name .. ".key"), csr = bench.path(name .. ".csr") }
+    local path = bench.path(name)
+    local made = { crt = path .. ".crt", key = path .. ".key", csr = path .. ".csr" }
     bench.must { "openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
         made.key, "-out", made.csr, "-subj", "/CN=" .. name }
     local file = bench.write(name .. ".extensions", extensions)
@@ -128,10 +129,11 @@ describe("a proof", function()
     end)
 
     it("warns of what only some clients can use", function()
-        local result = passes([[local ctx = server("rsa", "ec") ctx.ciphers = "ECDHE-ECDSA-AES128-GCM-SHA256" listen(ctx)]])
+        local result = passes([[local ctx = server("rsa", "ec")
+            ctx.ciphers = "ECDHE-ECDSA-AES128-GCM-SHA256" listen(ctx)]])
         assert.matches("RSA 2048 +FAILED +ok", result.out)
-        assert.matches("warning: moongate.lua:%d+: listener web: RSA certificate CN=localhost: TLS 1.2: no shared cipher",
-            result.out)
+        assert.matches("warning: moongate.lua:%d+: listener web: RSA certificate CN=localhost: TLS 1.2: " ..
+            "no shared cipher", result.out)
     end)
 
     it("does without client certificates and says so", function()
@@ -187,7 +189,8 @@ describe("a proof", function()
         local function with(chain)
             return passes((script:gsub("DIR", bench.dir):gsub("CHAIN", chain))).out
         end
-        assert.matches("EC certificate CN=leaf: the chain is incomplete: the issuer CN=middle is neither sent", with "nil")
+        assert.matches("EC certificate CN=leaf: the chain is incomplete: the issuer CN=middle is neither sent",
+            with "nil")
         assert.matches("EC certificate CN=leaf: the chain is incomplete: the issuer CN=spec CA is neither sent",
             with "{ file 'middle' }")
         assert.matches("EC certificate CN=leaf: the chain is out of order: certificate 1 of it did not issue the one",
@@ -196,7 +199,8 @@ describe("a proof", function()
     end)
 
     it("warns of a name on two certificates of one kind", function()
-        local result = passes([[listen(server("rsa", "ec"), "a") listen(server("rsa2"), "b") listen(server("ec"), "c")]])
+        local result = passes([[listen(server("rsa", "ec"), "a")
+            listen(server("rsa2"), "b") listen(server("ec"), "c")]])
         assert.matches("warning: moongate.lua:%d+: listener b: localhost is also on another RSA certificate, " ..
             "that of listener a", result.out)
         assert.is_nil(result.out:find("another EC", 1, true))
