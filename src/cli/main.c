@@ -43,6 +43,14 @@ const struct mg_command mg_commands[] = {
      "  --json           the report as data\n"
      "  --listener NAME  only this listener\n"
      "  --sni NAME       prove this server name, too\n"},
+    {"test", mg_test_command, "run busted specs of TLS policies",
+     "usage: moongate test [PATH...] [-- OPTION...]\n\n"
+     "Runs the specs (files *_spec.lua, or directories; default: ./spec) with busted, which has to "
+     "be\n"
+     "installed, in this program: moongate.testing and moongate.openssl are at hand. The same "
+     "specs\n"
+     "run under busted with a stock lua5.4. Options after -- are busted's. Exit status: "
+     "busted's.\n"},
     {"reload", mg_control_command, "take the edited script",
      "usage: moongate reload [--control PATH]\n\n"
      "Waits until the new configuration serves; if it is refused the old one stays, the reason is\n"

@@ -41,6 +41,14 @@ struct mg_script_load {
  */
 int mg_script_load(struct mg_script_load *load, struct mg_buf *watch, struct mg_err *err);
 
+/* ---- tests ---------------------------------------------------------------------------------- */
+
+/*
+ * Runs busted with these arguments (ended by NULL). When it has run specs it ends the process with
+ * its own exit status. -1: it could not be started, err says why.
+ */
+int mg_script_test(char *const *args, struct mg_err *err);
+
 /* ---- worker --------------------------------------------------------------------------------- */
 
 struct mg_script_build {
