@@ -99,6 +99,10 @@ MG_NORETURN void mg_lua_openssl_error(lua_State *L, const char *cls, const char 
 /* Text of any error value at idx (string, our table, anything): with position and class. Pushes it. */
 const char *mg_lua_error_text(lua_State *L, int idx);
 
+/* The C object that a function of ours was called with by our own C. Scripts have no light userdata: one
+ * that got hold of such a function gets an error. */
+void *mg_lua_pointer(lua_State *L, int arg);
+
 /* Typed readers of a value for attributes and options: raise TypeError "SSLContext.timeout: expected
  * an integer, got string". `cls`.`name` form the prefix; cls may be "listen" for options. */
 lua_Integer mg_arg_integer(lua_State *L, int idx, const char *cls, const char *name);

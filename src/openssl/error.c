@@ -212,6 +212,14 @@ mg_lua_error_text(lua_State *L, int idx)
     return lua_tostring(L, -1);
 }
 
+void *
+mg_lua_pointer(lua_State *L, int arg)
+{
+    if (!lua_islightuserdata(L, arg))
+        mg_lua_error(L, "RuntimeError", "this function is not for scripts");
+    return lua_touserdata(L, arg);
+}
+
 /* ---- typed readers -------------------------------------------------------------------------- */
 
 void

@@ -143,7 +143,7 @@ protocol_find(const unsigned char *list, unsigned len, const void *name, size_t 
 static int
 alpn_body(lua_State *L)
 {
-    struct alpn *alpn = lua_touserdata(L, 1);
+    struct alpn *alpn = mg_lua_pointer(L, 1);
     int count = 0;
     size_t len;
     mg_callback_push(L, alpn->ssl, "alpn_select_cb");
@@ -222,7 +222,7 @@ struct verify {
 static int
 verify_body(lua_State *L)
 {
-    struct verify *verify = lua_touserdata(L, 1);
+    struct verify *verify = mg_lua_pointer(L, 1);
     mg_store_context_push(L, verify->ctx);
     lua_toclose(L, -1); /* dead when this function is left, whichever way */
     int store_context = lua_gettop(L);

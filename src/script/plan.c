@@ -16,7 +16,7 @@ struct protected
 static int
 protected_body(lua_State *L)
 {
-    struct protected *p = lua_touserdata(L, 1);
+    struct protected *p = mg_lua_pointer(L, 1);
 
     lua_settop(L, 0);
     p->body(L, p->data);

@@ -94,7 +94,7 @@ route_read(lua_State *L, struct question *q)
 static int
 route_ask(lua_State *L)
 {
-    struct question *q = lua_touserdata(L, 1);
+    struct question *q = mg_lua_pointer(L, 1);
 
     lua_settop(L, 0);
     listener_option_push(L, q->script->config, q->listener, "backend");
@@ -141,7 +141,7 @@ on_route(void *data, struct mg_session *session, const struct mg_listener *liste
 static int
 servername_ask(lua_State *L)
 {
-    struct question *q = lua_touserdata(L, 1);
+    struct question *q = mg_lua_pointer(L, 1);
 
     lua_settop(L, 0);
     lua_getfield(L, LUA_REGISTRYINDEX, MG_BUILT);

@@ -7,6 +7,7 @@
 
 #include <lualib.h>
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -118,10 +119,51 @@ os_open(lua_State *L)
 
 /* ---- debug ---------------------------------------------------------------------------------- */
 
+/* Replaces the letters at idx, or none, by those that do not ask for the function itself. */
+static void
+letters_filter(lua_State *L, int idx)
+{
+    const char *what = luaL_optstring(L, idx, "nSltur");
+    luaL_Buffer kept;
+
+    luaL_buffinit(L, &kept);
+    for (; *what != '\0'; what++) {
+        if (*what != 'f')
+            luaL_addchar(&kept, *what);
+    }
+    luaL_pushresult(&kept);
+    lua_replace(L, idx);
+}
+
+/*
+ * debug.getinfo([thread,] function or level [, what]). Of a level it does not give the function, which
+ * may be one of ours that was never meant to be called by a script. Upvalue: the original.
+ */
+static int
+debug_getinfo(lua_State *L)
+{
+    int at = lua_isthread(L, 1) ? 2 : 1;
+    bool here = at == 1 || lua_tothread(L, 1) == L;
+
+    lua_settop(L, at + 1);
+    if (!lua_isfunction(L, at)) {
+        lua_Integer level = luaL_checkinteger(L, at);
+
+        letters_filter(L, at + 1);
+        lua_pushinteger(L, here && level >= 0 && level < INT_MAX ? level + 1 : level); /* for this */
+        lua_replace(L, at);
+    } else if (lua_isnil(L, at + 1)) {
+        lua_settop(L, at);
+    }
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, lua_gettop(L) - 1, 1);
+    return 1;
+}
+
 static void
 debug_open(lua_State *L)
 {
-    static const char *const kept[] = {"traceback", "getinfo"};
     static const char *const refused[][2] = {
         {"sethook", "the hook enforces settings.callback_budget"},
         {"gethook", "the hook enforces settings.callback_budget"},
@@ -142,10 +184,11 @@ debug_open(lua_State *L)
 
     lua_newtable(L);
     luaL_requiref(L, LUA_DBLIBNAME, luaopen_debug, 0);
-    for (size_t i = 0; i < MG_ARRAY_LEN(kept); i++) {
-        lua_getfield(L, -1, kept[i]);
-        lua_setfield(L, -3, kept[i]);
-    }
+    lua_getfield(L, -1, "traceback");
+    lua_setfield(L, -3, "traceback");
+    lua_getfield(L, -1, "getinfo");
+    lua_pushcclosure(L, debug_getinfo, 1);
+    lua_setfield(L, -3, "getinfo");
     lua_pop(L, 1);
     for (size_t i = 0; i < MG_ARRAY_LEN(refused); i++)
         mg_refuse(L, "debug", refused[i][0], refused[i][1]);

@@ -85,7 +85,7 @@ mg_bytes_push(lua_State *L)
 static int
 text_push(lua_State *L)
 {
-    lua_pushstring(L, lua_touserdata(L, 1));
+    lua_pushstring(L, mg_lua_pointer(L, 1));
     return 1;
 }
 
@@ -163,7 +163,7 @@ state_open(lua_State *L)
         {LUA_COLIBNAME, luaopen_coroutine},
     };
 
-    script_assign(L, lua_touserdata(L, 1));
+    script_assign(L, mg_lua_pointer(L, 1));
     for (size_t i = 0; i < MG_ARRAY_LEN(libs); i++) {
         luaL_requiref(L, libs[i].name, libs[i].func, 1);
         lua_pop(L, 1);

@@ -306,6 +306,18 @@ for version, version_name in pairs(versions) do
                 return handshake(server(settings), client(only(version, { alpn_protocols = offer })))
             end
 
+            it("does no harm by calling its caller", function()
+                local caller
+                select(function(protocols)
+                    caller = debug.getinfo(2, "f").func
+                    return protocols[1]
+                end)
+                for _, argument in ipairs { false, "text", server(), {} } do
+                    assert.is_false(pcall(caller, argument))
+                end
+                assert.is_false(pcall(caller))
+            end)
+
             it("gets the offer, and its string is chosen", function()
                 local seen
                 local hs = select(function(protocols)

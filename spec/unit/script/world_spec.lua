@@ -212,6 +212,30 @@ describe("a script", function()
 
     it("keeps traceback and getinfo of debug", function()
         passes("assert(debug.traceback 'x':match '^x\\nstack' and debug.getinfo(1, 'l').currentline == 1)")
+        passes([[
+            local function level(...) local info = debug.getinfo(2, ...) return info end
+            local here = level()
+            assert(here.currentline == 2 and here.what == "main" and here.source == "@moongate.lua")
+            assert(debug.getinfo(0, "n").name == "getinfo" and debug.getinfo(-1) == nil)
+            assert(debug.getinfo(1, "l").currentline == 5 and debug.getinfo(coroutine.running(), 1).currentline == 5)
+            local co = coroutine.create(function() coroutine.yield() end)
+            coroutine.resume(co)
+            assert(debug.getinfo(co, 1, "l").currentline == 6)
+            assert(debug.getinfo(level).func == level and debug.getinfo(level, "S").linedefined == 1)
+            assert(not pcall(debug.getinfo, 1, ">f"))
+        ]])
+    end)
+
+    it("gets no function that it was not given", function()
+        passes([[
+            for level = 0, 3 do
+                for _, what in ipairs { "f", "nf", "flnSrtu" } do
+                    assert((debug.getinfo(level, what) or {}).func == nil)
+                    assert((debug.getinfo(coroutine.running(), level, what) or {}).func == nil)
+                end
+                assert((debug.getinfo(level) or {}).func == nil)
+            end
+        ]])
     end)
 
     it("has coroutines as ever", function()
