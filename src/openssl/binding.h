@@ -52,7 +52,7 @@ const struct mg_openssl_hooks *mg_openssl_hooks(lua_State *L);
 struct mg_class;
 
 /* A row per attribute. get pushes one value and returns 1. set finds the value at stack index `value`;
- * NULL = read-only. Both raise through mg_attr_error and its relatives, never through luaL_check*. */
+ * NULL = read-only. Both find the object at index 1 and the attribute's name at 2, and raise through mg_attr_error and its relatives, never through luaL_check*. */
 struct mg_attr {
     const char *name;
     int (*get)(lua_State *L, void *self);
@@ -124,6 +124,7 @@ void mg_ssl_context_freeze(lua_State *L, int idx, bool as_client);
 /* Facts of a frozen context for the engine and the report. */
 struct mg_ssl_context_facts {
     bool callbacks; /* some deciding or notifying callback is set */
+    bool servername_cb;
     bool verify_hostname;
     bool verify_callback;
     bool verify_mode_set; /* assigned by the script, or by set_params */
@@ -133,6 +134,15 @@ struct mg_ssl_context_facts {
     unsigned char digest[32]; /* policy digest: ARCHITECTURE 7 */
 };
 void mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts);
+
+/*
+ * Asks the servername_cb of ctx about the name a client sent. 0: *chosen is the context to go on with
+ * – ctx itself, or another one, which is frozen by now –, with a reference that the caller gives back.
+ * -1: it raised or answered nonsense; *alert says how the handshake ends, and conn (NULL: none yet)
+ * has the message. Does not raise. OpenSSL itself never calls servername_cb.
+ */
+int mg_ssl_context_servername(lua_State *L, SSL_CTX *ctx, struct mg_tls_conn *conn,
+                              const char *name, SSL_CTX **chosen, int *alert);
 
 /* Push a Lua object for an OpenSSL one (adds a reference). */
 void mg_lua_push_x509(lua_State *L, X509 *cert);
