@@ -1,6 +1,5 @@
 /* tls for specs: its pure functions, and clients that do what no ordinary program does. */
 #include "mgtest.h"
-#include "tls/internal.h"
 #include "tls/tls.h"
 
 #include <openssl/err.h>
@@ -16,21 +15,104 @@ alert_name(lua_State *L)
     return 1;
 }
 
-/* hello_alpn(handshake message) → "h2,http/1.1" or "" */
-static int
-hello_alpn(lua_State *L)
-{
-    size_t len;
-    const char *msg = luaL_checklstring(L, 1, &len);
-    struct mg_buf out = {0};
-    unsigned char *copy = mg_malloc(len); /* of exactly that size, for the sanitizer's sake */
+/* ---- the ClientHello's parser ----------------------------------------------------------------- */
 
-    memcpy(copy, msg, len);
-    mg_tls_hello_alpn(copy, len, &out);
+static void
+span_set(lua_State *L, const char *name, const struct mg_hello_span *span)
+{
+    if (span->data == NULL)
+        return;
+    lua_pushlstring(L, (const char *)span->data, span->len);
+    lua_setfield(L, -2, name);
+}
+
+/* Without GREASE. */
+static void
+numbers_set(lua_State *L, const char *name, struct mg_hello_span list)
+{
+    uint16_t number;
+
+    if (list.data == NULL)
+        return;
+    lua_newtable(L);
+    while (mg_hello_next_number(&list, &number)) {
+        if (mg_hello_is_grease(number))
+            continue;
+        lua_pushinteger(L, number);
+        lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+    }
+    lua_setfield(L, -2, name);
+}
+
+static void
+hello_push(lua_State *L, const struct mg_hello *hello)
+{
+    struct mg_buf protocols = {0};
+
+    lua_newtable(L);
+    mg_hello_protocols(hello, &protocols);
+    lua_pushlstring(L, protocols.data != NULL ? protocols.data : "", protocols.len);
+    lua_setfield(L, -2, "protocols");
+    mg_buf_free(&protocols);
+    span_set(L, "raw", &hello->raw);
+    span_set(L, "session_id", &hello->session_id);
+    span_set(L, "servername", &hello->servername);
+    numbers_set(L, "cipher_suites", hello->cipher_suites);
+    numbers_set(L, "versions", hello->versions);
+    numbers_set(L, "groups", hello->groups);
+    numbers_set(L, "signature_algorithms", hello->signature_algorithms);
+}
+
+static void
+refusal_push(lua_State *L, const struct mg_hello *hello)
+{
+    static const char *const names[] = {"http", "ssl2", "not tls", "oversize", "malformed"};
+
+    lua_newtable(L);
+    lua_pushstring(L, names[hello->refusal]);
+    lua_setfield(L, -2, "refusal");
+    lua_pushinteger(L, hello->alert);
+    lua_setfield(L, -2, "alert");
+    lua_pushstring(L, hello->detail);
+    lua_setfield(L, -2, "detail");
+}
+
+/*
+ * hello_read(wire[, piece]) → "more", "complete" or "refused", what was found, bytes read by then: a
+ * reader that gets `piece` bytes more each time, at another address each time.
+ */
+static int
+hello_read(lua_State *L)
+{
+    static const char *const names[] = {"more", "complete", "refused"};
+    size_t len, at = 0;
+    const char *wire = luaL_checklstring(L, 1, &len);
+    size_t piece = (size_t)luaL_optinteger(L, 2, (lua_Integer)len);
+    unsigned char *room = mg_malloc(MG_HELLO_MAX), *copy = NULL;
+    struct mg_hello_reader reader = {0};
+    struct mg_hello hello;
+    enum mg_hello_status status = MG_HELLO_MORE;
+
+    while (status == MG_HELLO_MORE && at < len) {
+        unsigned char *last = copy;
+
+        at = len - at < piece ? len : at + piece;
+        copy = mg_malloc(at); /* of exactly that size, for the sanitizer's sake */
+        memcpy(copy, wire, at);
+        mg_free(last);
+        status = mg_hello_read(&reader, copy, at, room, &hello);
+    }
+    lua_pushstring(L, names[status]);
+    if (status == MG_HELLO_COMPLETE)
+        hello_push(L, &hello);
+    else if (status == MG_HELLO_REFUSED)
+        refusal_push(L, &hello);
+    else
+        lua_pushnil(L);
+    lua_pushinteger(L, (lua_Integer)at);
     mg_free(copy);
-    lua_pushlstring(L, out.data != NULL ? out.data : "", out.len);
-    mg_buf_free(&out);
-    return 1;
+    mg_free(room);
+    return 3;
 }
 
 /* ---- a client over memory, whose bytes leave when we want ------------------------------------ */
@@ -199,7 +281,7 @@ mgtest_tls(lua_State *L)
 {
     static const luaL_Reg functions[] = {
         {"alert_name", alert_name},
-        {"hello_alpn", hello_alpn},
+        {"hello_read", hello_read},
         {"burst", burst},
         {"late_ticket", late_ticket},
         {NULL, NULL},

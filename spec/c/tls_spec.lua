@@ -1,4 +1,4 @@
--- tls: its pure functions, tickets over engines that share a secret, and what a record tells of a handshake.
+-- tls: names of alerts, tickets over engines that share a secret, and what a record tells of a handshake.
 
 local bench = require "bench"
 local certs = require "certs"
@@ -12,39 +12,6 @@ describe("alert names", function()
         assert.equal("unknown_ca", tls.alert_name(48))
         assert.equal("no_application_protocol", tls.alert_name(120))
         assert.equal("alert 200", tls.alert_name(200))
-    end)
-end)
-
-describe("a ClientHello", function()
-    local function vector(bytes, data)
-        return string.pack(">s" .. bytes, data)
-    end
-    local function hello(extensions)
-        local body = "\3\3" .. ("r"):rep(32) .. vector(1, "id") .. vector(2, "\19\1") .. vector(1, "\0")
-            .. vector(2, extensions)
-        return "\1" .. string.pack(">I3", #body) .. body
-    end
-    local function extension(number, data)
-        return string.pack(">I2", number) .. vector(2, data)
-    end
-    local alpn = extension(16, vector(2, vector(1, "h2") .. vector(1, "a\nb")))
-
-    it("tells the protocols that it offers", function()
-        assert.equal("h2,a\\x0ab", tls.hello_alpn(hello(extension(0, "x") .. alpn .. extension(43, "y"))))
-        assert.equal("", tls.hello_alpn(hello(extension(0, "x"))))
-    end)
-
-    it("may be cut anywhere, or be something else", function()
-        local whole = hello(alpn)
-        for length = 0, #whole - 1 do
-            tls.hello_alpn(whole:sub(1, length))
-        end
-        for at = 1, #whole do
-            for _, byte in ipairs { 0, 127, 255 } do
-                tls.hello_alpn(whole:sub(1, at - 1) .. string.char(byte) .. whole:sub(at + 1))
-            end
-        end
-        assert.equal("", tls.hello_alpn("\2" .. whole:sub(2)))
     end)
 end)
 

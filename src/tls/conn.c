@@ -39,7 +39,10 @@ static void
 on_info(const SSL *ssl, int where, int ret)
 {
     struct mg_tls_conn *conn = mg_tls_conn_of(ssl);
+    void (*of_context)(const SSL *, int, int) = SSL_CTX_get_info_callback(SSL_get_SSL_CTX(ssl));
 
+    if (of_context != NULL)
+        of_context(ssl, where, ret);
     if (conn == NULL || !(where & SSL_CB_ALERT) || (ret >> 8) != SSL3_AL_FATAL)
         return;
     if (where & SSL_CB_READ)
@@ -55,12 +58,14 @@ on_message(int outgoing, int version, int content_type, const void *data, size_t
 {
     struct mg_tls_conn *conn = arg;
     struct mg_buf offered = {0};
+    struct mg_hello hello;
 
     (void)version;
     (void)ssl;
-    if (outgoing || content_type != SSL3_RT_HANDSHAKE || conn->alpn_offered != NULL)
+    if (outgoing || content_type != SSL3_RT_HANDSHAKE || conn->alpn_offered != NULL ||
+        mg_hello_parse(data, len, &hello) != MG_HELLO_COMPLETE)
         return;
-    mg_tls_hello_alpn(data, len, &offered);
+    mg_hello_protocols(&hello, &offered);
     if (offered.len > 0)
         conn->alpn_offered = mg_buf_take(&offered);
     mg_buf_free(&offered);
@@ -68,15 +73,21 @@ on_message(int outgoing, int version, int content_type, const void *data, size_t
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
+void
+mg_tls_conn_init(struct mg_tls_conn *conn, void *owner)
+{
+    memset(conn, 0, sizeof(*conn));
+    conn->owner = owner;
+    conn->alert_sent = conn->alert_received = -1;
+}
+
 int
 mg_tls_conn_open(struct mg_tls_conn *conn, SSL_CTX *ctx, enum mg_tls_role role, void *owner,
                  struct mg_err *err)
 {
     BIO *bio;
 
-    memset(conn, 0, sizeof(*conn));
-    conn->owner = owner;
-    conn->alert_sent = conn->alert_received = -1;
+    mg_tls_conn_init(conn, owner);
     pthread_once(&index_once, index_make);
     ERR_clear_error();
     conn->ssl = conn_index >= 0 ? SSL_new(ctx) : NULL;
@@ -213,6 +224,13 @@ call_end(struct mg_tls_conn *conn, int rc, struct mg_err *err)
     int code = SSL_get_error(conn->ssl, rc);
 
     conn->io = NULL;
+    /* Some callbacks cannot make the call itself fail: then it fails here. */
+    if (conn->callback_error != NULL && code != SSL_ERROR_SSL && code != SSL_ERROR_SYSCALL) {
+        ERR_clear_error();
+        conn->error_code = 0;
+        mg_err_setx(err, "%s", conn->callback_error);
+        return MG_TLS_ERROR;
+    }
     switch (code) {
     case SSL_ERROR_NONE:
         return MG_TLS_OK;
@@ -352,4 +370,13 @@ mg_tls_alert_name(int alert)
             return names[i].name;
     snprintf(unknown, sizeof(unknown), "alert %d", alert);
     return unknown;
+}
+
+void
+mg_tls_alert_record(int alert, unsigned char out[MG_TLS_ALERT_RECORD])
+{
+    const unsigned char record[MG_TLS_ALERT_RECORD] = {
+        SSL3_RT_ALERT, 3, 3, 0, 2, SSL3_AL_FATAL, (unsigned char)alert};
+
+    memcpy(out, record, sizeof(record));
 }

@@ -13,11 +13,4 @@ unsigned long mg_tls_err_drain(char *out, size_t cap);
 /* The BIO that reads and writes conn->io; owned by the caller until SSL_set_bio. */
 BIO *mg_tls_bio_new(struct mg_tls_conn *conn);
 
-/*
- * The offered protocols of a ClientHello (the handshake message with its header) as "h2,http/1.1"
- * with unprintable bytes escaped. Nothing is added for a message without the extension or with a
- * broken one.
- */
-void mg_tls_hello_alpn(const unsigned char *msg, size_t len, struct mg_buf *out);
-
 #endif

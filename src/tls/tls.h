@@ -19,6 +19,75 @@
  */
 void mg_tls_err_take(struct mg_err *err, const char *what);
 
+/* ---- hello: reading a ClientHello before there is an SSL object ------------------------------ */
+
+#define MG_HELLO_MAX      (64u * 1024u)           /* of the message with its header */
+#define MG_HELLO_WIRE_MAX (MG_HELLO_MAX + 16384u) /* with the headers of the records around it */
+
+/* Bytes of the message: valid as long as those that were parsed. data is NULL where there is none. */
+struct mg_hello_span {
+    const unsigned char *data;
+    size_t len;
+};
+
+enum mg_hello_status { MG_HELLO_MORE, MG_HELLO_COMPLETE, MG_HELLO_REFUSED };
+
+enum mg_hello_refusal {
+    MG_HELLO_HTTP,      /* a request in plain text */
+    MG_HELLO_SSL2,      /* a ClientHello in SSL 2's form */
+    MG_HELLO_NOT_TLS,   /* something else */
+    MG_HELLO_OVERSIZE,  /* longer than the limits above, or than the protocol's */
+    MG_HELLO_MALFORMED, /* detail says where */
+};
+
+struct mg_hello {
+    struct mg_hello_span raw;           /* the message with its header */
+    struct mg_hello_span session_id;    /* as it is, often empty */
+    struct mg_hello_span servername;    /* 1 to 255 bytes without NUL */
+    struct mg_hello_span alpn;          /* for mg_hello_next_protocol */
+    struct mg_hello_span cipher_suites; /* from here on: for mg_hello_next_number */
+    struct mg_hello_span versions;      /* none: legacy_version is the highest one */
+    struct mg_hello_span groups, signature_algorithms;
+    uint16_t legacy_version;
+    /* of REFUSED */
+    enum mg_hello_refusal refusal;
+    int alert;          /* what to answer, or -1: nothing */
+    const char *detail; /* constant; or NULL */
+};
+
+/* Parses a whole message, header included: COMPLETE or REFUSED. */
+enum mg_hello_status mg_hello_parse(const unsigned char *msg, size_t len, struct mg_hello *hello);
+
+/* How far a client's first records have been read; all zero at first. */
+struct mg_hello_reader {
+    size_t record; /* where the record begins whose end has not come yet */
+    size_t before; /* bytes of the message in the records before that */
+    size_t length; /* of the whole message; 0 = not yet known */
+    unsigned char header[4];
+};
+
+/*
+ * `wire` is everything that the client has sent so far; it may have moved since the last call. A message
+ * that lies in one record is parsed in place, any other in `room` (MG_HELLO_MAX bytes, untouched
+ * otherwise). After COMPLETE or REFUSED the reader is used up.
+ */
+enum mg_hello_status mg_hello_read(struct mg_hello_reader *reader, const unsigned char *wire,
+                                   size_t len, unsigned char *room, struct mg_hello *hello);
+
+/* Take the first entry off a list; false at its end. */
+bool mg_hello_next_number(struct mg_hello_span *list, uint16_t *number);
+bool mg_hello_next_protocol(struct mg_hello_span *list, struct mg_hello_span *name);
+
+/* RFC 8701: a number that stands for nothing, to keep servers tolerant. */
+static inline bool
+mg_hello_is_grease(uint16_t number)
+{
+    return (number & 0x0f0f) == 0x0a0a && number >> 8 == (number & 0xff);
+}
+
+/* Adds the offered protocols as "h2,http/1.1" with unprintable bytes escaped. */
+void mg_hello_protocols(const struct mg_hello *hello, struct mg_buf *out);
+
 /* ---- conn ----------------------------------------------------------------------------------- */
 
 enum mg_tls_role { MG_TLS_SERVER, MG_TLS_CLIENT };
@@ -65,6 +134,9 @@ struct mg_tls_conn {
  */
 #define MG_TLS_OUT_SLACK (16u * 1024u)
 
+/* A connection that has no SSL object yet, because its ClientHello decides on the context. */
+void mg_tls_conn_init(struct mg_tls_conn *conn, void *owner);
+
 /* Adds a reference to ctx. -1: no memory or OpenSSL refused. */
 int mg_tls_conn_open(struct mg_tls_conn *conn, SSL_CTX *ctx, enum mg_tls_role role, void *owner,
                      struct mg_err *err);
@@ -104,6 +176,10 @@ void mg_tls_conn_fail(struct mg_tls_conn *conn, const char *text);
 
 /* "unknown_ca" for 48; "alert 200" for an unknown number. Constant or static storage per thread. */
 const char *mg_tls_alert_name(int alert);
+
+/* A fatal alert as the plain record that may leave before there is an SSL object. */
+#define MG_TLS_ALERT_RECORD 7
+void mg_tls_alert_record(int alert, unsigned char out[MG_TLS_ALERT_RECORD]);
 
 /* ---- resume --------------------------------------------------------------------------------- */
 
