@@ -2,9 +2,10 @@
  * ssl_session: the class SSL.Session, and what binds a session to a policy and a name.
  *
  * Every session carries the session_id_context of its connection: the context's policy digest, mixed
- * with the SNI where there is one. Neither end resumes a session whose context is another, so that
- * nothing that was agreed under one policy or one name counts under another. A server learns the
- * name in libssl's client-hello callback, which runs before the session is looked up.
+ * with the listener's name and the SNI. Neither end resumes a session whose context is another, so
+ * that nothing that was agreed under one policy, at one listener or under one name counts under
+ * another. A server learns the SNI in libssl's client-hello callback, which runs before the session
+ * is looked up.
  */
 #include "openssl/internal.h"
 
@@ -20,16 +21,23 @@
 
 #define NAME_MAX_LEN 512 /* of what stands for the name; a DNS name has at most 255 bytes */
 
-/* The session_id_context of a connection of ctx with that name, whatever its case. */
+/* The session_id_context of a connection of ctx in that scope (or NULL) with that name, whatever its
+ * case. */
 static int
-context_id(const SSL_CTX *ctx, const void *name, size_t len, unsigned char id[32])
+context_id(const SSL_CTX *ctx, const char *scope, const void *name, size_t len,
+           unsigned char id[32])
 {
     const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(ctx);
-    unsigned char text[sizeof(extra->session_id_context) + NAME_MAX_LEN];
+    unsigned char text[sizeof(extra->session_id_context) + 32 + NAME_MAX_LEN];
     size_t used = sizeof(extra->session_id_context);
     if (!extra || len > NAME_MAX_LEN)
         return -1;
     memcpy(text, extra->session_id_context, used);
+    /* As a digest it cannot run into the name. */
+    if (EVP_Digest(scope ? scope : "", scope ? strlen(scope) : 0, text + used, NULL, EVP_sha256(),
+                   NULL) != 1)
+        return -1;
+    used += 32;
     for (size_t i = 0; i < len; i++) {
         unsigned char c = ((const unsigned char *)name)[i];
         text[used++] = c >= 'A' && c <= 'Z' ? c | 0x20 : c;
@@ -42,13 +50,14 @@ context_id(const SSL_CTX *ctx, const void *name, size_t len, unsigned char id[32
 static int
 on_client_hello(SSL *ssl, int *alert, void *arg MG_UNUSED)
 {
-    const unsigned char *name;
+    const struct mg_tls_conn *conn = mg_tls_conn_of(ssl);
+    const unsigned char *name = NULL;
     unsigned char id[32];
-    size_t len;
-    if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &name, &len) != 1 ||
+    size_t len = 0;
+    if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &name, &len) == 1 &&
         len > NAME_MAX_LEN)
         return SSL_CLIENT_HELLO_SUCCESS;
-    if (context_id(SSL_get_SSL_CTX(ssl), name, len, id) == 0 &&
+    if (context_id(SSL_get_SSL_CTX(ssl), conn ? conn->scope : NULL, name, len, id) == 0 &&
         SSL_set_session_id_context(ssl, id, sizeof(id)) == 1)
         return SSL_CLIENT_HELLO_SUCCESS;
     *alert = SSL_AD_INTERNAL_ERROR;
@@ -97,18 +106,14 @@ mg_ssl_session_bind(SSL_CTX *ctx, const unsigned char id[32])
 int
 mg_ssl_session_offer(SSL *ssl, const char *servername, SSL_SESSION *session)
 {
-    const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(SSL_get_SSL_CTX(ssl));
     unsigned char id[32];
     unsigned len;
-    if (!extra) /* not one of a script's: it has no policy to bind to */
+    if (!mg_ssl_context_extra(SSL_get_SSL_CTX(ssl))) /* not a script's: no policy to bind to */
         return 0;
-    if (servername) {
-        if (context_id(SSL_get_SSL_CTX(ssl), servername, strlen(servername), id) < 0 ||
-            SSL_set_session_id_context(ssl, id, sizeof(id)) != 1)
-            return -1;
-    } else {
-        memcpy(id, extra->session_id_context, sizeof(id));
-    }
+    if (context_id(SSL_get_SSL_CTX(ssl), NULL, servername, servername ? strlen(servername) : 0,
+                   id) < 0 ||
+        SSL_set_session_id_context(ssl, id, sizeof(id)) != 1)
+        return -1;
     if (!session)
         return 0;
     const unsigned char *made_under = SSL_SESSION_get0_id_context(session, &len);

@@ -357,11 +357,26 @@ hash_verification(EVP_MD_CTX *md, lua_State *L, int idx, SSL_CTX *ctx)
     return mode == SSL_VERIFY_NONE && !callback ? 0 : hash_store(md, store);
 }
 
+/* What a connection may use: a session made with other means does not count. */
+static int
+hash_protocol(EVP_MD_CTX *md, lua_State *L, int idx, const SSL_CTX *ctx)
+{
+    const STACK_OF(SSL_CIPHER) *ciphers = SSL_CTX_get_ciphers(ctx); /* with those of TLS 1.3 */
+    for (int i = 0; ciphers && i < sk_SSL_CIPHER_num(ciphers); i++)
+        if (hash_number(md, SSL_CIPHER_get_id(sk_SSL_CIPHER_value(ciphers, i))) < 0)
+            return -1;
+    return hash_number(md, ciphers ? sk_SSL_CIPHER_num(ciphers) : 0) < 0 ||
+                   hash_number(md, (int64_t)SSL_CTX_get_options(ctx)) < 0 ||
+                   hash_text(md, L, idx, "groups") < 0
+               ? -1
+               : 0;
+}
+
 static int
 hash_policy(EVP_MD_CTX *md, lua_State *L, int idx, SSL_CTX *ctx)
 {
     return mg_ssl_context_each_certificate(ctx, hash_certificate, md) < 0 ||
-                   hash_verification(md, L, idx, ctx) < 0 ||
+                   hash_verification(md, L, idx, ctx) < 0 || hash_protocol(md, L, idx, ctx) < 0 ||
                    hash_number(md, SSL_CTX_get_min_proto_version(ctx)) < 0 ||
                    hash_number(md, SSL_CTX_get_max_proto_version(ctx)) < 0 ||
                    hash_number(md, SSL_CTX_get_security_level(ctx)) < 0 ||

@@ -496,6 +496,7 @@ mg_session_open(struct mg_engine *engine, struct mg_config *config, struct mg_li
     } else if (mg_tls_conn_open(&s->down.tls, listener->tls, MG_TLS_SERVER, s, &err) != 0) {
         mg_session_close(s, "down: no TLS", err.text);
     } else {
+        s->down.tls.scope = listener->name;
         s->down.stream.read_max = MG_HANDSHAKE_READ;
         mg_session_arm(s);
         mg_stream_read_start(&s->down.stream);

@@ -116,6 +116,9 @@ struct mg_tls_conn {
     SSL *ssl;             /* owned */
     struct mg_tls_io *io; /* during a call, else NULL */
     void *owner;          /* whoever opened it; mg_tls_conn_of(ssl)->owner in callbacks */
+    /* Server: within it its sessions are resumed, e.g. the listener's name. Set after opening, borrowed
+     * until the handshake is done; NULL is a scope, too. */
+    const char *scope;
     /* A callback that failed in Lua leaves its message here; it is part of the handshake's error. */
     char *callback_error; /* owned, or NULL */
     /* Server: what the ClientHello offered, "h2,http/1.1", printable; owned, or NULL. */

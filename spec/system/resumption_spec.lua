@@ -1,0 +1,126 @@
+-- A session is resumed under the policy, at the listener and with the name that it was made for, and not
+-- longer than the client's certificate is valid.
+
+local bench = require "bench"
+local certs = require "certs"
+local openssl = require "moongate.openssl"
+local proxy = require "proxy"
+
+-- What makes another policy of `ctx`.
+local CHANGES = {
+    ["one cipher less"] = 'ctx.ciphers = "ECDHE+AESGCM:!AES128"',
+    ["one suite less"] = 'ctx.ciphersuites = "TLS_AES_256_GCM_SHA384"',
+    ["other groups"] = 'ctx.groups = "X25519"',
+    ["other options"] = "ctx.options = ctx.options | openssl.SSL.OP_CIPHER_SERVER_PREFERENCE",
+    ["another version"] = "ctx.min_version = openssl.SSL.TLS1_2_VERSION ctx.max_version = openssl.SSL.TLS1_3_VERSION",
+    ["client certificates"] = 'ctx.verify_mode = openssl.SSL.VERIFY_PEER ctx.ca_file = "$ca_crt"',
+}
+
+local MADE = [[
+do
+    local ctx = server()
+    %s
+    moongate.listen { name = %q, address = "127.0.0.1:%d", tls = ctx, backend = moongate.reply "bye\n" }
+end
+]]
+
+-- A certificate for a client that ends in so many seconds.
+local function short_lived(seconds)
+    local ca = openssl.X509.Certificate.load_file(certs.ca.crt)[1]
+    local ca_key = openssl.PKey.load_file(certs.ca.key)
+    local key = openssl.PKey.EC.generate("prime256v1")
+    local cert = openssl.X509.Certificate.new()
+    cert.version, cert.serial, cert.subject, cert.issuer = 2, 77, "/CN=short-lived", ca.subject
+    cert.not_before, cert.not_after = os.time() - 60, os.time() + seconds
+    cert.public_key = key
+    cert:sign(ca_key, "SHA256")
+    return bench.write("short.crt", cert:to_pem()), bench.write("short.key", key:private_to_pem()), cert.not_after
+end
+
+describe("resumption", function()
+    local web
+    local ports = {}
+
+    setup(function()
+        local parts = { 'local shared = server()' }
+        for _, name in ipairs { "base", "twin" } do
+            ports[name] = bench.port()
+            parts[#parts + 1] = ('moongate.listen { name = %q, address = "127.0.0.1:%d", tls = shared, ' ..
+                'backend = moongate.reply "bye\\n" }'):format(name, ports[name])
+        end
+        ports.clients = bench.port()
+        parts[#parts + 1] = MADE:format(CHANGES["client certificates"], "clients", ports.clients)
+        web = proxy.start { workers = 1, script = table.concat(parts, "\n") }
+    end)
+    teardown(proxy.cleanup)
+
+    -- Whether the connection resumed a session.
+    local function connect(listener, ...)
+        local seen = #web:records()
+        bench.run { "openssl", "s_client", "-connect", "127.0.0.1:" .. ports[listener], "-CAfile", certs.ca.crt,
+            "-ign_eof", input = "hello\n", ... }
+        return web:record(seen + 1).resumed == "yes"
+    end
+
+    -- Whether a session made at the first listener is resumed at the second.
+    local function resumed(version, first, second, first_name, second_name)
+        local session = bench.path("session.pem")
+        os.remove(session)
+        connect(first, version, "-servername", first_name or "localhost", "-sess_out", session)
+        return connect(second, version, "-servername", second_name or first_name or "localhost", "-sess_in", session)
+    end
+
+    for _, version in ipairs { "-tls1_2", "-tls1_3" } do
+        it("works where everything is the same " .. version, function()
+            assert.is_true(resumed(version, "base", "base"))
+            assert.is_true(resumed(version, "base", "base", "localhost", "LOCALHOST"))
+        end)
+
+        it("stays with its listener, even if another has the same context " .. version, function()
+            assert.is_false(resumed(version, "base", "twin"))
+            assert.is_false(resumed(version, "twin", "base"))
+        end)
+
+        it("stays with its name " .. version, function()
+            assert.is_false(resumed(version, "base", "base", "localhost", "other.example"))
+            assert.is_false(resumed(version, "base", "base", "other.example", "localhost"))
+        end)
+
+        it("ends with the client's certificate " .. version, function()
+            local crt, key, ending = short_lived(3)
+            local session = bench.path("short.pem")
+            os.remove(session)
+            connect("clients", version, "-cert", crt, "-key", key, "-sess_out", session)
+            assert.is_true(connect("clients", version, "-cert", crt, "-key", key, "-sess_in", session))
+            bench.wait("the certificate's end", function() return os.time() > ending end)
+            assert.is_false(connect("clients", version, "-sess_in", session))
+        end)
+    end
+
+    -- The name of the listener alone would do; so the policies change under one name, by a reload.
+    it("does not outlast a change of the policy", function()
+        local port = bench.port()
+        ports.changing = port
+        local function script(change)
+            return MADE:format(change, "changing", port)
+        end
+        local changing = proxy.start { workers = 1, script = script "" }
+        local function at_changing(...)
+            local seen = #changing:records()
+            bench.run { "openssl", "s_client", "-connect", "127.0.0.1:" .. port, "-ign_eof", "-tls1_2",
+                "-servername", "localhost", input = "hello\n", ... }
+            return changing:record(seen + 1).resumed == "yes"
+        end
+        local session = bench.path("changing.pem")
+        at_changing("-sess_out", session)
+        changing:reload(script "-- only a comment")
+        assert.is_true(at_changing("-sess_in", session))
+        for name, change in pairs(CHANGES) do
+            changing:reload(script(change))
+            assert.is_false(at_changing("-sess_in", session), name)
+        end
+        changing:reload(script "")
+        assert.is_true(at_changing("-sess_in", session))
+        changing:stop()
+    end)
+end)

@@ -1,0 +1,71 @@
+package.path = "spec/unit/support/?.lua;" .. package.path
+local fix = require "fixtures"
+local SSL, server, client, only = fix.SSL, fix.server, fix.client, fix.only
+
+-- What makes another policy of a client's context.
+local CHANGES = {
+    TLS1_2 = { ciphers = "ECDHE+AESGCM", groups = "P-256", options = SSL.OP_ALL | SSL.OP_NO_COMPRESSION },
+    TLS1_3 = { ciphersuites = "TLS_AES_128_GCM_SHA256", groups = "P-256" },
+}
+
+local function certificate(name, not_after)
+    return fix.certificate {
+        subject = "/CN=" .. name, key = fix.key(name), issuer = fix.cert "ca", issuer_key = fix.key "ca",
+        names = "DNS:localhost", not_after = not_after,
+    }
+end
+
+for _, version in ipairs { "TLS1_2", "TLS1_3" } do
+    describe("resumption in memory on " .. version, function()
+        after_each(fix.queue_is_empty)
+
+        -- A session made by the first client; whether the second resumes it.
+        local function resumed(to, first, second, name)
+            local session = assert(fix.handshake(to, first).client.session)
+            local hs = fix.handshake(to, second or first, { servername = name or "localhost", session = session })
+            assert.is_true(hs.ok, hs.client_error or hs.server_error)
+            assert.equal(hs.server.session_reused, hs.client.session_reused)
+            return hs.session_reused
+        end
+
+        it("happens under the same policy and name", function()
+            local to = server()
+            assert.is_true(resumed(to, client(only(version))))
+            assert.is_true(resumed(to, client(only(version)), client(only(version))))
+            assert.is_true(resumed(to, client(only(version)), nil, "LocalHost"))
+        end)
+
+        it("does not happen under another name", function()
+            assert.is_false(resumed(server(), client(only(version)), nil, "a.example.com"))
+        end)
+
+        for name, value in pairs(CHANGES[version]) do
+            it("does not happen under other " .. name, function()
+                local settings = only(version)
+                settings[name] = value
+                assert.is_false(resumed(server(), client(only(version)), client(settings)))
+            end)
+        end
+
+        it("does not outlast the certificate of either end", function()
+            local ending = os.time() + 2
+            local cases = {}
+            for _, whose in ipairs { "client", "server" } do
+                local to = server { verify_mode = SSL.VERIFY_PEER, cert_store = fix.store() }
+                local from = client(only(version, { verify_mode = SSL.VERIFY_NONE, verify_hostname = false }))
+                if whose == "client" then
+                    from.cert, from.key = certificate("client", ending), fix.key "client"
+                else
+                    to.cert, to.key = certificate("other_ec", ending), fix.key "other_ec"
+                    from.sigalgs = "ECDSA+SHA256"
+                end
+                cases[whose] = { to = to, from = from, session = fix.handshake(to, from).client.session }
+            end
+            while os.time() <= ending do end -- there is nothing to wait for but the clock
+            for whose, case in pairs(cases) do
+                local hs = fix.handshake(case.to, case.from, { servername = "localhost", session = case.session })
+                assert.is_false(hs.session_reused, whose)
+            end
+        end)
+    end)
+end
