@@ -68,10 +68,11 @@ struct mg_class {
     bool (*is_frozen)(const void *self); /* NULL = never frozen */
     const char *const
         *frozen_ok;         /* attributes that may be written all the same; NULL-ended, or NULL */
-    lua_CFunction gc;       /* also __close; must accept an empty object; or NULL */
+    lua_CFunction gc;       /* must accept an empty object; or NULL */
     lua_CFunction eq;       /* or NULL */
     lua_CFunction tostring; /* or NULL: "SSLContext: 0x…" */
     int user_values;
+    bool closable; /* gc is __close, too: only where C has no use for it beyond the block */
 };
 
 /* Makes the metatable (once per state). A name that is attribute and method is a fatal error. */

@@ -320,8 +320,8 @@ class_newindex(lua_State *L)
 }
 
 /*
- * Frees once. The object then loses its metatable, so that a finalizer or a <close> variable that
- * still reaches it meets "a closed SSLContext", not an empty one.
+ * Frees once. The object then loses its metatable, so that whoever still reaches it – a finalizer, a
+ * callback that kept its StoreContext – meets "a closed SSLContext", not an empty one.
  */
 static int
 class_gc(lua_State *L)
@@ -353,11 +353,19 @@ closed_access(lua_State *L)
     mg_lua_error(L, "RuntimeError", "%s: is closed", lua_tostring(L, lua_upvalueindex(1)));
 }
 
-/* The metatable an object has after it was freed. */
+static int
+closed_close(lua_State *L MG_UNUSED)
+{
+    return 0;
+}
+
+/* The metatable an object has after it was freed. It may be closed again. */
 static void
 closed_push(lua_State *L, const struct mg_class *cls)
 {
-    lua_createtable(L, 0, 4);
+    lua_createtable(L, 0, 5);
+    lua_pushcfunction(L, closed_close);
+    lua_setfield(L, -2, "__close");
     lua_pushfstring(L, "closed %s", cls->name);
     lua_pushvalue(L, -1);
     lua_setfield(L, -3, "__name");
@@ -419,7 +427,8 @@ mg_class_register(lua_State *L, const struct mg_class *cls)
 
     closed_push(L, cls);
     closure_field(L, cls, "__gc", class_gc);
-    closure_field(L, cls, "__close", class_gc);
+    if (cls->closable)
+        closure_field(L, cls, "__close", class_gc);
     lua_pop(L, 1);
 
     if (cls->tostring) {

@@ -80,7 +80,10 @@ plan_client_ca(lua_State *L, int idx, struct plan *plan)
     if (!names)
         mg_lua_openssl_error(L, "NoMemoryError", CLS ".client_ca");
     if (type != LUA_TTABLE) {
-        subject_add(L, names, mg_x509_test(L, value));
+        const X509 *x509 = mg_x509_test(L, value);
+        if (!x509) /* finalised before us */
+            mg_attr_type_error(L, value, CLS, "client_ca", "Certificate");
+        subject_add(L, names, x509);
         return;
     }
     STACK_OF(X509) *certs = mg_x509_stack_push(L, value, CLS ".client_ca");
@@ -119,8 +122,10 @@ store_copy(lua_State *L, X509_STORE *to, X509_STORE *from)
 static void
 plan_store(lua_State *L, int idx, struct plan *plan)
 {
-    mg_ssl_context_value(L, idx, "cert_store");
+    int type = mg_ssl_context_value(L, idx, "cert_store");
     const struct mg_store *given = mg_class_test(L, -1, &mg_store_class);
+    if (type != LUA_TNIL && !given) /* finalised before us */
+        mg_attr_type_error(L, -1, CLS, "cert_store", "Store");
     bool has_file = mg_ssl_context_value(L, idx, "ca_file") == LUA_TSTRING;
     bool has_path = mg_ssl_context_value(L, idx, "ca_path") == LUA_TSTRING;
     int path = lua_gettop(L), file = path - 1;

@@ -552,4 +552,5 @@ const struct mg_class mg_store_context_class = {
     .name = "StoreContext",
     .metatable = "moongate.X509.StoreContext",
     .attrs = store_context_attrs,
+    .closable = true,
 };

@@ -92,16 +92,43 @@ describe("the attribute dispatcher", function()
     end)
 
     it("answers for an object that was closed", function()
-        local store
-        do
-            local closing <close> = fix.X509.Store.new()
-            store = closing
-        end
+        local store = fix.finalised(fix.X509.Store.new)
         raises("RuntimeError", "Store: is closed", function() return store.flags end)
         raises("RuntimeError", "Store: is closed", assign, store, "flags", 1)
         raises("TypeError", "expected a list of Certificates", assign, ctx, "extra_chain_cert", store)
         raises("TypeError", "SSLContext.cert_store: expected Store, got closed Store", assign, ctx, "cert_store", store)
     end)
+
+    it("lets no script close what C may still use", function()
+        local objects = {
+            ctx, fix.X509.Store.new(), fix.X509.Name.new {}, fix.X509.Certificate.new(), fix.key "ec",
+        }
+        for _, object in ipairs(objects) do
+            local ok, err = pcall(function()
+                local closing <close> = object
+                return closing
+            end)
+            assert.is_false(ok)
+            assert.truthy(err:find("got a non-closable value", 1, true), err)
+        end
+    end)
+
+    for name, make in pairs { client_ca = fix.X509.Certificate.new, cert_store = fix.X509.Store.new } do
+        it("refuses to set up a context whose " .. name .. " is gone", function()
+            local answer
+            local function drop()
+                -- The youngest is finalised first.
+                local dying = SSLContext.new()
+                setmetatable({ dying }, { __gc = function(self) answer = { pcall(self[1].setup, self[1]) } end })
+                dying[name] = make()
+            end
+            drop()
+            collectgarbage()
+            collectgarbage()
+            assert.is_false(answer[1])
+            assert.truthy(tostring(answer[2]):find("SSLContext." .. name .. ": expected", 1, true), answer[2])
+        end)
+    end
 end)
 
 describe("an error value", function()

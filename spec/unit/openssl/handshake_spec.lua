@@ -247,6 +247,14 @@ for version, version_name in pairs(versions) do
                 assert.equal(X509.V_ERR_CERT_REJECTED, hs.client.verify_result)
             end)
 
+            it("may close its StoreContext itself", function()
+                local hs = handshake(server(), client(only(version, { verify_callback = function(ok, store_context)
+                    local closing <close> = store_context
+                    return ok and closing.error == 0
+                end })))
+                assert.is_true(hs.ok, hs.client_error)
+            end)
+
             it("leaves a StoreContext that is dead", function()
                 local kept
                 handshake(server(), client(only(version, { verify_callback = function(ok, store_context)

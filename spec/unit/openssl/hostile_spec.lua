@@ -5,14 +5,7 @@ package.path = "spec/unit/support/?.lua;" .. package.path
 local fix = require "fixtures"
 local openssl, SSLContext, X509 = fix.openssl, fix.SSLContext, fix.X509
 
-local function closed()
-    local object
-    do
-        local closing <close> = SSLContext.new()
-        object = closing
-    end
-    return object
-end
+local closed = fix.finalised(SSLContext.new)
 
 local endless = setmetatable({}, { __index = function() return 1 end, __len = function() return 1 << 40 end })
 
@@ -46,7 +39,7 @@ local makers = {
     function() return coroutine.create(print) end,
     function() return io.stdout end,
     function() return SSLContext.new() end,
-    function() return closed() end,
+    function() return closed end,
 }
 
 local objects = {
@@ -187,7 +180,7 @@ describe("callbacks", function()
 
         server = fix.server()
         server.alpn_select_cb = function()
-            debug.getmetatable(server).__close(server)
+            debug.getmetatable(server).__gc(server)
             return "h2"
         end
         agrees(server, client)

@@ -27,6 +27,18 @@ function M.assign(object, name, value)
     object[name] = value
 end
 
+--- What make() makes, after its finalizer: what a script's own finalizer may still reach.
+function M.finalised(make)
+    local found
+    -- Younger objects are finalised first.
+    local grave = setmetatable({}, { __gc = function(self) found = self.object end })
+    grave.object = make()
+    grave = nil -- luacheck: ignore
+    collectgarbage()
+    collectgarbage()
+    return assert(found)
+end
+
 --- Every spec leaves OpenSSL's error queue empty.
 function M.queue_is_empty()
     assert.same({}, openssl.errors())
