@@ -303,8 +303,7 @@ int
 mg_sockets_listen(struct mg_socket *list, struct mg_err *err)
 {
     for (struct mg_socket *socket = list; socket != NULL; socket = socket->next)
-        if (socket->wanted && listen(socket->fd, (int)socket->backlog) != 0 &&
-            socket->state == MG_SOCKET_BOUND) {
+        if (socket->wanted && listen(socket->fd, (int)socket->backlog) != 0) {
             mg_err_set(err, "listen: %s", socket->address);
             return -1;
         }

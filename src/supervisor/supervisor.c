@@ -254,7 +254,10 @@ on_tick(uv_timer_t *timer)
     mg_workers_check(super);
     mg_loader_check(super);
     mg_reload_check(super);
-    if (super->drain_at_ns != 0 && now >= super->drain_at_ns) {
+    /* A reload that has got as far as building needs the sockets: it cancels the drain or, if it fails,
+     * has put it off. */
+    if (super->drain_at_ns != 0 && now >= super->drain_at_ns &&
+        super->reload.state < MG_RELOAD_BUILDING) {
         super->drain_at_ns = 0;
         mg_super_retire_sockets(super, MG_RETIRE_ALL);
     }

@@ -1,0 +1,59 @@
+-- What goes wrong around the processes, and what they make of it.
+
+local bench = require "bench"
+local process = require "process"
+local proxy = require "proxy"
+
+local signals = proxy.signals
+
+local ECHO = [[moongate.listen { name = "echo", address = "127.0.0.1:$port", backend = moongate.echo() }]]
+
+local function echoes(port)
+    local client = bench.connect(port)
+    if not client then
+        return false
+    end
+    client:send("ping")
+    local answer = client:receive(4)
+    client:close()
+    return answer == "ping"
+end
+
+teardown(proxy.cleanup)
+
+describe("a reload while drain_delay runs", function()
+    -- The worker stands still until the delay is over, so that the reload spans its end.
+    local function reload_across(web, script)
+        local worker = web:wait_workers(1)[1]
+        assert.equal(0, web:command("drain").code)
+        local over = bench.now() + 1.5
+        process.kill(worker, signals.STOP)
+        web:write_script(script)
+        local reload = bench.start { bench.moongate, "reload", "--control", web.control }
+        bench.wait("the delay to pass", function() return bench.now() > over end)
+        process.kill(worker, signals.CONT)
+        local _, code = reload:wait()
+        return code
+    end
+
+    local function start()
+        return proxy.start { port = bench.port(), workers = 1, settings = "drain_delay = 1", script = ECHO }
+    end
+
+    it("cancels the drain", function()
+        local web = start()
+        assert.equal(0, reload_across(web, ECHO))
+        assert.equal("running", web:status().state)
+        assert.is_true(echoes(web.options.port))
+        web:stop()
+    end)
+
+    it("and fails puts the drain off", function()
+        local web = start()
+        web.options.settings = "drain_delay = 1, reload_timeout = 1.2" -- over while the worker stands still
+        assert.equal(1, reload_across(web, ECHO))
+        bench.wait("nobody to listen", function() return not echoes(web.options.port) end)
+        assert.equal("drained", web:status().state)
+        web:stop()
+    end)
+end)
