@@ -8,6 +8,8 @@ local WRONGS = {
     { name = "never ends", body = "while true do end" },
     { name = "raises", body = "error('not like this')", log = "not like this" },
     { name = "raises something that is no text", body = "error({})" },
+    { name = "raises something that never becomes text",
+        body = "error(setmetatable({}, { __tostring = function() while true do end end }))" },
     { name = "returns nonsense", body = "return 42, {}" },
 }
 

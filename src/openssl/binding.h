@@ -31,8 +31,8 @@ struct mg_openssl_hooks {
     int (*list_dir)(void *data, const char *path, struct mg_buf *out, struct mg_err *err);
     /* Called with the freshly generated key; may replace *key by a recorded one (frees the old). */
     int (*made_key)(void *data, EVP_PKEY **key, struct mg_err *err);
-    /* As lua_pcall(L, nargs, nresults, 0) with the callback budget; on failure the error value is on
-     * the stack, and the hook has logged it with its traceback. `what` is "alpn_select_cb" etc.; conn
+    /* As lua_pcall(L, nargs, nresults, 0) with the callback budget; on failure the error's
+     * text is on the stack, and the hook has logged it with its traceback. `what` is "alpn_select_cb" etc.; conn
      * is the connection that it is called for, or NULL. */
     int (*call)(void *data, lua_State *L, int nargs, int nresults, const char *what,
                 struct mg_tls_conn *conn);

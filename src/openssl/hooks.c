@@ -69,7 +69,7 @@ traceback(lua_State *L)
     const char *text = mg_lua_error_text(L, 1);
     luaL_traceback(L, L, text, 1);
     fprintf(stderr, "%s\n", lua_tostring(L, -1));
-    lua_settop(L, 1);
+    lua_settop(L, 2);
     return 1;
 }
 

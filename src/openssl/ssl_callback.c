@@ -70,15 +70,6 @@ connection_fail(const SSL *ssl, const char *what, const char *text)
     mg_tls_conn_fail(conn, err.text);
 }
 
-/* Copies the text of the error value at index 1 to the mg_err at index 2; runs protected. */
-static int
-error_copy(lua_State *L)
-{
-    struct mg_err *err = lua_touserdata(L, 2);
-    mg_err_setx(err, "%s", mg_lua_error_text(L, 1));
-    return 0;
-}
-
 int
 mg_callback_call(SSL *ssl, const char *what, lua_CFunction body, void *args)
 {
@@ -96,12 +87,9 @@ mg_callback_call(SSL *ssl, const char *what, lua_CFunction body, void *args)
     ERR_set_mark();
     int rc = link->hooks->call(link->hooks->data, L, 1, 0, what, mg_tls_conn_of(ssl));
     if (rc != LUA_OK) {
-        struct mg_err err = {"the callback failed"};
-        lua_pushcfunction(L, error_copy);
-        lua_insert(L, -2);
-        lua_pushlightuserdata(L, &err);
-        lua_pcall(L, 2, 0, 0);
-        connection_fail(ssl, what, err.text);
+        /* A text; to convert anything else might run Lua, which nothing here would stop. */
+        const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
+        connection_fail(ssl, what, text ? text : "the callback failed");
     }
     ERR_pop_to_mark();
     lua_settop(L, top);

@@ -151,7 +151,8 @@ traceback_push(lua_State *L, const char *text)
     }
 }
 
-/* The message handler: the error value stays, "message\ntraceback" is left in the registry. */
+/* The message handler: the error becomes its text, here, where the budget still holds for a __tostring of
+ * the script's; "message\ntraceback" is left in the registry. */
 static int
 traceback_keep(lua_State *L)
 {
@@ -159,7 +160,7 @@ traceback_keep(lua_State *L)
 
     traceback_push(L, text);
     lua_setfield(L, LUA_REGISTRYINDEX, "moongate.traceback");
-    lua_settop(L, 1);
+    lua_settop(L, 2);
     return 1;
 }
 
@@ -171,8 +172,8 @@ failure_log(lua_State *L)
     const char *text;
 
     if (lua_getfield(L, LUA_REGISTRYINDEX, "moongate.traceback") != LUA_TSTRING)
-        mg_lua_error_text(L, 1);
-    text = lua_tostring(L, -1);
+        lua_pushvalue(L, 1); /* Lua's own message: no memory, no stack */
+    text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "failed";
     if (listener != NULL)
         mg_log(MG_LOG_ERROR, "listener %s: %s: %s", listener, what, text);
     else
@@ -182,7 +183,7 @@ failure_log(lua_State *L)
     return 0;
 }
 
-/* Logs the error value at the top, which stays. */
+/* Logs the error's text at the top, which stays. */
 static void
 call_failed(lua_State *L, const char *what, const char *listener)
 {

@@ -111,7 +111,7 @@ struct mg_budget {
 
 /*
  * As lua_pcall(L, nargs, nresults, 0) under the budget. A failure is logged with its traceback,
- * naming what and listener (may be NULL); the error value is left on the stack.
+ * naming what and listener (may be NULL); its text is left on the stack.
  */
 int mg_guard_call(struct mg_script *s, lua_State *L, int nargs, int nresults, const char *what,
                   const char *listener);

@@ -150,7 +150,8 @@ debug_getinfo(lua_State *L)
         lua_Integer level = luaL_checkinteger(L, at);
 
         letters_filter(L, at + 1);
-        lua_pushinteger(L, here && level >= 0 && level < INT_MAX ? level + 1 : level); /* for this */
+        lua_pushinteger(L,
+                        here && level >= 0 && level < INT_MAX ? level + 1 : level); /* for this */
         lua_replace(L, at);
     } else if (lua_isnil(L, at + 1)) {
         lua_settop(L, at);
