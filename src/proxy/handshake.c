@@ -79,11 +79,11 @@ failure_reason(const struct mg_peer *peer)
     return mg_peer_reason(peer, "down: handshake failed", "up: handshake failed");
 }
 
-/* The alert is in the kernel's hands. The client must be able to read it: FIN, then wait for its
- * end. */
-static void
-down_failed(struct mg_session *s, const char *reason, const char *detail)
+/* The alert is in the kernel's hands. The client must be able to read it. */
+void
+mg_handshake_refused(struct mg_session *s, const char *reason, const char *detail)
 {
+    held_consume(&s->down, s->down.held_len);
     mg_dial_cancel(s);
     mg_stream_close(&s->up.stream, true);
     if (mg_stream_shutdown(&s->down.stream) < 0)
@@ -95,11 +95,12 @@ down_failed(struct mg_session *s, const char *reason, const char *detail)
 static void
 failed(struct mg_peer *peer, const char *reason, const char *detail)
 {
-    held_consume(peer, peer->held_len);
-    if (mg_peer_is_down(peer))
-        down_failed(peer->session, reason, detail);
-    else
+    if (mg_peer_is_down(peer)) {
+        mg_handshake_refused(peer->session, reason, detail);
+    } else {
+        held_consume(peer, peer->held_len);
         mg_dial_failed(peer->session, reason, detail);
+    }
 }
 
 /* ---- a step ---------------------------------------------------------------------------------- */
@@ -135,8 +136,8 @@ answer_flush(struct mg_peer *peer, struct mg_tls_io *io)
     return false;
 }
 
-void
-mg_handshake_step(struct mg_peer *peer)
+static void
+step(struct mg_peer *peer)
 {
     struct mg_engine *engine = peer->session->engine;
     struct mg_tls_io io = {
@@ -171,4 +172,11 @@ mg_handshake_step(struct mg_peer *peer)
         failed(peer, failure_reason(peer), err.text);
         break;
     }
+}
+
+void
+mg_handshake_step(struct mg_peer *peer)
+{
+    if (!peer->deciding || mg_session_hello_step(peer->session))
+        step(peer);
 }

@@ -93,6 +93,7 @@ void mg_engine_release(struct mg_engine *engine);
 /* ---- session --------------------------------------------------------------------------------- */
 
 enum mg_state {
+    S_HELLO,     /* the ClientHello, where the policy chooses the context by it */
     S_HANDSHAKE, /* TLS with the client */
     S_ROUTE,     /* which backend */
     S_CONNECT,   /* TCP, and TLS, with the backend */
@@ -116,6 +117,7 @@ struct mg_peer {
     size_t parked_len;
     size_t unsent_seen; /* bytes that its other side had not taken at ... */
     uint64_t moved_at;  /* ... this loop time, when the number was last seen to have changed */
+    bool deciding;      /* its ClientHello comes first: S_HELLO, or refused in it */
     bool ended;         /* its input came to a proper end */
     bool finish_wanted; /* its end is to be told once what is parked has left */
     bool finished; /* it has been told a proper end: close_notify where there is TLS, and FIN */
@@ -144,8 +146,10 @@ struct mg_session {
         connect_us;    /* accept to first byte, to handshake; dial to up */
     uint32_t lingered; /* bytes thrown away in S_LINGER */
     uint64_t bytes_up, bytes_down;
-    const char *reason; /* constant; why it closes or lingers */
-    char *detail;       /* owned; or NULL */
+    const char *reason;           /* constant; why it closes or lingers */
+    char *detail;                 /* owned; or NULL */
+    struct mg_hello_reader hello; /* of S_HELLO */
+    char *servername;             /* from the ClientHello, until down has an SSL object; owned */
     struct mg_addr remote, local, up_addr;
     void *user;
     unsigned live; /* handles not yet closed: timer, down, up */
@@ -176,6 +180,9 @@ void mg_session_linger(struct mg_session *s, const char *reason, const char *det
 /* A read or write of that peer's socket failed. */
 void mg_session_socket_error(struct mg_peer *peer, int error);
 
+/* The client's context is chosen: S_HANDSHAKE, and the backend is dialled where it is known. */
+void mg_session_handshake(struct mg_session *s);
+
 /* Down's handshake is over, or there is none: route, connect, relay. */
 void mg_session_route(struct mg_session *s);
 
@@ -204,13 +211,13 @@ mg_peer_reason(const struct mg_peer *peer, const char *down, const char *up)
 /* The callbacks of both peers' streams. */
 extern const struct mg_stream_ops mg_peer_ops;
 
-/* ---- handshake: handshake.c ------------------------------------------------------------------ */
+/* ---- handshake: handshake.c, hello.c --------------------------------------------------------- */
 
 /* Whether the peer has TLS that is not yet established. */
 static inline bool
 mg_peer_in_handshake(const struct mg_peer *peer)
 {
-    return peer->tls.ssl != NULL && !peer->tls.handshake_done;
+    return peer->deciding || (peer->tls.ssl != NULL && !peer->tls.handshake_done);
 }
 
 /* Keeps the bytes until the peer's turn; stops reading. */
@@ -221,6 +228,15 @@ void mg_handshake_enqueue(struct mg_peer *peer);
 
 /* Takes what is held as far as it goes. */
 void mg_handshake_step(struct mg_peer *peer);
+
+/* Down gets no further: what it was told has left, FIN follows, and we wait for its end. */
+void mg_handshake_refused(struct mg_session *s, const char *reason, const char *detail);
+
+/* Opens down in S_HELLO. */
+void mg_session_hello_open(struct mg_session *s);
+
+/* Reads what down holds in S_HELLO. true: down has an SSL object now, which takes what is held. */
+bool mg_session_hello_step(struct mg_session *s);
 
 /* ---- pump: pump.c ---------------------------------------------------------------------------- */
 

@@ -57,6 +57,7 @@ struct mg_listener {
     size_t address_count;
     SSL_CTX *tls;               /* terminate with it (one reference), or NULL = plain TCP */
     bool tls_callbacks;         /* the context has callbacks into the script */
+    bool hello_asked;           /* policy->hello chooses the context, by the ClientHello */
     struct mg_backend *backend; /* borrowed from the config; NULL = ask policy->route */
     unsigned handshake_timeout_ms, idle_timeout_ms, max_lifetime_ms,
         half_close_timeout_ms; /* 0 = none */
@@ -81,6 +82,12 @@ struct mg_route {
  * may be NULL where the config has no use for it. An implementation never longjmps.
  */
 struct mg_policy {
+    /* The ClientHello of a listener with hello_asked is complete; there is no SSL object yet. 0: the
+     * handshake goes on with *chosen, a reference that the engine drops, or with the listener's own
+     * context if that stays NULL. -1: refused with *alert (unrecognized_name unless it is set), err
+     * says why. */
+    int (*hello)(void *data, struct mg_session *session, const struct mg_listener *listener,
+                 const struct mg_hello *hello, SSL_CTX **chosen, int *alert, struct mg_err *err);
     /* After the handshake of a listener without a fixed backend. -1: refused, route->reason set. */
     int (*route)(void *data, struct mg_session *session, const struct mg_listener *listener,
                  struct mg_route *route);
@@ -180,8 +187,10 @@ struct mg_session_info {
     struct mg_config *config;
     const struct mg_addr *remote, *local; /* as in Conn: PROXY header's where there is one */
     const struct mg_addr *socket_remote;  /* the TCP peer itself */
-    struct mg_tls_conn *tls;              /* down; NULL on a plain listener */
-    const struct mg_backend *backend;     /* NULL until it is chosen */
+    struct mg_tls_conn *tls; /* down, without an SSL object until its context is chosen; NULL on a
+                                plain listener */
+    const char *servername;  /* what a ClientHello that is being decided on asks for, or NULL */
+    const struct mg_backend *backend;                 /* NULL until it is chosen */
     const struct mg_backend_address *backend_address; /* the one tried or connected to, or NULL */
     const struct mg_addr *backend_socket;             /* likewise, resolved; AF_UNSPEC until then */
     uint64_t bytes_up, bytes_down;                    /* plaintext from the client, and to it */

@@ -187,6 +187,15 @@ down_tls_fields(struct record *r, const struct mg_tls_conn *tls)
     field_alert(r, "alert_received", tls->alert_received);
 }
 
+/* Of a connection whose ClientHello came to nothing. */
+static void
+hello_fields(struct record *r, const struct mg_session *s)
+{
+    field_text(r, "sni", s->servername);
+    field_text(r, "alpn_offered", s->down.tls.alpn_offered);
+    field_alert(r, "alert_sent", s->down.tls.alert_sent);
+}
+
 static void
 up_tls_fields(struct record *r, const struct mg_tls_conn *tls)
 {
@@ -214,6 +223,8 @@ record_fill(struct record *r, const struct mg_session *s)
     field_addr(r, "local", &s->local);
     if (s->down.tls.ssl != NULL)
         down_tls_fields(r, &s->down.tls);
+    else if (s->down.deciding)
+        hello_fields(r, s);
     if (s->backend != NULL)
         field_text(r, "backend", s->backend->name);
     field_addr(r, "backend_address", &s->up_addr);

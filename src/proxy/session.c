@@ -1,11 +1,11 @@
 /*
  * A session: one client, and what serves it.
  *
- * The happy path is: S_HANDSHAKE (skipped on a plain listener) – S_ROUTE (the backend is chosen; a
- * fixed one has been dialled since the client's first bytes, side by side with the handshake) –
- * S_CONNECT until the backend takes bytes – S_RELAY until both directions have ended – S_LINGER
- * until what was written has left – S_CLOSING until libuv has let go of every handle, then the
- * memory is freed.
+ * The happy path is: S_HELLO (only where the policy chooses the context, see hello.c) – S_HANDSHAKE
+ * (skipped on a plain listener) – S_ROUTE (the backend is chosen; a fixed one has been dialled since
+ * the client's first bytes, or since the choice, side by side with the handshake) – S_CONNECT until
+ * the backend takes bytes – S_RELAY until both directions have ended – S_LINGER until what was
+ * written has left – S_CLOSING until libuv has let go of every handle, then the memory is freed.
  *
  * Possible failure modes are: the handshake fails (its alert leaves, S_LINGER reads on for a moment
  * so that no reset destroys the alert on its way), no address of the backend answers, a side is cut
@@ -23,8 +23,9 @@
 #include <unistd.h>
 
 const char *const mg_state_names[] = {
-    [S_HANDSHAKE] = "handshake", [S_ROUTE] = "route",   [S_CONNECT] = "connect",
-    [S_RELAY] = "relay",         [S_LINGER] = "linger", [S_CLOSING] = "closing",
+    [S_HELLO] = "hello",     [S_HANDSHAKE] = "handshake", [S_ROUTE] = "route",
+    [S_CONNECT] = "connect", [S_RELAY] = "relay",         [S_LINGER] = "linger",
+    [S_CLOSING] = "closing",
 };
 
 /* ---- deadlines ------------------------------------------------------------------------------- */
@@ -62,7 +63,7 @@ deadline_next(const struct mg_session *s)
     uint64_t dial = mg_dial_deadline(s);
 
     deadline_consider(&best, s->born_at, l->max_lifetime_ms, "session: lifetime over");
-    if (s->state == S_HANDSHAKE)
+    if (s->state == S_HELLO || s->state == S_HANDSHAKE)
         deadline_consider(&best, s->born_at, l->handshake_timeout_ms, "down: handshake timeout");
     if (s->state == S_RELAY || s->state == S_LINGER) {
         deadline_consider(&best, s->active_at, l->idle_timeout_ms, "relay: idle timeout");
@@ -148,6 +149,7 @@ session_release(struct mg_session *s)
     s->config->sessions--;
     mg_config_unref(s->config);
     mg_free(s->detail);
+    mg_free(s->servername);
     mg_free(s);
     if (--engine->session_count == 0 && engine->on_idle != NULL)
         engine->on_idle(engine->on_idle_data);
@@ -282,18 +284,32 @@ on_connect(struct mg_stream *stream, int status)
     mg_dial_connected(peer->session, status);
 }
 
+/* Not before the client has sent something: whoever merely opens a connection costs the backend
+ * nothing. And only where the name to send does not depend on what the handshake brings. */
 static void
-first_bytes(struct mg_session *s)
+dial_early(struct mg_session *s)
 {
     struct mg_backend *backend = s->listener->backend;
 
-    s->hello_us = mg_session_elapsed_us(s) | 1; /* 0 = has not come */
-    /* Only now: whoever merely opens a connection costs the backend nothing. And only where the
-     * name to send does not depend on what the handshake brings. */
     if (backend != NULL && backend->kind == MG_BACKEND_ADDRESSES && !backend->servername_asked) {
         s->backend = backend;
         mg_dial_start(s);
     }
+}
+
+void
+mg_session_handshake(struct mg_session *s)
+{
+    s->state = S_HANDSHAKE;
+    dial_early(s);
+}
+
+static void
+first_bytes(struct mg_session *s)
+{
+    s->hello_us = mg_session_elapsed_us(s) | 1; /* 0 = has not come */
+    if (s->state == S_HANDSHAKE)
+        dial_early(s);
 }
 
 static void
@@ -309,7 +325,7 @@ on_read(struct mg_stream *stream, const unsigned char *data, size_t len)
     s->active_at = uv_now(s->engine->net.loop);
     if (mg_peer_in_handshake(peer)) {
         mg_handshake_input(peer, data, len);
-        if (peer == &s->down && s->hello_us == 0 && s->state == S_HANDSHAKE)
+        if (peer == &s->down && s->hello_us == 0 && s->state <= S_HANDSHAKE)
             first_bytes(s);
     } else {
         mg_pump_input(peer, data, len);
@@ -471,12 +487,30 @@ session_new(struct mg_engine *engine, struct mg_config *config, struct mg_listen
     return s;
 }
 
+static void
+tls_begin(struct mg_session *s)
+{
+    struct mg_err err;
+
+    if (s->listener->hello_asked) {
+        mg_session_hello_open(s);
+    } else {
+        s->state = S_HANDSHAKE;
+        if (mg_tls_conn_open(&s->down.tls, s->listener->tls, MG_TLS_SERVER, s, &err) != 0) {
+            mg_session_close(s, "down: no TLS", err.text);
+            return;
+        }
+    }
+    s->down.stream.read_max = MG_HANDSHAKE_READ;
+    mg_session_arm(s);
+    mg_stream_read_start(&s->down.stream);
+}
+
 int
 mg_session_open(struct mg_engine *engine, struct mg_config *config, struct mg_listener *listener,
                 int fd, const struct mg_addr *remote, bool is_unix)
 {
     struct mg_session *s = session_new(engine, config, listener);
-    struct mg_err err;
     int rc;
 
     if (s == NULL) {
@@ -489,18 +523,12 @@ mg_session_open(struct mg_engine *engine, struct mg_config *config, struct mg_li
         s->local.len = 0;
     rc = mg_stream_accept(&s->down.stream, &engine->net, fd, is_unix, &mg_peer_ops, &s->down);
     s->live++;
-    if (rc < 0) {
+    if (rc < 0)
         mg_session_close(s, "down: socket error", uv_strerror(rc));
-    } else if (listener->tls == NULL) {
+    else if (listener->tls == NULL && !listener->hello_asked)
         mg_session_route(s);
-    } else if (mg_tls_conn_open(&s->down.tls, listener->tls, MG_TLS_SERVER, s, &err) != 0) {
-        mg_session_close(s, "down: no TLS", err.text);
-    } else {
-        s->down.tls.scope = listener->name;
-        s->down.stream.read_max = MG_HANDSHAKE_READ;
-        mg_session_arm(s);
-        mg_stream_read_start(&s->down.stream);
-    }
+    else
+        tls_begin(s);
     return 0;
 }
 
@@ -519,7 +547,8 @@ mg_session_info(const struct mg_session *s, struct mg_session_info *info)
         .remote = &s->remote,
         .local = &s->local,
         .socket_remote = &s->remote,
-        .tls = self->down.tls.ssl != NULL ? &self->down.tls : NULL,
+        .tls = self->down.deciding || self->down.tls.ssl != NULL ? &self->down.tls : NULL,
+        .servername = s->servername,
         .backend = s->backend,
         .backend_address = s->address,
         .backend_socket = &s->up_addr,

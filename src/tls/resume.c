@@ -233,3 +233,14 @@ no_memory:
     mg_err_setx(err, "ticket keys: out of memory");
     return -1;
 }
+
+int
+mg_tls_ticket_share(SSL_CTX *ctx, const SSL_CTX *from, struct mg_err *err)
+{
+    const struct ticket_keys *keys = keys_index < 0 ? NULL : SSL_CTX_get_ex_data(from, keys_index);
+
+    if (keys == NULL || SSL_CTX_get_ex_data(ctx, keys_index) != NULL)
+        return 0;
+    return mg_tls_ticket_setup(ctx, keys->secret[0], keys->secret_len[0], keys->secret[1],
+                               keys->secret_len[1], keys->rotation_s, err);
+}
