@@ -244,48 +244,143 @@ base_warn(lua_State *L)
     return 0;
 }
 
-/* ---- pairs ---------------------------------------------------------------------------------- */
+/* ---- next, pairs ---------------------------------------------------------------------------- */
 
-/* table.sort's order for keys: numbers before strings. */
+/*
+ * While the script runs, a table's keys come in order: numbers, strings, then those of other types.
+ * Lua's own order depends on where things lie in memory, so that a script which makes its listeners
+ * from a table would make them in another order in each worker. Later, Lua's own is good enough.
+ */
+
+static int
+key_rank(lua_State *L, int idx)
+{
+    int type = lua_type(L, idx);
+
+    return type == LUA_TNUMBER ? 0 : type == LUA_TSTRING ? 1 : 2;
+}
+
+static bool
+key_is_before(lua_State *L, int a, int b)
+{
+    int rank = key_rank(L, a);
+    int other = key_rank(L, b);
+
+    return rank == other && rank < 2 ? lua_compare(L, a, b, LUA_OPLT) != 0 : rank < other;
+}
+
+/* For table.sort. */
 static int
 key_before(lua_State *L)
 {
-    bool a = lua_type(L, 1) == LUA_TNUMBER;
-    bool b = lua_type(L, 2) == LUA_TNUMBER;
-
-    lua_pushboolean(L, a == b ? lua_compare(L, 1, 2, LUA_OPLT) : a);
+    lua_pushboolean(L, key_is_before(L, 1, 2));
     return 1;
 }
 
-/* Upvalues: the table, its keys, how many were given. A key that has been removed since is left
- * out. */
+/* Pushes the list of the keys of the table at idx; table.sort is at `sort`. */
+static void
+keys_push(lua_State *L, int idx, int sort)
+{
+    lua_Integer count = 0;
+    int list;
+
+    lua_newtable(L);
+    list = lua_gettop(L);
+    for (lua_pushnil(L); lua_next(L, idx) != 0; lua_pop(L, 1)) {
+        lua_pushvalue(L, -2);
+        lua_rawseti(L, list, ++count);
+    }
+    lua_pushvalue(L, sort);
+    lua_pushvalue(L, list);
+    lua_pushcfunction(L, key_before);
+    lua_call(L, 2, 0);
+}
+
+/* Pushes the next key at or behind `index` in the list at `keys` that the table at idx still has, and its
+ * value, and returns its index; or pushes nil and returns 0. */
+static lua_Integer
+keys_continue(lua_State *L, int idx, int keys, lua_Integer index)
+{
+    for (; lua_rawgeti(L, keys, index) != LUA_TNIL; index++) {
+        lua_pushvalue(L, -1);
+        if (lua_rawget(L, idx) != LUA_TNIL)
+            return index;
+        lua_pop(L, 2);
+    }
+    return 0;
+}
+
+/* The first index in the list at `keys` behind the key at `key`, which may have been removed since. */
+static lua_Integer
+keys_behind(lua_State *L, int keys, int key)
+{
+    lua_Integer low = 1;
+    lua_Integer high = (lua_Integer)lua_rawlen(L, keys) + 1;
+
+    if (key_rank(L, key) == 2) { /* these have no order among themselves */
+        for (; lua_rawgeti(L, keys, low) != LUA_TNIL; low++) {
+            bool found = lua_rawequal(L, -1, key);
+
+            lua_pop(L, 1);
+            if (found)
+                return low + 1;
+        }
+        luaL_error(L, "invalid key to 'next'");
+    }
+    while (low < high) {
+        lua_Integer middle = low + (high - low) / 2;
+
+        lua_rawgeti(L, keys, middle);
+        if (key_is_before(L, key, lua_gettop(L)))
+            high = middle;
+        else
+            low = middle + 1;
+        lua_pop(L, 1);
+    }
+    return low;
+}
+
+/* Upvalues: the original next, table.sort, the keys of tables under way (weak). */
+static int
+base_next(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TTABLE);
+    lua_settop(L, 2);
+    if (mg_script_of(L)->loaded) {
+        lua_pushvalue(L, lua_upvalueindex(1));
+        lua_insert(L, 1);
+        lua_call(L, 2, LUA_MULTRET);
+        return lua_gettop(L);
+    }
+    lua_pushvalue(L, 1);
+    if (lua_rawget(L, lua_upvalueindex(3)) == LUA_TNIL || lua_isnil(L, 2)) {
+        keys_push(L, 1, lua_upvalueindex(2));
+        lua_replace(L, 3);
+        lua_pushvalue(L, 1);
+        lua_pushvalue(L, 3);
+        lua_rawset(L, lua_upvalueindex(3));
+    }
+    return keys_continue(L, 1, 3, lua_isnil(L, 2) ? 1 : keys_behind(L, 3, 2)) > 0 ? 2 : 1;
+}
+
+/* Upvalues: the table, its keys, how many were given. */
 static int
 pairs_next(lua_State *L)
 {
     lua_Integer index = lua_tointeger(L, lua_upvalueindex(3));
 
-    for (;;) {
-        if (lua_rawgeti(L, lua_upvalueindex(2), ++index) == LUA_TNIL)
-            return 1;
-        lua_pushvalue(L, -1);
-        if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
-            break;
-        lua_pop(L, 2);
-    }
+    index = keys_continue(L, lua_upvalueindex(1), lua_upvalueindex(2), index + 1);
+    if (index == 0)
+        return 1;
     lua_pushinteger(L, index);
     lua_replace(L, lua_upvalueindex(3));
     return 2;
 }
 
-/*
- * While the script runs, pairs gives numbers first and then strings, both in order. Lua's own order
- * depends on where things lie in memory, so that a script which makes its listeners from a table
- * would make them in another order in each worker. Upvalues: the original pairs, table.sort.
- */
+/* Upvalues: the original pairs, table.sort. */
 static int
 base_pairs(lua_State *L)
 {
-    lua_Integer sorted = 0, others = 0;
     bool plain = lua_istable(L, 1) && luaL_getmetafield(L, 1, "__pairs") == LUA_TNIL;
 
     if (!plain || mg_script_of(L)->loaded) {
@@ -297,31 +392,33 @@ base_pairs(lua_State *L)
         return 3;
     }
     lua_settop(L, 1);
-    lua_newtable(L); /* 2: numbers and strings, sorted */
-    lua_newtable(L); /* 3: keys of other types, which have no order */
-    for (lua_pushnil(L); lua_next(L, 1) != 0; lua_pop(L, 1)) {
-        int type = lua_type(L, -2);
-
-        lua_pushvalue(L, -2);
-        if (type == LUA_TNUMBER || type == LUA_TSTRING)
-            lua_rawseti(L, 2, ++sorted);
-        else
-            lua_rawseti(L, 3, ++others);
-    }
-    lua_pushvalue(L, lua_upvalueindex(2));
-    lua_pushvalue(L, 2);
-    lua_pushcfunction(L, key_before);
-    lua_call(L, 2, 0);
-    for (lua_Integer i = 1; i <= others; i++) {
-        lua_rawgeti(L, 3, i);
-        lua_rawseti(L, 2, sorted + i);
-    }
-    lua_settop(L, 2);
+    keys_push(L, 1, lua_upvalueindex(2));
     lua_pushinteger(L, 0);
-    lua_pushvalue(L, 1);
-    lua_insert(L, 2);
     lua_pushcclosure(L, pairs_next, 3);
     return 1;
+}
+
+static void
+pairs_open(lua_State *L)
+{
+    lua_getglobal(L, LUA_TABLIBNAME);
+    lua_getfield(L, -1, "sort");
+    lua_remove(L, -2);
+
+    lua_getglobal(L, "pairs");
+    lua_pushvalue(L, -2);
+    lua_pushcclosure(L, base_pairs, 2);
+    lua_setglobal(L, "pairs");
+
+    lua_getglobal(L, "next");
+    lua_insert(L, -2);
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "k");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    lua_pushcclosure(L, base_next, 3);
+    lua_setglobal(L, "next");
 }
 
 /* ---- math.random ---------------------------------------------------------------------------- */
@@ -359,12 +456,7 @@ mg_stdlib_open(lua_State *L)
     lua_setglobal(L, "print");
     lua_pushcfunction(L, base_warn);
     lua_setglobal(L, "warn");
-    lua_getglobal(L, "pairs");
-    lua_getglobal(L, LUA_TABLIBNAME);
-    lua_getfield(L, -1, "sort");
-    lua_remove(L, -2);
-    lua_pushcclosure(L, base_pairs, 2);
-    lua_setglobal(L, "pairs");
+    pairs_open(L);
     lua_getglobal(L, LUA_MATHLIBNAME);
     lua_getfield(L, -1, "randomseed");
     lua_pushcclosure(L, math_randomseed, 1);

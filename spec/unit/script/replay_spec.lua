@@ -24,6 +24,9 @@ describe("a replayed script", function()
             local parts = { require "answer", io.open "data.txt":read "a", tostring(io.open "missing.txt"),
                 os.getenv "SPEC_WORLD", os.time(), os.clock(), os.date(), math.random(1 << 60),
                 moongate.command { "sh", "-c", "echo $$" }, openssl.PKey.EC.generate("prime256v1"):to_pem() }
+            for key in next, { x = 1, y = 2, z = 3, aa = 4, bb = 5, cc = 6 } do
+                parts[#parts + 1] = key
+            end
             for key in pairs { b = 1, a = 2, c = 3 } do
                 parts[#parts + 1] = key
                 moongate.listen { name = key, address = "127.0.0.1:" .. (PORT + string.byte(key)),
@@ -51,7 +54,7 @@ describe("a replayed script", function()
         assert.is_nil(next(answers, text), "workers differ")
         assert.matches("^42\nrecorded\nnil\noutside\n%d+\n", text)
         assert.matches("PRIVATE KEY", text)
-        assert.matches("\na\nb\nc$", text)
+        assert.matches("\naa\nbb\ncc\nx\ny\nz\na\nb\nc$", text)
 
         -- A worker that comes later has the same answers, though the files are gone.
         bench.must { "rm", "-r", bench.path("modules") }

@@ -147,6 +147,31 @@ describe("a script", function()
         ]])
     end)
 
+    it("has next in the order of pairs while it loads", function()
+        passes([[
+            local keys = {}
+            local t = { z = 1, a = 2, m = 3, 10, 20, [-1] = 0, [2.5] = 0, [true] = 0 }
+            for key, value in next, t do keys[#keys + 1] = tostring(key) assert(t[key] == value) end
+            assert(table.concat(keys, " ") == "-1 1 2 2.5 a m z true")
+            assert(next({}) == nil and next({ 5 }) == 1 and select(2, next { 5 }) == 5)
+            -- Keys may go while they are visited, and others may be asked for meanwhile.
+            t = { a = 1, b = 2, c = 3, d = 4 }
+            keys = {}
+            for key in next, t do
+                keys[#keys + 1] = key
+                t[key] = nil
+                if key == "a" then t.b = nil end
+                local _ = next(t)
+            end
+            assert(table.concat(keys) == "acd" and next(t) == nil)
+            t = { b = 1 }
+            for _ in next, t do end
+            t.a, t.c = 0, 0
+            assert(next(t) == "a" and next(t, "a") == "b" and next(t, "b") == "c" and next(t, "c") == nil)
+            assert(not pcall(next) and not pcall(next, {}, {}) and not pcall(next, 1))
+        ]])
+    end)
+
     it("runs programs through moongate.command alone", function()
         passes([[
             assert(moongate.command { "printf", "%s", "$HOME; `id`" } == "$HOME; `id`")
