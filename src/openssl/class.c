@@ -228,16 +228,29 @@ name_shown(char out[KEY_SHOWN * 4 + 8], const char *key, size_t len)
     mg_buf_free(&buf);
 }
 
+/* The key at index 2 is none of `names`, a list of that length. */
+MG_NORETURN static void
+name_error(lua_State *L, const char *where, const char *kind, const char *const *names,
+           size_t count)
+{
+    size_t len;
+    const char *key = lua_tolstring(L, 2, &len);
+    char shown[KEY_SHOWN * 4 + 8];
+    name_shown(shown, key, len);
+    const char *near = len <= KEY_SHOWN ? mg_str_nearest(key, names, count) : NULL;
+    if (near)
+        mg_lua_error(L, "NoMethodError", "%s.%s: no such %s (did you mean %s?)", where, shown, kind,
+                     near);
+    mg_lua_error(L, "NoMethodError", "%s.%s: no such %s", where, shown, kind);
+}
+
 MG_NORETURN static void
 unknown_error(lua_State *L, const struct mg_class *cls)
 {
     if (lua_type(L, 2) != LUA_TSTRING)
         mg_lua_error(L, "NoMethodError", "%s: no such field: a name is wanted, got %s", cls->name,
                      mg_type_name(L, 2));
-    size_t len, count = 0, n = 0;
-    const char *key = lua_tolstring(L, 2, &len);
-    char shown[KEY_SHOWN * 4 + 8];
-    name_shown(shown, key, len);
+    size_t count = 0, n = 0;
     for (const struct mg_attr *a = attr_first(cls); a; a = attr_next(cls, a))
         count++;
     for (const luaL_Reg *m = cls->methods; m && m->name; m++)
@@ -247,11 +260,7 @@ unknown_error(lua_State *L, const struct mg_class *cls)
         names[n++] = a->name;
     for (const luaL_Reg *m = cls->methods; m && m->name; m++)
         names[n++] = m->name;
-    const char *near = len <= KEY_SHOWN ? mg_str_nearest(key, names, n) : NULL;
-    if (near)
-        mg_lua_error(L, "NoMethodError", "%s.%s: no such field (did you mean %s?)", cls->name,
-                     shown, near);
-    mg_lua_error(L, "NoMethodError", "%s.%s: no such field", cls->name, shown);
+    name_error(L, cls->name, "field", names, n);
 }
 
 /* Pushes what the key at index 2 names: a row (light userdata), a method (function) or nil. */
@@ -443,4 +452,49 @@ mg_class_register(lua_State *L, const struct mg_class *cls)
         lua_setfield(L, -2, "__eq");
     }
     lua_pop(L, 1);
+}
+
+/* ---- tables of names ------------------------------------------------------------------------ */
+
+void
+mg_name_missing(lua_State *L, const char *where)
+{
+    size_t count = 0, n = 0;
+    if (lua_type(L, 2) != LUA_TSTRING)
+        mg_lua_error(L, "NoMethodError", "%s: no such name: a name is wanted, got %s", where,
+                     mg_type_name(L, 2));
+    for (lua_pushnil(L); lua_next(L, 1); lua_pop(L, 1))
+        count++;
+    const char **names = lua_newuserdatauv(L, (count + 1) * sizeof(*names), 0);
+    for (lua_pushnil(L); lua_next(L, 1) && n < count; lua_pop(L, 1))
+        if (lua_type(L, -2) == LUA_TSTRING)
+            names[n++] = lua_tostring(L, -2); /* the table keeps it */
+    name_error(L, where, "name", names, n);
+}
+
+static int
+names_index(lua_State *L)
+{
+    mg_name_missing(L, lua_tostring(L, lua_upvalueindex(1)));
+}
+
+void
+mg_names_close(lua_State *L, const char *where)
+{
+    int table = lua_gettop(L);
+    luaL_checkstack(L, 8, where);
+    if (lua_getmetatable(L, table))
+        return lua_settop(L, table);
+    for (lua_pushnil(L); lua_next(L, table); lua_settop(L, table + 1)) {
+        if (!lua_istable(L, -1))
+            continue;
+        const char *name = lua_pushfstring(L, "%s.%s", where, lua_tostring(L, table + 1));
+        lua_insert(L, -2);
+        mg_names_close(L, name);
+    }
+    lua_createtable(L, 0, 1);
+    lua_pushstring(L, where);
+    lua_pushcclosure(L, names_index, 1);
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, table);
 }

@@ -55,6 +55,13 @@ const char *mg_opt_string(lua_State *L, int arg, size_t *len); /* NULL for nil a
 /* A string without a NUL inside, as OpenSSL's char * functions need it. */
 const char *mg_check_text(lua_State *L, int arg);
 
+/* For the __index of a table of names: raises "where.VERIFY_PEERS: no such name (did you mean …?)". */
+MG_NORETURN void mg_name_missing(lua_State *L, const char *where);
+
+/* The table on top, and tables of names inside it, raise that for a name they do not have: a mistyped
+ * constant must not be nil. One with a metatable of its own is left alone. */
+void mg_names_close(lua_State *L, const char *where);
+
 /* "Certificate", "string", "no value": what errors call the value at idx. */
 const char *mg_type_name(lua_State *L, int idx);
 

@@ -38,6 +38,7 @@ module_fill(lua_State *L)
     lua_setfield(L, -2, "OPENSSL_VERSION_NUMBER");
     lua_pushliteral(L, MG_VERSION);
     lua_setfield(L, -2, "VERSION");
+    mg_names_close(L, "openssl");
     return 1;
 }
 

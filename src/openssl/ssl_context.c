@@ -446,7 +446,7 @@ context_missing(lua_State *L)
     if (lua_type(L, 2) == LUA_TSTRING && strcmp(lua_tostring(L, 2), "DEFAULT_CERT_STORE") == 0)
         mg_default_store_push(L);
     else
-        lua_pushnil(L);
+        mg_name_missing(L, "openssl.SSL.SSLContext");
     return 1;
 }
 

@@ -131,6 +131,39 @@ describe("the attribute dispatcher", function()
     end
 end)
 
+describe("the module's tables", function()
+    for path, wrong in pairs {
+        ["openssl"] = { SLL = "SSL" },
+        ["openssl.SSL"] = { VERIFY_PEERS = "VERIFY_PEER", TLS1_2_VERSIO = "TLS1_2_VERSION", SSLcontext = "SSLContext" },
+        ["openssl.SSL.SSLContext"] = { DEFAULT_PARAM = "DEFAULT_PARAMS", nwe = "new" },
+        ["openssl.X509"] = { V_FLAG_CRL_CHEK = "V_FLAG_CRL_CHECK", Stor = "Store" },
+        ["openssl.X509.Certificate"] = { loadfile = "load_file" },
+        ["openssl.PKey"] = { loadfile = "load_file" },
+        ["openssl.PKey.EC"] = { genrate = "generate" },
+    } do
+        it("know no other names: " .. path, function()
+            local where = fix.openssl
+            for part in path:gmatch("%.(%w+)") do
+                where = where[part]
+            end
+            for name, right in pairs(wrong) do
+                raises("NoMethodError", ("%s.%s: no such name (did you mean %s?)"):format(path, name, right),
+                    function() return where[name] end)
+                assert.is_not_nil(where[right])
+                assert.is_nil(rawget(where, name))
+            end
+            raises("NoMethodError", path .. ".xyzzy: no such name", function() return where.xyzzy end)
+            raises("NoMethodError", "a name is wanted", function() return where[1] end)
+        end)
+    end
+
+    it("keep what a script puts there", function()
+        fix.SSL.mine = 1
+        assert.equal(1, fix.SSL.mine)
+        fix.SSL.mine = nil
+    end)
+end)
+
 describe("an error value", function()
     local function error_of(fn)
         local ok, err = pcall(fn)
