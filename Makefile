@@ -152,10 +152,12 @@ layers: build ## check that every room knows only what lies below it
 # ---- the rest ------------------------------------------------------------------------------------
 .PHONY: install clean help
 PREFIX ?= /usr/local
-install: build ## install the binary, the Lua module and the annotations below PREFIX
+install: build ## install the binary, the Lua modules and the annotations below PREFIX
 	install -D -m 755 $(OUT)/moongate $(DESTDIR)$(PREFIX)/bin/moongate
-	install -D -m 644 $(OUT)/lua/moongate/openssl.so $(DESTDIR)$(PREFIX)/lib/lua/5.4/moongate/openssl.so
+	install -d $(DESTDIR)$(PREFIX)/lib/lua/5.4/moongate
+	install -m 644 $(OUT)/lua/moongate/*.so $(DESTDIR)$(PREFIX)/lib/lua/5.4/moongate
 	install -d $(DESTDIR)$(PREFIX)/share/lua/5.4/moongate/meta
+	install -m 644 lua/moongate/testing.lua $(DESTDIR)$(PREFIX)/share/lua/5.4/moongate
 	install -m 644 lua/moongate/meta/*.lua $(DESTDIR)$(PREFIX)/share/lua/5.4/moongate/meta
 
 clean: ## remove everything that was built

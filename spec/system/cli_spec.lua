@@ -21,7 +21,8 @@ describe("usage", function()
         it(("is shown by %s"):format(arguments[1]), function()
             local result = moongate(table.unpack(arguments))
             assert.equal(DONE, result.code)
-            for _, command in ipairs { "run", "check", "reload", "drain", "stop", "status", "version", "help" } do
+            for _, command in ipairs { "run", "check", "test", "reload", "drain", "stop", "status", "version",
+                "help" } do
                 assert.matches("\n  " .. command .. " ", result.out)
             end
             assert.is_nil(result.out:find("--worker", 1, true), "hidden commands are not for people")
@@ -29,7 +30,7 @@ describe("usage", function()
         end)
     end
 
-    for _, command in ipairs { "run", "check", "reload", "drain", "stop", "status", "version", "help" } do
+    for _, command in ipairs { "run", "check", "test", "reload", "drain", "stop", "status", "version", "help" } do
         it("of " .. command .. " is shown by help and by --help", function()
             local result = moongate("help", command)
             assert.equal(DONE, result.code)
@@ -74,6 +75,7 @@ describe("a mistake", function()
         ['--workers: expected a number from 1 to 256, got "0"'] = { "run", "x.lua", "--workers=0" },
         ['--log-level: expected debug, info, warn or error, got "loud"'] = { "run", "x.lua", "--log-level", "loud" },
         ['--log-format: expected text or json, got "xml"'] = { "run", "x.lua", "--log-format", "xml" },
+        ["unknown option --filter"] = { "test", "--filter=x" },
         ["which script?"] = { "run" },
         ["expected one script"] = { "check", "a.lua", "b.lua" },
         ["unknown option --json"] = { "reload", "--json" },

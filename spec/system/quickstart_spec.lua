@@ -109,9 +109,24 @@ describe("the example", function()
         end
     end)
 
+    describe_example("policy", function()
+        local doors = {}
+        for name, from in pairs { operators = "127.0.0.1:9000", h2 = "127.0.0.1:8082", http = "127.0.0.1:8081" } do
+            doors[from] = "127.0.0.1:" .. bench.exchange { listen = "127.0.0.1:0", bytes = #name,
+                finish_when = "eof" }.port
+        end
+        local port = example("policy", { replace = doors })
+        local function got(more)
+            more.connect, more.tls, more.cafile, more.servername = "127.0.0.1:" .. port, true, certs.ca.crt, "localhost"
+            return bench.exchange(more):finish().got
+        end
+        assert.same({ #"http", #"h2", #"operators" },
+            { got {}, got { alpn = "h2" }, got { cert = certs.client.crt, key = certs.client.key } })
+    end)
+
     it("that is not tried here does not exist", function()
         for _, name in ipairs(process.list("examples")) do
-            local example_name = name:match("^(.*)%.lua$")
+            local example_name = not name:match("_spec%.lua$") and name:match("^(.*)%.lua$")
             assert.is_true(not example_name or tried[example_name], name)
         end
     end)
