@@ -31,6 +31,9 @@ struct mg_openssl_hooks {
     int (*list_dir)(void *data, const char *path, struct mg_buf *out, struct mg_err *err);
     /* Called with the freshly generated key; may replace *key by a recorded one (frees the old). */
     int (*made_key)(void *data, EVP_PKEY **key, struct mg_err *err);
+    /* Called with a fresh signature, which of most algorithms is another one each time; may replace its
+     * bytes by recorded ones. */
+    int (*made_signature)(void *data, struct mg_buf *signature, struct mg_err *err);
     /* As lua_pcall(L, nargs, nresults, 0) with the callback budget; on failure the error's
      * text is on the stack, and the hook has logged it with its traceback. `what` is "alpn_select_cb" etc.; conn
      * is the connection that it is called for, or NULL. */

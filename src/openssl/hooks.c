@@ -64,6 +64,12 @@ key_keep(void *data MG_UNUSED, EVP_PKEY **key MG_UNUSED, struct mg_err *err MG_U
 }
 
 static int
+signature_keep(void *data MG_UNUSED, struct mg_buf *signature MG_UNUSED, struct mg_err *err MG_UNUSED)
+{
+    return 0;
+}
+
+static int
 traceback(lua_State *L)
 {
     const char *text = mg_lua_error_text(L, 1);
@@ -95,6 +101,7 @@ static const struct mg_openssl_hooks default_hooks = {
     .read_file = file_read,
     .list_dir = dir_list,
     .made_key = key_keep,
+    .made_signature = signature_keep,
     .call = call_protected,
     .push_conn = conn_push_nil,
 };
@@ -168,6 +175,8 @@ mg_openssl_set_hooks(lua_State *L, const struct mg_openssl_hooks *hooks)
         own->list_dir = dir_list;
     if (!own->made_key)
         own->made_key = key_keep;
+    if (!own->made_signature)
+        own->made_signature = signature_keep;
     if (!own->call)
         own->call = call_protected;
     if (!own->push_conn)

@@ -197,6 +197,9 @@ void mg_store_context_push(lua_State *L, X509_STORE_CTX *ctx);
 /* ---- pkey ----------------------------------------------------------------------------------- */
 
 EVP_PKEY *mg_pkey_test(lua_State *L, int idx);
+
+/* Pushes a box with the signature that this run of the script is to have instead of a fresh one. */
+struct mg_buf *mg_signature_push(lua_State *L, const void *fresh, size_t len);
 bool mg_pkey_has_private(const EVP_PKEY *key);
 
 /* Pushes the public half of key; `what` starts the PKeyError. */

@@ -553,6 +553,18 @@ md_ctx_push(lua_State *L)
     return box->ptr;
 }
 
+struct mg_buf *
+mg_signature_push(lua_State *L, const void *fresh, size_t len)
+{
+    const struct mg_openssl_hooks *hooks = mg_openssl_hooks(L);
+    struct mg_buf *signature = mg_box_push_buf(L);
+    struct mg_err err = {"out of memory"};
+    mg_buf_add(signature, fresh, len);
+    if (signature->failed || hooks->made_signature(hooks->data, signature, &err) < 0)
+        mg_lua_error(L, "PKeyError", "%s: %s", mg_function_name(L), err.text);
+    return signature;
+}
+
 /* sign(digest, data) -> signature */
 static int
 pkey_sign(lua_State *L)
@@ -570,7 +582,8 @@ pkey_sign(lua_State *L)
     unsigned char *sig = lua_newuserdatauv(L, sig_len > 0 ? sig_len : 1, 0);
     if (EVP_DigestSign(ctx, sig, &sig_len, data, len) != 1)
         mg_lua_openssl_error(L, "PKeyError", "PKey:sign: EVP_DigestSign");
-    lua_pushlstring(L, (const char *)sig, sig_len);
+    const struct mg_buf *signature = mg_signature_push(L, sig, sig_len);
+    lua_pushlstring(L, signature->data, signature->len);
     return 1;
 }
 

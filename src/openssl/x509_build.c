@@ -174,6 +174,12 @@ mg_x509_sign(lua_State *L)
     ERR_clear_error();
     if (X509_sign(x509, key, digest) == 0)
         mg_lua_openssl_error(L, "CertificateError", "X509_sign");
+    const ASN1_BIT_STRING *fresh;
+    X509_get0_signature(&fresh, NULL, x509);
+    const struct mg_buf *signature =
+        mg_signature_push(L, ASN1_STRING_get0_data(fresh), (size_t)ASN1_STRING_length(fresh));
+    if (ASN1_STRING_set((ASN1_STRING *)(uintptr_t)fresh, signature->data, (int)signature->len) != 1)
+        mg_lua_openssl_error(L, "CertificateError", "ASN1_STRING_set");
     lua_settop(L, 1);
     return 1;
 }

@@ -27,6 +27,14 @@ on_made_key(void *data, EVP_PKEY **key, struct mg_err *err)
     return mg_world_made_key(&s->world, key, err);
 }
 
+static int
+on_made_signature(void *data, struct mg_buf *signature, struct mg_err *err)
+{
+    struct mg_script *s = data;
+
+    return mg_world_made_signature(&s->world, signature, err);
+}
+
 static void
 on_script_digest(void *data, unsigned char out[32])
 {
@@ -81,6 +89,7 @@ mg_hooks_open(lua_State *L)
         .read_file = on_read_file,
         .list_dir = on_list_dir,
         .made_key = on_made_key,
+        .made_signature = on_made_signature,
         .call = on_call,
         .push_conn = on_push_conn,
         .script_digest = on_script_digest,

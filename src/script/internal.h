@@ -44,8 +44,8 @@ struct mg_world {
     char *dir;                          /* absolute directory of the script; owned */
     struct mg_fact *first, **last;      /* owned, in the order of asking */
     struct mg_fact *buckets[1024];
-    unsigned long times, keys, commands; /* how many were asked for so far */
-    unsigned char digest[32];            /* over the script and all that it has read, in order */
+    unsigned long times, keys, signatures, commands; /* how many were asked for so far */
+    unsigned char digest[32]; /* over the script and all that it has read, in order */
 };
 
 /* snapshot NULL = record. */
@@ -83,8 +83,9 @@ int mg_world_seed(struct mg_world *w, unsigned char out[16], struct mg_err *err)
 /* The addresses of a name to listen on, each with a NUL. */
 int mg_world_lookup(struct mg_world *w, const char *host, struct mg_buf *out, struct mg_err *err);
 
-/* Of struct mg_openssl_hooks: a generated key is recorded, or replaced by the recorded one. */
+/* Of struct mg_openssl_hooks: what is made by chance is recorded, or replaced by what was. */
 int mg_world_made_key(struct mg_world *w, EVP_PKEY **key, struct mg_err *err);
+int mg_world_made_signature(struct mg_world *w, struct mg_buf *signature, struct mg_err *err);
 
 /* ---- files ---------------------------------------------------------------------------------- */
 

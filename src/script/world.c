@@ -325,3 +325,24 @@ mg_world_made_key(struct mg_world *w, EVP_PKEY **key, struct mg_err *err)
     OPENSSL_clear_free(der, (size_t)len);
     return status;
 }
+
+int
+mg_world_made_signature(struct mg_world *w, struct mg_buf *signature, struct mg_err *err)
+{
+    struct mg_span value;
+    char name[24];
+    int known;
+
+    if (w->mode == MG_WORLD_LIVE)
+        return 0;
+    known = numbered_find(w, MG_RECORD_SIGNATURE, &w->signatures, name, &value, err);
+    if (known < 0)
+        return -1;
+    if (known == 0)
+        return mg_world_add(w, MG_RECORD_SIGNATURE, name, signature->data, signature->len, err);
+    signature->len = 0;
+    mg_buf_add(signature, value.data, value.len);
+    if (signature->failed)
+        mg_err_setx(err, "out of memory");
+    return signature->failed ? -1 : 0;
+}

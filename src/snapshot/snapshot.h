@@ -37,6 +37,7 @@ enum mg_record {
         15, /* key = "", value = the script's path as the user gave it: what errors call it */
     MG_RECORD_LOOKUP =
         16, /* key = host of a listen address, value = its addresses, each with a NUL */
+    MG_RECORD_SIGNATURE = 17, /* key = ordinal, value = the n-th signature that was made */
 };
 
 /* ---- watch ---------------------------------------------------------------------------------- */

@@ -32,8 +32,6 @@ describe("a replayed script", function()
                 moongate.listen { name = key, address = "127.0.0.1:" .. (PORT + string.byte(key)),
                     backend = moongate.echo() }
             end
-            local text = table.concat(parts, "\n")
-            moongate.listen { address = "127.0.0.1:PORT", backend = moongate.reply(text) }
             local key = openssl.PKey.EC.generate("prime256v1")
             local cert = openssl.X509.Certificate.new()
             cert.version, cert.serial, cert.subject, cert.issuer = 2, "01", "/CN=made", "/CN=made"
@@ -41,6 +39,10 @@ describe("a replayed script", function()
             cert:sign(key, "SHA256")
             local ctx = openssl.SSL.SSLContext.new()
             ctx:add_certificate(cert, key)
+            ctx.cert_store = openssl.X509.Store.new():add_cert(cert)
+            ctx.client_ca, ctx.verify_mode = cert, openssl.SSL.VERIFY_PEER
+            parts[#parts + 1] = key:sign("SHA256", "text") .. cert:to_pem()
+            moongate.listen { address = "127.0.0.1:PORT", backend = moongate.reply(table.concat(parts, "\n")) }
             moongate.listen { name = "tls", address = "unix:@spec-PORT", tls = ctx, backend = moongate.echo() }
         ]]):gsub("PORT", tostring(bench.port())))
         local port = tonumber(bench.read(bench.path("modules/moongate.lua")):match('"127.0.0.1:(%d+)"'))
@@ -54,7 +56,7 @@ describe("a replayed script", function()
         assert.is_nil(next(answers, text), "workers differ")
         assert.matches("^42\nrecorded\nnil\noutside\n%d+\n", text)
         assert.matches("PRIVATE KEY", text)
-        assert.matches("\naa\nbb\ncc\nx\ny\nz\na\nb\nc$", text)
+        assert.matches("\naa\nbb\ncc\nx\ny\nz\na\nb\nc\n", text)
 
         -- A worker that comes later has the same answers, though the files are gone.
         bench.must { "rm", "-r", bench.path("modules") }
