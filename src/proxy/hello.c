@@ -113,6 +113,7 @@ decide(struct mg_session *s, const struct mg_hello *hello)
         mg_session_close(s, "down: no TLS", err.text);
         return false;
     }
+    s->down.tls.scope = s->listener->name;
     s->down.deciding = false;
     mg_free(s->servername);
     s->servername = NULL;

@@ -500,6 +500,7 @@ tls_begin(struct mg_session *s)
             mg_session_close(s, "down: no TLS", err.text);
             return;
         }
+        s->down.tls.scope = s->listener->name;
     }
     s->down.stream.read_max = MG_HANDSHAKE_READ;
     mg_session_arm(s);
