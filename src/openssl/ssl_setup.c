@@ -354,6 +354,7 @@ hash_verification(EVP_MD_CTX *md, lua_State *L, int idx, SSL_CTX *ctx)
     int mode = SSL_CTX_get_verify_mode(ctx);
     if (hash_number(md, mode) < 0 || hash_number(md, SSL_CTX_get_verify_depth(ctx)) < 0 ||
         hash_number(md, (int64_t)X509_VERIFY_PARAM_get_flags(param)) < 0 ||
+        hash_number(md, (int64_t)X509_VERIFY_PARAM_get_time(param)) < 0 ||
         hash_number(md, purpose) < 0 || hash_number(md, trust) < 0 ||
         hash_number(md, flag_value(L, idx, "verify_hostname")) < 0 ||
         hash_number(md, callback) < 0 || hash_bytes(md, script, sizeof(script)) < 0 ||

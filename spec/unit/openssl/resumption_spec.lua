@@ -47,6 +47,16 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
             end)
         end
 
+        it("does not happen under another time of verification", function()
+            local store = fix.store()
+            store.time = os.time() - 60
+            assert.is_false(resumed(server(), client(only(version)), client(only(version, { cert_store = store }))))
+            local other = fix.store()
+            other.time = os.time() - 30
+            assert.is_false(resumed(server(), client(only(version, { cert_store = store })),
+                client(only(version, { cert_store = other }))))
+        end)
+
         it("does not outlast the certificate of either end", function()
             local ending = os.time() + 2
             local cases = {}
