@@ -115,6 +115,26 @@ describe("addresses", function()
         assert.is_true(echoes(first))
     end)
 
+    it("belong to it from the moment they are bound, unix sockets too", function()
+        local path = bench.path("bound.sock")
+        for _ = 1, 2 do -- the second one waits until the addresses of before are given up
+            web:reload(listeners("'127.0.0.1:$first'"))
+        end
+        local worker = web:wait_workers(1)[1]
+        process.kill(worker, signals.STOP) -- so that the reload gets no further than binding
+        web:write_script(listeners("'127.0.0.1:$first'", "'unix:" .. path .. "'"))
+        local reload = bench.start { bench.moongate, "reload", "--control", web.control }
+        bench.wait("the socket file", function() return bench.exists(path) end)
+        local result = proxy.refused { log_format = "text", script = listeners("'unix:" .. path .. "'") }
+        process.kill(worker, signals.CONT)
+        local _, code = reload:wait()
+        assert.equal(0, code)
+        assert.equal(1, result.code)
+        assert.matches("Address already in use", result.log:match("([^\n]*)\n*$"), 1, true)
+        assert.equal(1000, bench.exchange({ connect = "unix:" .. path, bytes = 1000 }):finish().got)
+        web:reload(listeners("'127.0.0.1:$first'"))
+    end)
+
     it("so does the control socket", function()
         local result = bench.run { bench.moongate, "run", web.script, "--control", web.control }
         assert.equal(1, result.code)

@@ -70,7 +70,9 @@ unix_bind(struct mg_socket *socket, const struct mg_endpoint *ep, struct mg_err 
     int result = bind(socket->fd, &ep->addr.u.sa, ep->addr.len);
     umask(mask);
     struct stat st;
-    if (result != 0) {
+    /* One that does not listen would look stale to another moongate; with this backlog whoever connects
+     * before the commit waits, and is refused if there is none. */
+    if (result != 0 || listen(socket->fd, 0) != 0) {
         mg_err_set(err, "listen: %s", socket->address);
         return -1;
     }
