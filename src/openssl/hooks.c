@@ -192,5 +192,8 @@ mg_openssl_hooks(lua_State *L)
 struct mg_lua_link *
 mg_lua_link(lua_State *L)
 {
-    return state_need(L)->link;
+    struct mg_lua_link *link = state_need(L)->link;
+    if (!link) /* a finalizer that lua_close runs late */
+        mg_lua_error(L, "RuntimeError", "moongate.openssl: the Lua state is being closed");
+    return link;
 }

@@ -8,7 +8,8 @@
  * back at the next instruction and raises again, in whichever coroutine the script is then – every
  * coroutine that is resumed gets the hook with the same deadline. What no hook reaches (pattern
  * matching, finalizers) is the watchdog's business; mg_script_set_current tells it what was
- * running.
+ * running. At the end of a state, where finalizers could keep the process that frees it, the script's
+ * are not run: whatever needs freeing has one of ours.
  */
 #include "script/internal.h"
 
@@ -352,9 +353,75 @@ base_xpcall(lua_State *L)
     return lua_gettop(L);
 }
 
+/* ---- finalizers ----------------------------------------------------------------------------- */
+
+/* Registry name of the weak set of metatables by which the script asked for finalizers. */
+#define FINALIZERS "moongate.finalizers"
+
+/* As Lua's own, keeping account of __gc. */
+static int
+base_setmetatable(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TTABLE);
+    if (!lua_isnil(L, 2) && !lua_istable(L, 2))
+        return luaL_typeerror(L, 2, "nil or table");
+    if (luaL_getmetafield(L, 1, "__metatable") != LUA_TNIL)
+        return luaL_error(L, "cannot change a protected metatable");
+    lua_settop(L, 2);
+    if (lua_istable(L, 2)) {
+        lua_pushliteral(L, "__gc");
+        if (lua_rawget(L, 2) != LUA_TNIL) {
+            lua_pushvalue(L, 2);
+            lua_pushboolean(L, true);
+            lua_rawset(L, lua_upvalueindex(1));
+        }
+        lua_settop(L, 2);
+    }
+    lua_setmetatable(L, 1);
+    return 1;
+}
+
+static int
+finalizers_drop(lua_State *L)
+{
+    lua_settop(L, 0);
+    lua_getfield(L, LUA_REGISTRYINDEX, FINALIZERS);
+    for (lua_pushnil(L); lua_istable(L, 1) && lua_next(L, 1) != 0; lua_pop(L, 1)) {
+        lua_pushliteral(L, "__gc");
+        lua_pushnil(L);
+        lua_rawset(L, 2);
+    }
+    return 0;
+}
+
+void
+mg_guard_close(lua_State *L)
+{
+    if (!lua_checkstack(L, 2))
+        return;
+    lua_gc(L, LUA_GCSTOP);
+    lua_pushcfunction(L, finalizers_drop);
+    lua_pcall(L, 0, 0, 0);
+}
+
+static void
+finalizers_open(lua_State *L)
+{
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "k");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, LUA_REGISTRYINDEX, FINALIZERS);
+    lua_pushcclosure(L, base_setmetatable, 1);
+    lua_setglobal(L, "setmetatable");
+}
+
 void
 mg_guard_open(lua_State *L)
 {
+    finalizers_open(L);
     lua_getglobal(L, "xpcall");
     lua_pushcclosure(L, base_xpcall, 1);
     lua_setglobal(L, "xpcall");

@@ -117,9 +117,11 @@ struct mg_budget {
 int mg_guard_call(struct mg_script *s, lua_State *L, int nargs, int nresults, const char *what,
                   const char *listener);
 
-/* The coroutine functions that carry the budget along; replaces create's relatives in the table at
- * -1. */
+/* The functions through which a script could slip out of the budget: coroutines, xpcall, finalizers. */
 void mg_guard_open(lua_State *L);
+
+/* Before lua_close: the script's finalizers are not run any more. */
+void mg_guard_close(lua_State *L);
 
 /* Pushes "script.lua:12: " for the innermost function of the script on the stack, or "". */
 void mg_script_where(lua_State *L);

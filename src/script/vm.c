@@ -302,10 +302,12 @@ mg_script_delete(struct mg_script *s)
 {
     if (s == NULL)
         return;
-    if (s->L != NULL && s->is_guest)
+    if (s->L != NULL && s->is_guest) {
         guest_leave(s);
-    else if (s->L != NULL)
-        lua_close(s->L); /* finalizers may still ask for the script */
+    } else if (s->L != NULL) {
+        mg_guard_close(s->L);
+        lua_close(s->L); /* our finalizers may still ask for the script */
+    }
     mg_world_fini(&s->world);
     mg_settings_fini(&s->settings);
     mg_free(s->name);
