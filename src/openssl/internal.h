@@ -148,6 +148,7 @@ struct mg_store {
     X509_STORE *store;
     int purpose, trust; /* as assigned: OpenSSL 3.0 has no readers */
     int error;          /* of the last verify */
+    bool frozen;        /* a frozen context verifies with it */
 };
 struct mg_store_context {
     X509_STORE_CTX *ctx; /* borrowed: closed when the callback returns */

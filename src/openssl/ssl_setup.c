@@ -115,7 +115,7 @@ store_copy(lua_State *L, X509_STORE *to, X509_STORE *from)
 }
 
 /*
- * cert_store is shared, not copied: what is added to it later counts. Together with ca_file or
+ * cert_store is shared, not copied, and frozen with the context. Together with ca_file or
  * ca_path the context gets a store of its own, because a file that one context trusts must not
  * become trusted by all that share the store (as it does in Ruby).
  */
@@ -424,6 +424,10 @@ context_apply(lua_State *L, int idx, struct mg_ssl_context *self)
     plan_build(L, idx, &plan);
     plan_apply(L, self->ctx, &plan);
     policy_bind(L, idx, self);
+    mg_ssl_context_value(L, idx, "cert_store");
+    struct mg_store *store = mg_class_test(L, -1, &mg_store_class);
+    if (store)
+        store->frozen = true;
     lua_settop(L, top);
     self->frozen = true;
 }

@@ -20,6 +20,22 @@ self_store(lua_State *L)
     return mg_class_check(L, 1, &mg_store_class);
 }
 
+/* A context that is set up, and sessions made under it, rely on what its store trusts. */
+static struct mg_store *
+self_writable(lua_State *L)
+{
+    struct mg_store *self = self_store(L);
+    if (self->frozen)
+        mg_lua_error(L, "FrozenError", "%s: can't modify frozen Store", mg_function_name(L));
+    return self;
+}
+
+static bool
+store_is_frozen(const void *self)
+{
+    return ((const struct mg_store *)self)->frozen;
+}
+
 static int
 store_gc(lua_State *L)
 {
@@ -191,7 +207,7 @@ mg_default_store_push(lua_State *L)
 static int
 store_add_cert(lua_State *L)
 {
-    const struct mg_store *self = self_store(L);
+    const struct mg_store *self = self_writable(L);
     mg_check_count(L, 1, 1);
     mg_class_check(L, 2, &mg_certificate_class);
     if (X509_STORE_add_cert(self->store, mg_x509_share(L, 2)) != 1)
@@ -203,7 +219,7 @@ store_add_cert(lua_State *L)
 static int
 store_add_crl(lua_State *L)
 {
-    const struct mg_store *self = self_store(L);
+    const struct mg_store *self = self_writable(L);
     mg_check_count(L, 1, 1);
     const struct mg_crl *crl = mg_class_check(L, 2, &mg_crl_class);
     if (X509_STORE_add_crl(self->store, crl->crl) != 1)
@@ -215,7 +231,7 @@ store_add_crl(lua_State *L)
 static int
 store_add_file(lua_State *L)
 {
-    const struct mg_store *self = self_store(L);
+    const struct mg_store *self = self_writable(L);
     mg_check_count(L, 1, 1);
     mg_store_load_file(L, self->store, "StoreError", mg_function_name(L), mg_check_text(L, 2));
     lua_settop(L, 1);
@@ -225,7 +241,7 @@ store_add_file(lua_State *L)
 static int
 store_add_path(lua_State *L)
 {
-    const struct mg_store *self = self_store(L);
+    const struct mg_store *self = self_writable(L);
     mg_check_count(L, 1, 1);
     mg_store_load_dir(L, self->store, mg_check_text(L, 2));
     lua_settop(L, 1);
@@ -235,7 +251,7 @@ store_add_path(lua_State *L)
 static int
 store_set_default_paths(lua_State *L)
 {
-    const struct mg_store *self = self_store(L);
+    const struct mg_store *self = self_writable(L);
     mg_check_count(L, 0, 0);
     store_load_defaults(L, self->store);
     return 0;
@@ -245,7 +261,7 @@ store_set_default_paths(lua_State *L)
 static int
 store_clear_flags(lua_State *L)
 {
-    const struct mg_store *self = self_store(L);
+    const struct mg_store *self = self_writable(L);
     X509_VERIFY_PARAM *param = X509_STORE_get0_param(self->store);
     mg_check_count(L, 0, 1);
     unsigned long bits = lua_isnoneornil(L, 2) ? X509_VERIFY_PARAM_get_flags(param)
@@ -444,6 +460,7 @@ const struct mg_class mg_store_class = {
     .metatable = "moongate.X509.Store",
     .attrs = store_attrs,
     .methods = store_methods,
+    .is_frozen = store_is_frozen,
     .gc = store_gc,
     .user_values = 1,
 };

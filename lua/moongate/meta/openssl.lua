@@ -178,7 +178,7 @@ function SSLContextClass.new(version) end
 ---@field client_ca? moongate.openssl.Certificate|moongate.openssl.Certificate[] whose names a server sends to clients
 ---@field ca_file? string PEM; read at setup
 ---@field ca_path? string a directory with hash names; read whole at setup
----@field cert_store? moongate.openssl.Store
+---@field cert_store? moongate.openssl.Store is frozen with the context
 ---@field verify_mode? integer VERIFY_* flags (VERIFY_NONE); nil lets a backend verify by default
 ---@field verify_depth? integer
 ---@field verify_hostname? boolean client: the server's name must match (false)

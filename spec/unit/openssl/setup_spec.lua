@@ -65,6 +65,25 @@ describe("SSLContext:setup", function()
         assert.equal(1, #hs.client.client_ca)
     end)
 
+    it("freezes the store that it verifies with", function()
+        local store = fix.store()
+        ctx.cert_store = store
+        store:add_cert(fix.cert "other_ca")
+        ctx:setup()
+        local file = files:write("ca.pem", fix.cert("ca"):to_pem())
+        for method, arguments in pairs {
+            add_cert = { fix.cert "ca" }, add_file = { file }, add_path = { files.path }, set_default_paths = {},
+            clear_flags = { X509.V_FLAG_X509_STRICT },
+        } do
+            raises("FrozenError", "Store:" .. method .. ": can't modify frozen Store", store[method], store,
+                table.unpack(arguments))
+        end
+        for name, value in pairs { flags = 0, purpose = X509.PURPOSE_ANY, trust = 0, time = 0 } do
+            raises("FrozenError", "Store." .. name .. ": can't modify frozen Store", fix.assign, store, name, value)
+        end
+        assert.is_true(store:verify(fix.cert "ec"))
+    end)
+
     it("looks again at lists that were changed after their assignment", function()
         local protocols, chain = { "h2" }, { fix.cert "ca" }
         ctx.alpn_protocols, ctx.extra_chain_cert = protocols, chain
@@ -127,13 +146,12 @@ describe("SSLContext:setup", function()
         assert.is_false(fix.handshake(fix.server(), fix.client { cert_store = store }).ok)
     end)
 
-    it("sees what is added to the cert_store later", function()
+    it("sees what is added to the cert_store before, and shares it with others", function()
         local store = X509.Store.new()
-        local client = fix.client { cert_store = store }
-        client:setup()
-        assert.is_false(fix.handshake(fix.server(), client).ok)
+        local first, second = fix.client { cert_store = store }, fix.client { cert_store = store }
         store:add_cert(fix.cert "ca")
-        assert.is_true(fix.handshake(fix.server(), client).ok)
+        assert.is_true(fix.handshake(fix.server(), first).ok)
+        assert.is_true(fix.handshake(fix.server(), second).ok)
     end)
 
     it("does not collect what a context needs", function()
