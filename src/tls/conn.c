@@ -139,12 +139,22 @@ mg_tls_conn_fail(struct mg_tls_conn *conn, const char *text)
 
 /* ---- the name of the server ------------------------------------------------------------------ */
 
+/* Whether name is an IP literal. Of one with a zone ("fe80::1%eth0") the zone is cut off: it is this
+ * machine's business, no certificate has it. */
 static bool
-name_is_ip(const char *name)
+name_is_ip(char *name)
 {
     unsigned char addr[sizeof(struct in6_addr)];
+    char *zone = strchr(name, '%');
+    bool is_ip;
 
-    return inet_pton(AF_INET, name, addr) == 1 || inet_pton(AF_INET6, name, addr) == 1;
+    if (zone != NULL)
+        *zone = '\0';
+    is_ip = inet_pton(AF_INET6, name, addr) == 1 ||
+            (zone == NULL && inet_pton(AF_INET, name, addr) == 1);
+    if (zone != NULL && !is_ip)
+        *zone = '%';
+    return is_ip;
 }
 
 static int

@@ -174,6 +174,21 @@ for version, version_name in pairs(versions) do
             end)
         end)
 
+        it("verifies an address with a zone without it, and sends no name", function()
+            local ctx = SSLContext.new()
+            ctx:add_certificate(fix.certificate {
+                subject = "/CN=link-local", key = fix.key "ec", issuer = fix.cert "ca", issuer_key = fix.key "ca",
+                names = "IP:fe80::1,DNS:10.0.0.1",
+            }, fix.key "ec")
+            for name, accepted in pairs {
+                ["fe80::1%eth0"] = true, ["fe80::1%"] = true, ["fe80::2%eth0"] = false, ["10.0.0.1%eth0"] = false,
+            } do
+                local hs = handshake(ctx, client(only(version)), { servername = name })
+                assert.equal(accepted, hs.ok, name)
+                assert.equal(name:find("^10") and name or nil, hs.server.servername)
+            end
+        end)
+
         -- ---- verify_callback ---------------------------------------------------------------------
 
         describe("with a verify_callback", function()
