@@ -136,7 +136,7 @@ gcstress: ## the specs with Lua's collector at pause 0
 # ---- what reads the code -------------------------------------------------------------------------
 .PHONY: lint format layers
 C_FILES   := $(sort $(wildcard src/*/*.[ch] spec/c/*.[ch] spec/support/*.[ch] spec/system/support/*.[ch]))
-LUA_FILES := lua examples spec
+LUA_FILES := lua examples spec .ci/reference .ci/annotations.lua .ci/layers
 lint: $(OBJ) ## formatting, clang-tidy, luacheck, and a build with clang
 	clang-format --style=file:src/.clang-format --dry-run --Werror $(C_FILES)
 	@printf '%s\n' $(SRC) | xargs -P 2 -I FILE clang-tidy --quiet --config-file=src/.clang-tidy FILE -- -std=gnu11 -iquote src $(PKG_CFLAGS)
@@ -148,6 +148,16 @@ format: ## rewrite the C files in the project's format
 
 layers: build ## check that every room knows only what lies below it
 	@.ci/layers $(OUT)/obj
+
+# ---- what people read ----------------------------------------------------------------------------
+.PHONY: reference
+reference: $(B)/reference.html $(B)/reference.md ## every name of the API on one page: build/reference.html
+	@echo "$<"
+$(B)/reference.html: format := html
+$(B)/reference.md: format := markdown
+$(B)/reference.html $(B)/reference.md: .ci/reference .ci/annotations.lua $(wildcard lua/moongate/meta/*.lua) $(SRC)
+	@mkdir -p $(@D)
+	.ci/reference $(format) >$@
 
 # ---- the rest ------------------------------------------------------------------------------------
 .PHONY: install clean help

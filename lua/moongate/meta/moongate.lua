@@ -1,32 +1,35 @@
 ---@meta moongate
 
---- The functions of `require "moongate"`, for editors that read LuaCATS annotations. Never loaded.
+--- What a script calls: `require "moongate"`. For editors that read LuaCATS annotations; never loaded.
+---@class moongate
+---@field _VERSION string of the running moongate
 local moongate = {}
-
---- The version of the running moongate.
----@type string
-moongate._VERSION = ""
 
 --- `"host:port"`, `"[::1]:port"` or `"unix:/path"`.
 ---@alias moongate.Address string
 
+--- Where a connection goes.
 ---@alias moongate.Target moongate.Address|moongate.Backend
 
+--- Decides for one connection: a target, or nil and the reason, which is logged and counted.
+---@alias moongate.Route fun(conn: moongate.Conn): moongate.Target?, string?
+
+--- Options of `moongate.settings`. Times are in seconds.
 ---@class moongate.Settings
 ---@field workers? integer number of worker processes; default: the usable CPUs
----@field user? string who the workers become after a start as root
----@field group? string
+---@field user? string who the workers become after a start as root; default: who started moongate
+---@field group? string default: the user's
 ---@field drain_timeout? number|false seconds that `stop` waits for connections (30); false = for ever
 ---@field drain_delay? number seconds between not being ready and no longer accepting (0)
 ---@field watchdog? number seconds without a heartbeat until a worker is replaced (5)
 ---@field reload_timeout? number seconds until a silent worker fails a reload (60)
----@field generation_timeout? number|false seconds until connections of an old generation are closed (false = never)
+---@field generation_timeout? number|false seconds until a generation's last connections are closed (false)
 ---@field log? string a path, "stderr" or "syslog" ("stderr")
----@field log_format? "text"|"json"
----@field log_level? "debug"|"info"|"warn"|"error"
----@field access_log? string|false a path, "stderr" or false: one per connection
+---@field log_format? "text"|"json" default: the command line's, else "text"
+---@field log_level? "debug"|"info"|"warn"|"error" default: the command line's, else "info"
+---@field access_log? string|false a path or "stderr" for one record per connection; default: none
 ---@field callback_budget? number seconds of CPU time for one callback (0.1)
----@field ticket_secret? string|string[] 32 or more bytes, or { current, previous }
+---@field ticket_secret? string|string[] 32 or more bytes, or { current, previous }; default: drawn at the start
 ---@field ticket_rotation? integer seconds for which a ticket key encrypts (3600)
 ---@field hello_ring? integer recent ClientHellos kept per worker (1000)
 ---@field refuse_reload_above? number|false share of the ring that may newly fail (false)
@@ -35,12 +38,13 @@ moongate._VERSION = ""
 ---@param options moongate.Settings
 function moongate.settings(options) end
 
+--- Options of `moongate.listen`. Times are in seconds; `false` switches one off.
 ---@class moongate.ListenOptions
 ---@field address moongate.Address|moongate.Address[] also "*:port" for IPv4 and IPv6
 ---@field name? string for logs and reports; default: the first address
----@field tls? SSLContext terminate TLS with it; nil = plain TCP
----@field backend moongate.Target|fun(conn: moongate.Conn): moongate.Target?, string?
----@field max_connections? integer over all workers; more wait in the accept queue
+---@field tls? moongate.openssl.SSLContext terminate TLS with it; nil = plain TCP
+---@field backend moongate.Target|moongate.Route where connections go
+---@field max_connections? integer over all workers; more wait in the accept queue; default: no limit
 ---@field handshake_timeout? number|false seconds from accept to a finished handshake (10)
 ---@field idle_timeout? number|false seconds without a byte in either direction (600)
 ---@field max_lifetime? number|false seconds (false)
@@ -49,12 +53,13 @@ function moongate.settings(options) end
 ---@field tcp_nodelay? boolean (true)
 ---@field tcp_keepalive? number|false seconds (60)
 
+--- What `moongate.listen` returns: its options as fields, which may be assigned until the script has returned.
 ---@class moongate.Listener
----@field address moongate.Address[]
----@field name string
----@field tls SSLContext?
----@field backend moongate.Backend|function
----@field max_connections integer?
+---@field address moongate.Address[] (read-only) names looked up
+---@field name string (read-only)
+---@field tls? moongate.openssl.SSLContext
+---@field backend moongate.Backend|moongate.Route
+---@field max_connections? integer
 ---@field handshake_timeout number|false
 ---@field idle_timeout number|false
 ---@field max_lifetime number|false
@@ -62,34 +67,37 @@ function moongate.settings(options) end
 ---@field backlog integer
 ---@field tcp_nodelay boolean
 ---@field tcp_keepalive number|false
----@field frozen boolean true once the script has returned
+---@field frozen boolean (read-only) true once the script has returned
 
 --- Accepts connections.
 ---@param options moongate.ListenOptions
 ---@return moongate.Listener
 function moongate.listen(options) end
 
+--- An address in a list.
 ---@class moongate.BackendAddress
 ---@field address moongate.Address
 
+--- Options of `moongate.backend`. Times are in seconds.
 ---@class moongate.BackendOptions
 ---@field address moongate.Address|moongate.BackendAddress|(moongate.Address|moongate.BackendAddress)[]
 ---@field name? string default: the first address
----@field tls? SSLContext|boolean originate TLS; true = verify with the default CAs
+---@field tls? moongate.openssl.SSLContext|boolean originate TLS; true = verify with the default CAs
 ---@field servername? string|fun(conn: moongate.Conn): string name to send and verify; default: the host
----@field balance? "random_two"|"round_robin"
+---@field balance? "random_two"|"round_robin" of two drawn at random the less busy one, or in turn ("random_two")
 ---@field connect_timeout? number seconds per address (5)
 ---@field resolve_interval? number seconds between look-ups of a name (30)
 
+--- What `moongate.backend` returns: its options as fields, which may be assigned until the script has returned.
 ---@class moongate.Backend
----@field address moongate.Address[]?
----@field name string
----@field tls SSLContext?
----@field servername (string|function)?
----@field balance string?
----@field connect_timeout number?
----@field resolve_interval number?
----@field frozen boolean true once the script has returned
+---@field address? moongate.Address[] (read-only)
+---@field name string (read-only)
+---@field tls? moongate.openssl.SSLContext
+---@field servername? string|fun(conn: moongate.Conn): string
+---@field balance? string
+---@field connect_timeout? number
+---@field resolve_interval? number
+---@field frozen boolean (read-only) true once the script has returned
 
 --- A server, or several that do the same, to connect to.
 ---@param options moongate.BackendOptions
@@ -116,33 +124,34 @@ function moongate.command(argv) end
 ---@field id integer
 ---@field listener string
 ---@field generation integer
----@field remote_ip string? nil on a unix socket
----@field remote_port integer?
----@field local_ip string?
----@field local_port integer?
----@field socket_ip string? the TCP peer itself
----@field socket_port integer?
----@field ssl_version string?
----@field cipher { [1]: string, [2]: string, [3]: integer, [4]: integer }? name, version, bits, alg_bits
----@field alpn_protocol string?
----@field servername string?
----@field cert Certificate?
----@field peer_cert Certificate?
----@field peer_cert_chain Certificate[]?
----@field verify_result integer?
----@field session Session?
----@field session_reused boolean?
----@field tmp_key PKey?
----@field sigalg string?
----@field peer_sigalg string?
----@field group string?
----@field state string?
----@field pending integer?
----@field finished_message string?
----@field peer_finished_message string?
----@field client_ca string[]?
+---@field remote_ip? string nil on a unix socket
+---@field remote_port? integer
+---@field local_ip? string
+---@field local_port? integer
+---@field socket_ip? string the TCP peer itself
+---@field socket_port? integer
+---@field ssl_version? string
+---@field cipher? moongate.openssl.Cipher
+---@field alpn_protocol? string
+---@field servername? string
+---@field cert? moongate.openssl.Certificate
+---@field peer_cert? moongate.openssl.Certificate
+---@field peer_cert_chain? moongate.openssl.Certificate[]
+---@field verify_result? integer
+---@field session? moongate.openssl.Session
+---@field session_reused? boolean
+---@field tmp_key? moongate.openssl.PKey
+---@field sigalg? string
+---@field peer_sigalg? string
+---@field group? string
+---@field state? string
+---@field pending? integer
+---@field finished_message? string
+---@field peer_finished_message? string
+---@field client_ca? moongate.openssl.Name[]
 local Conn = {}
 
+--- Keying material of the connection (RFC 5705).
 ---@param label string
 ---@param length integer
 ---@param context? string
