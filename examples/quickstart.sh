@@ -36,6 +36,13 @@ if ! current; then
     issue ecdsa
 fi
 
+# As root, moongate runs root's scripts only; a checkout may belong to somebody else.
+script=$examples/quickstart.lua
+if [ "$(id -u)" = 0 ] && [ "$(stat -c %u "$script")" != 0 ]; then
+    cp "$script" "$dir/quickstart.lua"
+    script=$dir/quickstart.lua
+fi
+
 cat <<END
 
 moongate answers on https://localhost:8443. In another terminal, try:
@@ -44,7 +51,7 @@ moongate answers on https://localhost:8443. In another terminal, try:
   openssl s_client -connect localhost:8443 -CAfile $dir/ca.crt -sigalgs ECDSA+SHA256 -brief </dev/null
   openssl s_client -connect localhost:8443 -CAfile $dir/ca.crt -sigalgs RSA-PSS+SHA256 -brief </dev/null
 
-Edit $examples/quickstart.lua: the change takes effect when you save (--watch), or by hand:
+Edit $script: the change takes effect when you save (--watch), or by hand:
 
   $out/moongate reload --control $control
   $out/moongate status --control $control
@@ -54,4 +61,4 @@ Ctrl-C ends it.
 END
 MOONGATE_QUICKSTART=$(cd "$dir" && pwd)
 export MOONGATE_QUICKSTART
-exec "$out/moongate" run "$examples/quickstart.lua" --watch --control "$control"
+exec "$out/moongate" run "$script" --watch --control "$control"

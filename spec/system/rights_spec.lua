@@ -116,6 +116,24 @@ moongate.listen { name = "web", address = "127.0.0.1:$port", tls = ctx, backend 
         assert.matches("open.lua", result.err, 1, true)
         assert.matches("writ", result.err, 1, true)
     end)
+
+    it("are not lent to a script that belongs to somebody else", function()
+        local path = bench.path("theirs.lua")
+        bench.write(path, 'require "moongate".listen { address = "127.0.0.1:' .. bench.port() ..
+            '", backend = require "moongate".echo() }')
+        bench.must { "chown", "nobody", path }
+        bench.must { "ln", "-s", path, bench.path("link.lua") }
+        for _, name in ipairs { path, bench.path("link.lua") } do
+            for _, command in ipairs { { "run", name, "--control", bench.path("theirs.control") }, { "check", name } } do
+                local result = bench.run { bench.moongate, table.unpack(command) }
+                assert.equal(1, result.code)
+                assert.matches("belongs to nobody", result.err, 1, true)
+                assert.matches("chown root", result.err, 1, true)
+            end
+        end
+        bench.must { "chown", "root", path }
+        assert.equal(0, bench.run({ bench.moongate, "check", path }).code)
+    end)
 end)
 
 describe("without rights", function()

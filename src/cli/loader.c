@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #ifdef MG_HAVE_PRCTL
@@ -70,25 +69,6 @@ rights_reduce(struct mg_err *err)
 }
 #endif
 
-/* Run as root, a script that somebody else can write would be a way to become root. */
-static int
-script_owner_check(const char *path, struct mg_err *err)
-{
-    struct stat st;
-    if (geteuid() != 0)
-        return 0;
-    if (stat(path, &st) != 0)
-        return 0; /* loading it will say why */
-    if ((st.st_mode & S_IWOTH) != 0 || ((st.st_mode & S_IWGRP) != 0 && st.st_gid != 0)) {
-        mg_err_setx(err,
-                    "%s: others can write this script (mode %03o), so it is not run as root; "
-                    "chmod go-w would help",
-                    path, (unsigned)(st.st_mode & 0777));
-        return -1;
-    }
-    return 0;
-}
-
 /* What the user probably typed: relative to where moongate was started, where that is shorter. */
 static const char *
 path_shorten(const char *path)
@@ -111,9 +91,7 @@ mg_loader_command(int argc, char **argv)
     fcntl(CHANNEL_FD, F_SETFD, FD_CLOEXEC); /* moongate.command starts programs */
     mg_log_open(STDERR_FILENO, MG_LOG_TEXT, MG_LOG_INFO, "loader");
     load.path = path_shorten(argv[1]);
-    int result = script_owner_check(load.path, &err);
-    if (result == 0)
-        result = rights_reduce(&err);
+    int result = rights_reduce(&err);
     if (result == 0)
         result = mg_script_load(&load, &watch, &err);
     if (result == 0) {

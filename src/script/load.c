@@ -7,6 +7,8 @@
  */
 #include "script/internal.h"
 
+#include <fcntl.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,17 +56,74 @@ modules_locate(struct mg_script *s, struct mg_err *err)
     return status;
 }
 
-/* Started as root, a script that anybody can change would hand root to anybody. */
+/* Started as root, a script that somebody else can change would hand root to them. */
 static int
-script_trust(const char *name, const char *path, struct mg_err *err)
+owner_check(const char *name, const struct stat *st, struct mg_err *err)
 {
-    struct stat st;
+    const struct passwd *owner = st->st_uid != 0 ? getpwuid(st->st_uid) : NULL;
 
-    if (geteuid() != 0 || stat(path, &st) != 0 || (st.st_mode & S_IWOTH) == 0)
+    if (st->st_uid != 0) {
+        mg_err_setx(
+            err,
+            "%s: this script belongs to %s (user id %u), so it is not run as root; give it to "
+            "root (chown root) or start moongate as its owner",
+            name, owner != NULL ? owner->pw_name : "somebody else", (unsigned)st->st_uid);
+        return -1;
+    }
+    if ((st->st_mode & S_IWOTH) == 0 && ((st->st_mode & S_IWGRP) == 0 || st->st_gid == 0))
         return 0;
-    mg_err_setx(err, "%s: others can write this file (mode %04o); as root that is refused", name,
-                (unsigned)(st.st_mode & 07777));
+    mg_err_setx(
+        err,
+        "%s: others can write this script (mode %04o), so it is not run as root; chmod go-w "
+        "would help",
+        name, (unsigned)(st->st_mode & 07777));
     return -1;
+}
+
+/* Whether this very file is root's and says `text`. */
+static int
+content_check(const char *name, int fd, const struct mg_buf *text, struct mg_err *err)
+{
+    struct mg_buf ours = {0};
+    struct stat st;
+    int status = -1;
+
+    if (fstat(fd, &st) != 0)
+        mg_err_set(err, "%s", name);
+    else if (owner_check(name, &st, err) != 0)
+        status = -1;
+    else if (mg_fd_read_all(fd, &ours, text->len, err) != 0)
+        mg_err_prefix(err, "%s", name);
+    else if (ours.len != text->len ||
+             (ours.len > 0 && memcmp(ours.data, text->data, ours.len) != 0))
+        mg_err_setx(err, "%s: it changed while it was read", name);
+    else
+        status = 0;
+    mg_buf_free_secret(&ours);
+    return status;
+}
+
+/* What the world has read, and will run, must be what a file of root's says: the path may lead
+ * elsewhere by now. */
+static int
+script_trust(struct mg_script *s, const char *path, struct mg_err *err)
+{
+    struct mg_buf text = {0};
+    int fd, error, status = -1;
+
+    if (geteuid() != 0)
+        return 0;
+    if (mg_world_read(&s->world, path, &text, &error, err) != 0)
+        return error != 0 ? 0 : -1; /* recorded: script_read will say it */
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        mg_err_set(err, "%s", s->name);
+    else
+        status = content_check(s->name, fd, &text, err);
+    if (fd >= 0)
+        close(fd);
+    mg_buf_free_secret(&text);
+    return status;
 }
 
 /* The script is read through the world, so that it is watched like every other file. */
@@ -211,8 +270,7 @@ static int
 script_load(struct mg_script *s, struct mg_script_load *load, const char *path, struct mg_buf *text,
             struct mg_err *err)
 {
-    if (script_trust(load->path, path, err) != 0 ||
-        mg_script_rehearse(s, load, path, text, err) != 0)
+    if (script_trust(s, path, err) != 0 || mg_script_rehearse(s, load, path, text, err) != 0)
         return -1;
     load->snapshot_fd = snapshot_seal(s, load, path, text, err);
     return load->snapshot_fd >= 0 ? 0 : -1;
