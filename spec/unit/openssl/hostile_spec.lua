@@ -198,11 +198,22 @@ describe("callbacks", function()
         assert.is_true(refused > 0)
     end)
 
+    -- What stock lua5.4 prints for a script; it must end well.
+    local function printed(text)
+        local files = fix.files()
+        local script = files:write("end.lua", ("package.cpath = %q\n"):format(package.cpath) .. text)
+        -- Lua never finalizes what finalizers make at the end, so that much does leak.
+        local pipe = assert(io.popen("env ASAN_OPTIONS=detect_leaks=0 lua5.4 " .. script .. " 2>&1"))
+        local output = pipe:read("a")
+        local ok = pipe:close()
+        files:remove()
+        assert.is_true(ok, output)
+        return output
+    end
+
     it("are not called once the state is gone", function()
         -- Finalizers run in an order of their own at the end: whatever they reach must answer.
-        local files = fix.files()
-        local script = files:write("end.lua", ([[
-            package.cpath = %q
+        assert.equal("end\n", printed [[
             local openssl = require "moongate.openssl"
             local early = setmetatable({}, { __gc = function(self)
                 for _, object in pairs(self) do
@@ -219,14 +230,27 @@ describe("callbacks", function()
                 early[i].alpn_select_cb = function() return early end
             end
             print("end")
-        ]]):format(package.cpath))
-        -- Lua never finalizes what finalizers make at the end, so that much does leak.
-        local pipe = assert(io.popen("env ASAN_OPTIONS=detect_leaks=0 lua5.4 " .. script .. " 2>&1"))
-        local output = pipe:read("a")
-        local ok = pipe:close()
-        files:remove()
-        assert.equal("end\n", output)
-        assert.is_true(ok)
+        ]])
+    end)
+
+    it("have nothing to say in a finalizer that is older than the module, and so runs after its end", function()
+        assert.equal("refused\n", printed [[
+            local openssl
+            KEPT = setmetatable({}, { __gc = function()
+                local SSLContext = openssl.SSL.SSLContext
+                local ok, err = pcall(function()
+                    return openssl.handshake(SSLContext.new(), SSLContext.new())
+                end)
+                for _, make in ipairs { openssl.X509.Store.new, openssl.X509.Certificate.new } do
+                    pcall(make)
+                end
+                pcall(openssl.PKey.EC.generate, "prime256v1")
+                pcall(openssl.PKey.load_file, "missing.pem")
+                local refused = not ok and tostring(err):find("the Lua state is being closed", 1, true)
+                print(refused and "refused" or err)
+            end })
+            openssl = require "moongate.openssl"
+        ]])
     end)
 end)
 
