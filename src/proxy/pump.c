@@ -246,12 +246,14 @@ encrypted_input(struct mg_peer *peer, const unsigned char *data, size_t len)
         if (got > 0 && !deliver(peer, s->engine->plain, got))
             return;
     } while (status == MG_TLS_OK || status == MG_TLS_WANT_WRITE);
-    if (status != MG_TLS_ERROR && !unpark(peer))
-        return;
-    if (status == MG_TLS_CLOSED)
-        end(peer);
+    if (status == MG_TLS_FLOODED)
+        mg_session_close(
+            s, mg_peer_reason(peer, "down: too many key updates", "up: too many key updates"),
+            NULL);
     else if (status == MG_TLS_ERROR)
         tls_failed(peer, &err);
+    else if (unpark(peer) && status == MG_TLS_CLOSED)
+        end(peer);
 }
 
 void

@@ -43,7 +43,11 @@ on_info(const SSL *ssl, int where, int ret)
 
     if (of_context != NULL)
         of_context(ssl, where, ret);
-    if (conn == NULL || !(where & SSL_CB_ALERT) || (ret >> 8) != SSL3_AL_FATAL)
+    if (conn == NULL)
+        return;
+    if (conn->handshake_done && ++conn->steps > MG_TLS_STEPS_MAX)
+        conn->flooded = true;
+    if (!(where & SSL_CB_ALERT) || (ret >> 8) != SSL3_AL_FATAL)
         return;
     if (where & SSL_CB_READ)
         conn->alert_received = (int16_t)(ret & 0xff);
@@ -278,6 +282,17 @@ mg_tls_conn_handshake(struct mg_tls_conn *conn, struct mg_tls_io *io, struct mg_
     return status;
 }
 
+static void
+data_came(struct mg_tls_conn *conn, size_t len)
+{
+    conn->quiet = 0;
+    conn->delivered += (uint32_t)len;
+    if (conn->delivered >= MG_TLS_STEPS_PER) {
+        conn->delivered = 0;
+        conn->steps = 0;
+    }
+}
+
 enum mg_tls_status
 mg_tls_conn_read(struct mg_tls_conn *conn, struct mg_tls_io *io, void *buf, size_t cap, size_t *got,
                  struct mg_err *err)
@@ -292,8 +307,10 @@ mg_tls_conn_read(struct mg_tls_conn *conn, struct mg_tls_io *io, void *buf, size
         status = call_end(conn, SSL_read_ex(conn->ssl, (unsigned char *)buf + *got, cap - *got, &n),
                           err);
         *got += n;
+        if (n > 0)
+            data_came(conn, n);
     }
-    return status;
+    return conn->flooded && status == MG_TLS_WANT_READ ? MG_TLS_FLOODED : status;
 }
 
 enum mg_tls_status

@@ -97,6 +97,7 @@ enum mg_tls_status {
     MG_TLS_WANT_READ,  /* the input is used up */
     MG_TLS_WANT_WRITE, /* the output is full: flush it, then call again */
     MG_TLS_CLOSED,     /* the peer's close_notify: a clean end */
+    MG_TLS_FLOODED,    /* reading only: the peer keeps libssl busy and says nothing */
     MG_TLS_ERROR, /* over; err says why; the output may hold an alert that should still leave */
 };
 
@@ -127,9 +128,22 @@ struct mg_tls_conn {
     bool handshake_done;
     bool close_notify_sent;
     bool close_notify_received;
+    bool flooded;           /* more than the two limits below allow; no more input is taken */
     int16_t alert_sent;     /* the last fatal alert's number, or -1 */
     int16_t alert_received; /* likewise */
+    uint16_t steps;         /* of libssl's state machine since the handshake, or ... */
+    uint16_t quiet;         /* reads of the input that gave whole headers and bodies, but no data */
+    uint32_t delivered;     /* ... since this many bytes of data, at most MG_TLS_STEPS_PER */
 };
+
+/*
+ * What a peer may have libssl do on its own account after the handshake: a key update that wants an
+ * answer costs seven steps and the time of many records, and libssl answers any number of them. A data
+ * record costs two reads and no step.
+ */
+#define MG_TLS_STEPS_MAX 256u
+#define MG_TLS_STEPS_PER (1024u * 1024u)
+#define MG_TLS_QUIET_MAX 512u
 
 /*
  * The room a call may need in `out` beyond what it is told to write: a handshake flight with a long
@@ -155,7 +169,7 @@ enum mg_tls_status mg_tls_conn_handshake(struct mg_tls_conn *conn, struct mg_tls
                                          struct mg_err *err);
 
 /* Decrypts into buf until it is full (OK with *got == cap: call again) or the input is used up
- * (WANT_READ; *got may be > 0 then, as with CLOSED and ERROR). */
+ * (WANT_READ; *got may be > 0 then, as with CLOSED, FLOODED and ERROR). */
 enum mg_tls_status mg_tls_conn_read(struct mg_tls_conn *conn, struct mg_tls_io *io, void *buf,
                                     size_t cap, size_t *got, struct mg_err *err);
 
