@@ -135,19 +135,25 @@ function annotations.names(modules)
     return names
 end
 
---- What a field's text says of its default: the last word in brackets that is a value, or what follows "default:".
+local function is_value(text)
+    return tonumber(text) or text == "true" or text == "false" or text:match('^"[^"]*"$')
+        or text:match("^[A-Z][A-Z0-9_]+$")
+end
+
+--- What a field's text says of its default, and the text without it: the last brackets around a value, or what follows
+--- "default:". The third result tells which.
 function annotations.default(doc)
-    local text = doc:match("default: ([^;]+)")
-    if text then
-        return text
+    local before, words, after = doc:match("^(.-);? ?default: ([^;]+);? ?(.*)$")
+    if words then
+        return words, before .. (before ~= "" and after ~= "" and "; " or "") .. after, "words"
     end
-    for value in doc:gmatch("%(([^()]*)%)") do
-        if tonumber(value) or value == "true" or value == "false" or value:match('^"[^"]*"$')
-            or value:match("^[A-Z][A-Z0-9_]+$") then
-            text = value
+    local value, rest
+    for at, inside, next_at in doc:gmatch("()%(([^()]*)%)()") do
+        if is_value(inside) then
+            value, rest = inside, doc:sub(1, at - 1):gsub(" $", "") .. doc:sub(next_at)
         end
     end
-    return text
+    return value, rest or doc, "value"
 end
 
 return annotations
