@@ -107,7 +107,7 @@ static const struct mg_option options[] = {
      .max = MG_DURATION_MAX,
      .may_be_off = true},
     {.name = "drain_delay", .read = mg_option_duration, .max = MG_DURATION_MAX},
-    {.name = "watchdog", .read = mg_option_duration, .min = 0.1, .max = MG_DURATION_MAX},
+    {.name = "watchdog", .read = mg_option_duration, .min = 1, .max = MG_DURATION_MAX},
     {.name = "reload_timeout", .read = mg_option_duration, .min = 0.1, .max = MG_DURATION_MAX},
     {.name = "generation_timeout",
      .read = mg_option_duration,

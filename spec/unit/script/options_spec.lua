@@ -95,6 +95,8 @@ local WRONG = {
     { [[moongate.settings { drain_timeout = -1 }]],
         "settings: drain_timeout: expected a number of seconds from 0 to 4294967, or false, got -1" },
     { [[moongate.settings { watchdog = false }]], "settings: watchdog: expected a number of seconds, got boolean" },
+    { [[moongate.settings { watchdog = 0.15 }]], -- workers give a sign of life every 0.2 s
+        "settings: watchdog: expected a number of seconds from 1 to 4294967, got 0.15" },
     { [[moongate.settings { callback_budget = 0 }]],
         "settings: callback_budget: expected a number of seconds from 0.001 to 3600, got 0" },
     { [[moongate.settings { ticket_secret = "short" }]],
