@@ -57,3 +57,19 @@ describe("a reload while drain_delay runs", function()
         web:stop()
     end)
 end)
+
+describe("a start without stdin, stdout and stderr", function()
+    it("serves all the same", function()
+        local port, control = bench.port(), bench.path("closed.control")
+        local script = bench.write("closed.lua", 'local moongate = require "moongate"\n' ..
+            bench.fill(ECHO, { port = port }))
+        local program = bench.start { "sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh",
+            bench.moongate, "run", script, "--workers", "1", "--control", control }
+        bench.wait("moongate to serve", function()
+            assert.is_true(program:alive())
+            return echoes(port)
+        end)
+        program:signal(signals.TERM)
+        assert.same({ "exit", 0 }, { program:wait() })
+    end)
+end)

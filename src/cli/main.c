@@ -3,6 +3,7 @@
 
 #include "worker/worker.h"
 
+#include <fcntl.h>
 #include <getopt.h>
 #include <lua.h>
 #include <openssl/crypto.h>
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <uv.h>
 
 #define CHANNEL_FD 3 /* where the supervisor puts a child's channel */
@@ -193,9 +195,21 @@ worker_command(int argc, char **argv)
     return mg_worker_main(CHANNEL_FD);
 }
 
+/* Where stdin, stdout or stderr is closed, the next file or socket would become it. */
+static void
+standard_fds_ensure(void)
+{
+    int fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO)
+        fd = open("/dev/null", O_RDWR);
+    if (fd >= 0)
+        close(fd);
+}
+
 int
 main(int argc, char **argv)
 {
+    standard_fds_ensure();
     /* A reader that goes away is an error of a write, never the end of the process. */
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {
