@@ -225,7 +225,6 @@ struct mg_ssl_context {
     bool verify_mode_set;     /* by the script, not by a default */
     bool serves;              /* frozen for a listener */
     bool client;              /* a backend's defaults were applied */
-    unsigned cache_mode;      /* as assigned; OpenSSL's own cache stays off */
     unsigned char digest[32]; /* policy digest, once frozen */
 };
 
@@ -270,11 +269,40 @@ void mg_protocols_encode(lua_State *L, int value, const char *name, struct mg_bu
 /* The list of Certificates at idx as a stack in a box that is pushed; `what` starts the TypeError. */
 STACK_OF(X509) * mg_x509_stack_push(lua_State *L, int idx, const char *what);
 
+/* ---- callbacks: the attributes that hold a function ------------------------------------------ */
+
+#ifdef MG_HAVE_NPN
+#define MG_CALLBACKS_NPN(X) X(npn_select_cb)
+#else
+#define MG_CALLBACKS_NPN(X)
+#endif
+#define MG_CALLBACKS(X)                                                                            \
+    X(verify_callback)                                                                             \
+    X(alpn_select_cb)                                                                              \
+    MG_CALLBACKS_NPN(X)                                                                            \
+    X(client_cert_cb)                                                                              \
+    X(tmp_dh_callback)                                                                             \
+    X(session_get_cb)                                                                              \
+    X(session_new_cb)                                                                              \
+    X(session_remove_cb)                                                                           \
+    X(renegotiation_cb)                                                                            \
+    X(keylog_cb)                                                                                   \
+    X(servername_cb)
+
+#define MG_CALLBACK_FLAG(name) bool name;
+struct mg_callbacks {
+    MG_CALLBACKS(MG_CALLBACK_FLAG)
+};
+
 /* What an SSL_CTX carries for callbacks and in-memory handshakes, in its ex_data. */
 struct mg_ssl_context_extra {
     struct mg_lua_link *link; /* one reference, or NULL */
     unsigned char *alpn;      /* alpn_protocols in wire form, owned: what a server chooses from */
     size_t alpn_len;
+    unsigned char *npn; /* npn_protocols, likewise */
+    size_t npn_len;
+    struct mg_callbacks callbacks; /* which are set */
+    bool cache_locked;             /* session_remove_cb is running */
     bool verify_hostname;
     unsigned char session_id_context[32]; /* once set up; mixed with the SNI per connection */
 };
@@ -289,15 +317,35 @@ void mg_ssl_context_remember(lua_State *L, int idx, const SSL_CTX *ctx);
 /*
  * The only way from OpenSSL to Lua. Calls body(L) with args as light userdata, protected and under the
  * callback budget; body pushes the function by mg_callback_push and calls it. -1: it failed, and the
- * connection knows the message. OpenSSL's queue is as it was.
+ * connection knows the message. OpenSSL's queue is as it was. The second form is for what concerns a
+ * context and no connection.
  */
-int mg_callback_call(SSL *ssl, const char *what, lua_CFunction body, void *args);
+int mg_callback_call(const SSL *ssl, const char *what, lua_CFunction body, void *args);
+int mg_callback_call_context(const SSL_CTX *ctx, const char *what, lua_CFunction body, void *args);
 
-/* Inside body: the function `what` of the connection's current context. */
-void mg_callback_push(lua_State *L, SSL *ssl, const char *what);
+/* Inside body: the function `what` of the connection's current context; the connection's object. */
+void mg_callback_push(lua_State *L, const SSL *ssl, const char *what);
+void mg_callback_push_conn(lua_State *L, const SSL *ssl);
 
-/* Tells OpenSSL which of our C callbacks to call. */
-void mg_callbacks_install(SSL_CTX *ctx, bool alpn_cb, bool verify_cb, int verify_mode);
+/* Tells OpenSSL which of our C callbacks to call. The parts are in ssl_decide.c and ssl_notify.c. */
+void mg_callbacks_install(SSL_CTX *ctx, const struct mg_callbacks *set, int verify_mode);
+void mg_callbacks_install_deciding(SSL_CTX *ctx, const struct mg_callbacks *set);
+void mg_callbacks_install_notifying(SSL_CTX *ctx, const struct mg_callbacks *set);
+
+/* A server's handshake starts; it has taken a step. */
+void mg_callback_renegotiation(const SSL *ssl);
+void mg_callback_tmp_dh(const SSL *ssl);
+
+/* ---- the session cache (ssl_cache.c) --------------------------------------------------------- */
+
+int mg_ssl_cache_get_mode(lua_State *L, void *self);
+void mg_ssl_cache_set_mode(lua_State *L, void *self, int value);
+int mg_ssl_cache_get_size(lua_State *L, void *self);
+void mg_ssl_cache_set_size(lua_State *L, void *self, int value);
+int mg_ssl_cache_get_stats(lua_State *L, void *self);
+int mg_ssl_context_session_add(lua_State *L);
+int mg_ssl_context_session_remove(lua_State *L);
+int mg_ssl_context_flush_sessions(lua_State *L);
 
 /* ---- sessions (ssl_session.c) ---------------------------------------------------------------- */
 
@@ -314,6 +362,9 @@ SSL_SESSION *mg_attr_ssl_session(lua_State *L, int idx, const char *cls, const c
 
 /* From now on sessions of ctx carry that id, mixed with the SNI; others are not resumed. */
 int mg_ssl_session_bind(SSL_CTX *ctx, const unsigned char id[32]);
+
+/* Whether the certificate it was agreed with is still in time. */
+bool mg_ssl_session_is_current(SSL_SESSION *session);
 
 /* Client, before the handshake: binds the connection to the name and offers session (or NULL), unless
  * it was made under another policy or name, or its peer's certificate has ended: then it is as if

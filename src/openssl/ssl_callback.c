@@ -27,6 +27,7 @@ extra_free(void *parent MG_UNUSED, void *ptr, CRYPTO_EX_DATA *ad MG_UNUSED, int 
         return;
     mg_lua_link_unref(extra->link);
     mg_free(extra->alpn);
+    mg_free(extra->npn);
     mg_free(extra);
 }
 
@@ -60,9 +61,8 @@ mg_ssl_context_link(SSL_CTX *ctx, struct mg_lua_link *link)
 /* ---- into Lua ------------------------------------------------------------------------------- */
 
 static void
-connection_fail(const SSL *ssl, const char *what, const char *text)
+connection_fail(struct mg_tls_conn *conn, const char *what, const char *text)
 {
-    struct mg_tls_conn *conn = mg_tls_conn_of(ssl);
     struct mg_err err;
     if (!conn)
         return;
@@ -70,14 +70,13 @@ connection_fail(const SSL *ssl, const char *what, const char *text)
     mg_tls_conn_fail(conn, err.text);
 }
 
-int
-mg_callback_call(SSL *ssl, const char *what, lua_CFunction body, void *args)
+/* Nobody is there to call: -1, without a word where there is no connection to end. */
+static int
+callback_run(lua_State *L, const struct mg_lua_link *link, struct mg_tls_conn *conn,
+             const char *what, lua_CFunction body, void *args)
 {
-    const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(SSL_get_SSL_CTX(ssl));
-    const struct mg_lua_link *link = extra ? extra->link : NULL;
-    lua_State *L = link ? link->L : NULL;
     if (!L || !lua_checkstack(L, LUA_MINSTACK)) {
-        connection_fail(ssl, what, L ? "out of memory" : "the script is no longer there");
+        connection_fail(conn, what, L ? "out of memory" : "the script is no longer there");
         return -1;
     }
     int top = lua_gettop(L);
@@ -85,24 +84,61 @@ mg_callback_call(SSL *ssl, const char *what, lua_CFunction body, void *args)
     lua_pushcfunction(L, body);
     lua_pushlightuserdata(L, args);
     ERR_set_mark();
-    int rc = link->hooks->call(link->hooks->data, L, 1, 0, what, mg_tls_conn_of(ssl));
+    int rc = link->hooks->call(link->hooks->data, L, 1, 0, what, conn);
     if (rc != LUA_OK) {
         /* A text; to convert anything else might run Lua, which nothing here would stop. */
         const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
-        connection_fail(ssl, what, text ? text : "the callback failed");
+        connection_fail(conn, what, text ? text : "the callback failed");
     }
     ERR_pop_to_mark();
     lua_settop(L, top);
     return rc == LUA_OK ? 0 : -1;
 }
 
+static struct mg_lua_link *
+context_link(const SSL_CTX *ctx)
+{
+    const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(ctx);
+    return extra ? extra->link : NULL;
+}
+
+int
+mg_callback_call(const SSL *ssl, const char *what, lua_CFunction body, void *args)
+{
+    const struct mg_lua_link *link = context_link(SSL_get_SSL_CTX(ssl));
+    return callback_run(link ? link->L : NULL, link, mg_tls_conn_of(ssl), what, body, args);
+}
+
+int
+mg_callback_call_context(const SSL_CTX *ctx, const char *what, lua_CFunction body, void *args)
+{
+    const struct mg_lua_link *link = context_link(ctx);
+    return callback_run(link ? link->L : NULL, link, NULL, what, body, args);
+}
+
 void
-mg_callback_push(lua_State *L, SSL *ssl, const char *what)
+mg_callback_push(lua_State *L, const SSL *ssl, const char *what)
 {
     if (!mg_ssl_context_push(L, SSL_get_SSL_CTX(ssl)))
         mg_lua_error(L, "RuntimeError", "the context is no longer there");
     mg_ssl_context_value(L, -1, what);
     lua_remove(L, -2);
+}
+
+static void
+conn_push(lua_State *L, struct mg_tls_conn *conn)
+{
+    const struct mg_openssl_hooks *hooks = mg_openssl_hooks(L);
+    if (!conn)
+        lua_pushnil(L);
+    else if (!mg_memory_connection_push(L, conn))
+        hooks->push_conn(hooks->data, L, conn);
+}
+
+void
+mg_callback_push_conn(lua_State *L, const SSL *ssl)
+{
+    conn_push(L, mg_tls_conn_of(ssl));
 }
 
 /* ---- ALPN ----------------------------------------------------------------------------------- */
@@ -128,18 +164,24 @@ protocol_find(const unsigned char *list, unsigned len, const void *name, size_t 
     return NULL;
 }
 
+static void
+protocols_push(lua_State *L, const unsigned char *list, unsigned len)
+{
+    int count = 0;
+    lua_newtable(L);
+    for (unsigned at = 0; at < len; at += 1u + list[at]) {
+        lua_pushlstring(L, (const char *)list + at + 1, list[at]);
+        lua_rawseti(L, -2, ++count);
+    }
+}
+
 static int
 alpn_body(lua_State *L)
 {
     struct alpn *alpn = mg_lua_pointer(L, 1);
-    int count = 0;
     size_t len;
     mg_callback_push(L, alpn->ssl, "alpn_select_cb");
-    lua_newtable(L);
-    for (unsigned at = 0; at < alpn->offered_len; at += 1u + alpn->offered[at]) {
-        lua_pushlstring(L, (const char *)alpn->offered + at + 1, alpn->offered[at]);
-        lua_rawseti(L, -2, ++count);
-    }
+    protocols_push(L, alpn->offered, alpn->offered_len);
     lua_call(L, 1, 1);
     if (lua_isnil(L, -1))
         return 0;
@@ -198,6 +240,80 @@ on_alpn_choose(SSL *ssl, const unsigned char **out, unsigned char *out_len, cons
     return SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
+/* ---- NPN ------------------------------------------------------------------------------------- */
+
+#ifdef MG_HAVE_NPN
+
+/* Whether every entry of a list in wire form ends within it. */
+static bool
+wire_is_list(const unsigned char *list, unsigned len)
+{
+    unsigned at = 0;
+    while (at < len)
+        at += 1u + list[at];
+    return at == len;
+}
+
+struct npn {
+    SSL *ssl;
+    const unsigned char *offered;
+    unsigned offered_len;
+    unsigned char chosen[255];
+    unsigned char chosen_len;
+};
+
+static int
+npn_body(lua_State *L)
+{
+    struct npn *npn = mg_lua_pointer(L, 1);
+    size_t len;
+    mg_callback_push(L, npn->ssl, "npn_select_cb");
+    protocols_push(L, npn->offered, npn->offered_len);
+    lua_call(L, 1, 1);
+    if (lua_type(L, -1) != LUA_TSTRING)
+        mg_lua_error(L, "TypeError", "expected a string as result, got %s", mg_type_name(L, -1));
+    const char *name = lua_tolstring(L, -1, &len);
+    if (len < 1 || len > sizeof(npn->chosen))
+        mg_lua_error(L, "SSLError", "Selected protocol name must have length 1..255");
+    memcpy(npn->chosen, name, len);
+    npn->chosen_len = (unsigned char)len;
+    return 0;
+}
+
+/* Client, TLS 1.2 at most: any name may be chosen, also one that the server did not offer. */
+static int
+on_npn_ask(SSL *ssl, unsigned char **out, unsigned char *out_len, const unsigned char *in,
+           unsigned in_len, void *arg MG_UNUSED)
+{
+    static _Thread_local struct npn npn; /* libssl copies the answer when we have returned */
+    npn = (struct npn){.ssl = ssl, .offered = in, .offered_len = in_len};
+    if (!wire_is_list(in, in_len) || mg_callback_call(ssl, "npn_select_cb", npn_body, &npn) < 0)
+        return SSL_TLSEXT_ERR_ALERT_FATAL;
+    *out = npn.chosen;
+    *out_len = npn.chosen_len;
+    return SSL_TLSEXT_ERR_OK;
+}
+
+static int
+on_npn_advertise(SSL *ssl, const unsigned char **out, unsigned *out_len, void *arg MG_UNUSED)
+{
+    const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(SSL_get_SSL_CTX(ssl));
+    *out = extra->npn;
+    *out_len = (unsigned)extra->npn_len;
+    return SSL_TLSEXT_ERR_OK;
+}
+
+static void
+npn_install(SSL_CTX *ctx, bool select_cb)
+{
+    if (mg_ssl_context_extra(ctx)->npn_len > 0)
+        SSL_CTX_set_next_protos_advertised_cb(ctx, on_npn_advertise, NULL);
+    if (select_cb)
+        SSL_CTX_set_next_proto_select_cb(ctx, on_npn_ask, NULL);
+}
+
+#endif
+
 /* ---- verification --------------------------------------------------------------------------- */
 
 struct verify {
@@ -240,16 +356,85 @@ on_verify(int preverify_ok, X509_STORE_CTX *ctx)
     return 0;
 }
 
+/* ---- servername ------------------------------------------------------------------------------ */
+
+struct servername {
+    SSL_CTX *ctx;
+    struct mg_tls_conn *conn; /* or NULL */
+    const char *name;
+    SSL_CTX *chosen; /* one reference, or NULL */
+};
+
+static int
+servername_body(lua_State *L)
+{
+    struct servername *ask = mg_lua_pointer(L, 1);
+    if (!mg_ssl_context_push(L, ask->ctx))
+        mg_lua_error(L, "RuntimeError", "the context is no longer there");
+    mg_ssl_context_value(L, -1, "servername_cb");
+    if (!lua_toboolean(L, -1)) {
+        lua_pushnil(L);
+    } else {
+        conn_push(L, ask->conn);
+        lua_pushstring(L, ask->name);
+        lua_call(L, 2, 1);
+    }
+    SSL_CTX *chosen = mg_ssl_context_test(L, -1);
+    if (chosen)
+        mg_ssl_context_freeze(L, -1, false);
+    else if (!lua_isnil(L, -1))
+        mg_lua_error(L, "ArgumentError", "servername_cb must return an SSLContext or nil, got %s",
+                     mg_type_name(L, -1));
+    else
+        chosen = ask->ctx;
+    SSL_CTX_up_ref(chosen);
+    ask->chosen = chosen;
+    return 0;
+}
+
+int
+mg_ssl_context_servername(lua_State *L, SSL_CTX *ctx, struct mg_tls_conn *conn, const char *name,
+                          SSL_CTX **chosen, int *alert)
+{
+    struct servername ask = {.ctx = ctx, .conn = conn, .name = name};
+    const struct mg_lua_link *link = context_link(ctx);
+    int rc = callback_run(link && link->L ? L : NULL, link, conn, "servername_cb", servername_body,
+                          &ask);
+    *chosen = ask.chosen;
+    if (rc < 0)
+        *alert = SSL_AD_UNRECOGNIZED_NAME;
+    return rc;
+}
+
 /* ---- installing ----------------------------------------------------------------------------- */
 
-void
-mg_callbacks_install(SSL_CTX *ctx, bool alpn_cb, bool verify_cb, int verify_mode)
+static void
+on_info(const SSL *ssl, int where, int ret MG_UNUSED)
 {
-    const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(ctx);
+    if (!SSL_is_server(ssl))
+        return;
+    if (where & SSL_CB_HANDSHAKE_START)
+        mg_callback_renegotiation(ssl);
+    if (where & SSL_CB_LOOP)
+        mg_callback_tmp_dh(ssl);
+}
+
+void
+mg_callbacks_install(SSL_CTX *ctx, const struct mg_callbacks *set, int verify_mode)
+{
+    struct mg_ssl_context_extra *extra = mg_ssl_context_extra(ctx);
+    extra->callbacks = *set;
     SSL_CTX_set_alpn_select_cb(ctx,
-                               alpn_cb               ? on_alpn_ask
+                               set->alpn_select_cb   ? on_alpn_ask
                                : extra->alpn_len > 0 ? on_alpn_choose
                                                      : NULL,
                                NULL);
-    SSL_CTX_set_verify(ctx, verify_mode, verify_cb ? on_verify : NULL);
+#ifdef MG_HAVE_NPN
+    npn_install(ctx, set->npn_select_cb);
+#endif
+    SSL_CTX_set_verify(ctx, verify_mode, set->verify_callback ? on_verify : NULL);
+    if (set->renegotiation_cb || set->tmp_dh_callback)
+        SSL_CTX_set_info_callback(ctx, on_info);
+    mg_callbacks_install_deciding(ctx, set);
+    mg_callbacks_install_notifying(ctx, set);
 }

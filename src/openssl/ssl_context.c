@@ -200,12 +200,16 @@ STORED(ca_path, check_text)
 STORED(cert_store, check_store)
 STORED(verify_depth, check_int)
 STORED(verify_hostname, check_flag)
-STORED(verify_callback, check_function)
 STORED(timeout, check_int)
 STORED(session_id_context, check_session_id_context)
 STORED(alpn_protocols, check_protocols)
-STORED(alpn_select_cb, check_function)
 STORED(name, check_name)
+#ifdef MG_HAVE_NPN
+STORED(npn_protocols, check_protocols)
+#endif
+
+#define STORED_CALLBACK(attr) STORED(attr, check_function)
+MG_CALLBACKS(STORED_CALLBACK)
 
 static int
 get_verify_mode(lua_State *L, void *self MG_UNUSED)
@@ -236,6 +240,9 @@ static int
 context_gc(lua_State *L)
 {
     struct mg_ssl_context *self = lua_touserdata(L, 1);
+    /* Freeing the cache is no removal that anybody wants to hear of. */
+    if (self->ctx)
+        SSL_CTX_sess_set_remove_cb(self->ctx, NULL);
     SSL_CTX_free(self->ctx);
     self->ctx = NULL;
     return 0;
@@ -291,8 +298,6 @@ mg_ssl_context_create(lua_State *L)
                                     SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_dh_auto(self->ctx, 1);
     SSL_CTX_set_num_tickets(self->ctx, 1);
-    self->cache_mode = SSL_SESS_CACHE_SERVER;
-    SSL_CTX_set_session_cache_mode(self->ctx, SSL_SESS_CACHE_SERVER | SSL_SESS_CACHE_NO_INTERNAL);
 
     lua_getiuservalue(L, -1, 1);
     lua_pushinteger(L, SSL_VERIFY_NONE);
@@ -331,6 +336,51 @@ mg_ssl_context_check_writable(lua_State *L)
     if (self->frozen)
         mg_lua_error(L, "FrozenError", "%s: can't modify frozen SSLContext", mg_function_name(L));
     return self;
+}
+
+/* enable_fallback_scsv(); also when frozen, as in Ruby */
+static int
+context_enable_fallback_scsv(lua_State *L)
+{
+    const struct mg_ssl_context *self = mg_class_check(L, 1, &mg_ssl_context_class);
+    mg_check_count(L, 0, 0);
+    SSL_CTX_set_mode(self->ctx, SSL_MODE_SEND_FALLBACK_SCSV);
+    return 0;
+}
+
+/* set_minmax_proto_version(min, max): both, or on an error neither */
+static int
+context_set_minmax_proto_version(lua_State *L)
+{
+    static const int targets[] = {4, 1};
+    mg_ssl_context_check_writable(L);
+    mg_check_count(L, 2, 2);
+    mg_ssl_context_create(L); /* 4: the rehearsal */
+    for (size_t i = 0; i < MG_ARRAY_LEN(targets); i++) {
+        lua_pushvalue(L, 2);
+        lua_setfield(L, targets[i], "min_version");
+        lua_pushvalue(L, 3);
+        lua_setfield(L, targets[i], "max_version");
+    }
+    return 0;
+}
+
+/* add_crl(crl) -> self: what cert_store would otherwise need a Store and its flags for */
+static int
+context_add_crl(lua_State *L)
+{
+    mg_ssl_context_check_writable(L);
+    mg_check_count(L, 1, 1);
+    mg_class_check(L, 2, &mg_crl_class);
+    if (mg_ssl_context_value(L, 1, "crls") == LUA_TNIL) {
+        lua_newtable(L);
+        lua_pushvalue(L, -1);
+        mg_ssl_context_store(L, 1, "crls", lua_gettop(L));
+    }
+    lua_pushvalue(L, 2);
+    lua_rawseti(L, lua_gettop(L) - 1, (lua_Integer)lua_rawlen(L, -2) + 1);
+    lua_settop(L, 1);
+    return 1;
 }
 
 static int
@@ -376,8 +426,10 @@ mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts)
     const struct mg_ssl_context *self = mg_class_check(L, idx, &mg_ssl_context_class);
     idx = lua_absindex(L, idx);
     memset(facts, 0, sizeof(*facts));
+#define CALLBACK_IS_SET(attr) value_is_true(L, idx, #attr) ||
+    facts->callbacks = MG_CALLBACKS(CALLBACK_IS_SET) false;
     facts->verify_callback = value_is_true(L, idx, "verify_callback");
-    facts->callbacks = facts->verify_callback || value_is_true(L, idx, "alpn_select_cb");
+    facts->servername_cb = value_is_true(L, idx, "servername_cb");
     facts->verify_hostname = value_is_true(L, idx, "verify_hostname");
     facts->verify_mode_set = self->verify_mode_set;
     facts->verify_mode = SSL_CTX_get_verify_mode(self->ctx);
@@ -391,6 +443,8 @@ mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts)
 
 /* ---- the class ------------------------------------------------------------------------------ */
 
+#define CALLBACK_ROW(attr) {#attr, get_##attr, set_##attr},
+
 static const struct mg_attr context_attrs[] = {
     {"name", get_name, set_name},
     {"cert", get_cert, set_cert},
@@ -403,13 +457,14 @@ static const struct mg_attr context_attrs[] = {
     {"verify_mode", get_verify_mode, set_verify_mode},
     {"verify_depth", get_verify_depth, set_verify_depth},
     {"verify_hostname", get_verify_hostname, set_verify_hostname},
-    {"verify_callback", get_verify_callback, set_verify_callback},
     {"timeout", get_timeout, set_timeout},
     {"ssl_timeout", get_timeout, set_timeout},
     {"session_id_context", get_session_id_context, set_session_id_context},
     {"alpn_protocols", get_alpn_protocols, set_alpn_protocols},
-    {"alpn_select_cb", get_alpn_select_cb, set_alpn_select_cb},
-    {"frozen", get_frozen, NULL},
+#ifdef MG_HAVE_NPN
+    {"npn_protocols", get_npn_protocols, set_npn_protocols},
+#endif
+    MG_CALLBACKS(CALLBACK_ROW){"frozen", get_frozen, NULL},
     {NULL, NULL, NULL},
 };
 
@@ -418,12 +473,18 @@ static const luaL_Reg context_methods[] = {
     {"load_certificate", mg_ssl_context_load_certificate},
     {"set_params", mg_ssl_context_set_params},
     {"use_profile", mg_ssl_context_use_profile},
+    {"enable_fallback_scsv", context_enable_fallback_scsv},
+    {"set_minmax_proto_version", context_set_minmax_proto_version},
+    {"session_add", mg_ssl_context_session_add},
+    {"session_remove", mg_ssl_context_session_remove},
+    {"flush_sessions", mg_ssl_context_flush_sessions},
+    {"add_crl", context_add_crl},
     {"setup", mg_ssl_context_setup},
     {"freeze", mg_ssl_context_setup},
     {NULL, NULL},
 };
 
-static const char *const context_frozen_ok[] = {"session_cache_mode", NULL};
+static const char *const context_frozen_ok[] = {"session_cache_mode", "session_cache_size", NULL};
 
 const struct mg_class mg_ssl_context_class = {
     .name = CLS,

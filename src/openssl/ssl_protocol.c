@@ -1,7 +1,6 @@
 /*
  * ssl_protocol: the rows of SSLContext that OpenSSL takes at once: versions, cipher suites, groups,
- * signature algorithms, security level, options, session cache mode, tickets. A row that fails
- * leaves the context as it was.
+ * signature algorithms, security level, options, DH parameters, tickets. A row that fails leaves the context as it was.
  */
 #include "openssl/internal.h"
 
@@ -341,20 +340,29 @@ set_options(lua_State *L, void *self, int value)
 }
 
 static int
-get_session_cache_mode(lua_State *L, void *self)
+get_tmp_dh(lua_State *L, void *self MG_UNUSED)
 {
-    lua_pushinteger(L, ((struct mg_ssl_context *)self)->cache_mode);
-    return 1;
+    return get_kept(L, "tmp_dh");
 }
 
-/* Sides are as asked for; OpenSSL's own cache is never used, whatever is asked. */
+/* From now on these parameters and no automatic ones. */
 static void
-set_session_cache_mode(lua_State *L, void *self, int value)
+set_tmp_dh(lua_State *L, void *self, int value)
 {
-    unsigned mode = (unsigned)mg_attr_integer(L, value, CLS, "session_cache_mode");
-    ((struct mg_ssl_context *)self)->cache_mode = mode;
-    SSL_CTX_set_session_cache_mode(attr_ctx(self),
-                                   (mode & SSL_SESS_CACHE_BOTH) | SSL_SESS_CACHE_NO_INTERNAL);
+    EVP_PKEY *key = mg_pkey_test(L, value);
+    if (!key)
+        mg_attr_type_error(L, value, CLS, "tmp_dh", "PKey");
+    if (!EVP_PKEY_is_a(key, "DH"))
+        mg_lua_error(L, "SSLError", CLS ".tmp_dh: invalid pkey type %s (expected DH)",
+                     mg_pkey_type_name(key));
+    ERR_clear_error();
+    EVP_PKEY_up_ref(key);
+    if (SSL_CTX_set0_tmp_dh_pkey(attr_ctx(self), key) != 1) {
+        EVP_PKEY_free(key);
+        mg_lua_openssl_error(L, "SSLError", "SSL_CTX_set0_tmp_dh_pkey");
+    }
+    SSL_CTX_set_dh_auto(attr_ctx(self), 0);
+    mg_ssl_context_store(L, 1, "tmp_dh", value);
 }
 
 static int
@@ -388,7 +396,10 @@ const struct mg_attr mg_ssl_protocol_attrs[] = {
     {"client_sigalgs", get_client_sigalgs, set_client_sigalgs},
     {"security_level", get_security_level, set_security_level},
     {"options", get_options, set_options},
-    {"session_cache_mode", get_session_cache_mode, set_session_cache_mode},
+    {"tmp_dh", get_tmp_dh, set_tmp_dh},
+    {"session_cache_mode", mg_ssl_cache_get_mode, mg_ssl_cache_set_mode},
+    {"session_cache_size", mg_ssl_cache_get_size, mg_ssl_cache_set_size},
+    {"session_cache_stats", mg_ssl_cache_get_stats, NULL},
     {"num_tickets", get_num_tickets, set_num_tickets},
     {NULL, NULL, NULL},
 };

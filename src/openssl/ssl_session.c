@@ -64,9 +64,8 @@ on_client_hello(SSL *ssl, int *alert, void *arg MG_UNUSED)
     return SSL_CLIENT_HELLO_ERROR;
 }
 
-/* A session must not outlive the certificate it was agreed with. */
-static bool
-peer_is_current(SSL_SESSION *session)
+bool
+mg_ssl_session_is_current(SSL_SESSION *session)
 {
     const X509 *peer = SSL_SESSION_get0_peer(session);
     return !peer || X509_cmp_time(X509_get0_notAfter(peer), NULL) > 0;
@@ -78,10 +77,11 @@ on_ticket_opened(SSL *ssl MG_UNUSED, SSL_SESSION *session, const unsigned char *
 {
     switch (status) {
     case SSL_TICKET_SUCCESS:
-        return peer_is_current(session) ? SSL_TICKET_RETURN_USE : SSL_TICKET_RETURN_IGNORE_RENEW;
+        return mg_ssl_session_is_current(session) ? SSL_TICKET_RETURN_USE
+                                                  : SSL_TICKET_RETURN_IGNORE_RENEW;
     case SSL_TICKET_SUCCESS_RENEW:
-        return peer_is_current(session) ? SSL_TICKET_RETURN_USE_RENEW
-                                        : SSL_TICKET_RETURN_IGNORE_RENEW;
+        return mg_ssl_session_is_current(session) ? SSL_TICKET_RETURN_USE_RENEW
+                                                  : SSL_TICKET_RETURN_IGNORE_RENEW;
     case SSL_TICKET_FATAL_ERR_MALLOC:
     case SSL_TICKET_FATAL_ERR_OTHER:
         return SSL_TICKET_RETURN_ABORT;
@@ -117,7 +117,8 @@ mg_ssl_session_offer(SSL *ssl, const char *servername, SSL_SESSION *session)
     if (!session)
         return 0;
     const unsigned char *made_under = SSL_SESSION_get0_id_context(session, &len);
-    if (len != sizeof(id) || memcmp(made_under, id, len) != 0 || !peer_is_current(session))
+    if (len != sizeof(id) || memcmp(made_under, id, len) != 0 ||
+        !mg_ssl_session_is_current(session))
         return 0; /* a full handshake, as if there were none */
     return SSL_set_session(ssl, session) == 1 ? 0 : -1;
 }

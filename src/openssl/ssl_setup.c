@@ -21,8 +21,9 @@ struct plan {
     STACK_OF(X509) * extra_chain; /* NULL: none */
     struct mg_box *client_ca;     /* of STACK_OF(X509_NAME); taken over by OpenSSL; NULL: none */
     X509_STORE *store;            /* NULL: the context's own, which is empty */
-    struct mg_buf *alpn;          /* NULL: none */
-    bool alpn_cb, verify_cb, verify_hostname;
+    struct mg_buf *alpn, *npn;    /* NULL: none */
+    struct mg_callbacks callbacks;
+    bool verify_hostname;
     int verify_mode;
     int verify_depth; /* -1: OpenSSL's */
     long timeout;     /* -1: OpenSSL's */
@@ -114,9 +115,24 @@ store_copy(lua_State *L, X509_STORE *to, X509_STORE *from)
         mg_lua_openssl_error(L, "NoMemoryError", CLS ".cert_store");
 }
 
+/* ctx:add_crl(): certificates on these lists are refused. */
+static void
+crls_add(lua_State *L, X509_STORE *store, int crls)
+{
+    lua_Integer count = (lua_Integer)lua_rawlen(L, crls);
+    for (lua_Integer i = 1; i <= count; i++) {
+        lua_rawgeti(L, crls, i);
+        const struct mg_crl *crl = mg_class_test(L, -1, &mg_crl_class);
+        if (!crl || X509_STORE_add_crl(store, crl->crl) != 1)
+            mg_lua_openssl_error(L, "SSLError", CLS ":add_crl");
+        lua_pop(L, 1);
+    }
+    X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK);
+}
+
 /*
- * cert_store is shared, not copied, and frozen with the context. Together with ca_file or
- * ca_path the context gets a store of its own, because a file that one context trusts must not
+ * cert_store is shared, not copied, and frozen with the context. Together with ca_file, ca_path
+ * or CRLs of its own the context gets a store of its own, because a file that one context trusts must not
  * become trusted by all that share the store (as it does in Ruby).
  */
 static void
@@ -129,7 +145,9 @@ plan_store(lua_State *L, int idx, struct plan *plan)
     bool has_file = mg_ssl_context_value(L, idx, "ca_file") == LUA_TSTRING;
     bool has_path = mg_ssl_context_value(L, idx, "ca_path") == LUA_TSTRING;
     int path = lua_gettop(L), file = path - 1;
-    if (!has_file && !has_path) {
+    bool has_crls = mg_ssl_context_value(L, idx, "crls") == LUA_TTABLE;
+    int crls = lua_gettop(L);
+    if (!has_file && !has_path && !has_crls) {
         plan->store = given ? given->store : NULL;
         return;
     }
@@ -143,6 +161,8 @@ plan_store(lua_State *L, int idx, struct plan *plan)
         mg_store_load_file(L, plan->store, "SSLError", CLS ".ca_file", lua_tostring(L, file));
     if (has_path)
         mg_store_load_dir(L, plan->store, lua_tostring(L, path));
+    if (has_crls)
+        crls_add(L, plan->store, crls);
 }
 
 static bool
@@ -163,6 +183,18 @@ integer_value(lua_State *L, int idx, const char *name, lua_Integer fallback)
     return value;
 }
 
+/* The list in wire form, or NULL: none was assigned. */
+static struct mg_buf *
+plan_protocols(lua_State *L, int idx, const char *name)
+{
+    if (mg_ssl_context_value(L, idx, name) != LUA_TTABLE)
+        return NULL;
+    int value = lua_gettop(L);
+    struct mg_buf *wire = mg_box_push_buf(L);
+    mg_protocols_encode(L, value, name, wire);
+    return wire;
+}
+
 static void
 plan_build(lua_State *L, int idx, struct plan *plan)
 {
@@ -171,13 +203,12 @@ plan_build(lua_State *L, int idx, struct plan *plan)
     plan_extra_chain(L, idx, plan);
     plan_client_ca(L, idx, plan);
     plan_store(L, idx, plan);
-    if (mg_ssl_context_value(L, idx, "alpn_protocols") == LUA_TTABLE) {
-        int value = lua_gettop(L);
-        plan->alpn = mg_box_push_buf(L);
-        mg_protocols_encode(L, value, "alpn_protocols", plan->alpn);
-    }
-    plan->alpn_cb = flag_value(L, idx, "alpn_select_cb");
-    plan->verify_cb = flag_value(L, idx, "verify_callback");
+    plan->alpn = plan_protocols(L, idx, "alpn_protocols");
+    plan->npn = plan_protocols(L, idx, "npn_protocols");
+#define CALLBACK_IS_SET(name) plan->callbacks.name = flag_value(L, idx, #name);
+    MG_CALLBACKS(CALLBACK_IS_SET)
+    /* tmp_dh wins over the callback, as it does in libssl. */
+    plan->callbacks.tmp_dh_callback &= !flag_value(L, idx, "tmp_dh");
     plan->verify_hostname = flag_value(L, idx, "verify_hostname");
     plan->verify_mode = (int)integer_value(L, idx, "verify_mode", SSL_VERIFY_NONE);
     plan->verify_depth = (int)integer_value(L, idx, "verify_depth", -1);
@@ -217,6 +248,15 @@ alpn_apply(SSL_CTX *ctx, struct mg_buf *alpn)
 }
 
 static void
+npn_apply(SSL_CTX *ctx, struct mg_buf *npn)
+{
+    struct mg_ssl_context_extra *extra = mg_ssl_context_extra(ctx);
+    mg_free(extra->npn);
+    extra->npn_len = npn ? npn->len : 0;
+    extra->npn = extra->npn_len > 0 ? (unsigned char *)mg_buf_take(npn) : NULL;
+}
+
+static void
 plan_apply(lua_State *L, SSL_CTX *ctx, struct plan *plan)
 {
     ERR_clear_error();
@@ -233,7 +273,8 @@ plan_apply(lua_State *L, SSL_CTX *ctx, struct plan *plan)
         plan->client_ca->ptr = NULL;
     }
     mg_ssl_context_extra(ctx)->verify_hostname = plan->verify_hostname;
-    mg_callbacks_install(ctx, plan->alpn_cb, plan->verify_cb, plan->verify_mode);
+    npn_apply(ctx, plan->npn);
+    mg_callbacks_install(ctx, &plan->callbacks, plan->verify_mode);
     if (plan->verify_depth >= 0)
         SSL_CTX_set_verify_depth(ctx, plan->verify_depth);
     if (plan->timeout >= 0)

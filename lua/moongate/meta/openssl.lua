@@ -170,7 +170,10 @@ function SSLContextClass.new(version) end
 ---@field client_sigalgs? string
 ---@field security_level integer
 ---@field options integer OP_* flags; an assignment replaces all
----@field session_cache_mode integer SESSION_CACHE_* flags
+---@field tmp_dh? moongate.openssl.PKey a DH key whose parameters DHE suites use instead of automatic ones
+---@field session_cache_mode integer SESSION_CACHE_* flags; can be written on a frozen context
+---@field session_cache_size integer 0 is without limit (20480); can be written on a frozen context
+---@field session_cache_stats table<string, integer> cache_num, connect, connect_good, connect_renegotiate, accept, accept_good, accept_renegotiate, cache_hits, cb_hits, cache_misses, cache_full, timeouts
 ---@field num_tickets integer TLS 1.3 tickets per handshake, 0 to 16 (1)
 ---@field cert? moongate.openssl.Certificate with key; add_certificate is the better way
 ---@field key? moongate.openssl.PKey
@@ -188,7 +191,43 @@ function SSLContextClass.new(version) end
 ---@field session_id_context? string up to 32 bytes; sessions are bound to the policy in any case
 ---@field alpn_protocols? string[] what a client offers, and what a server chooses from, best first
 ---@field alpn_select_cb? moongate.openssl.AlpnSelectCallback
+---@field npn_protocols? string[] server, TLS 1.2 at most; where OpenSSL has NPN
+---@field npn_select_cb? fun(protocols: string[]): string client, TLS 1.2 at most
+---@field client_cert_cb? fun(conn: moongate.Conn): moongate.openssl.Certificate?, moongate.openssl.PKey? client: the server wants a certificate and none is configured
+---@field tmp_dh_callback? fun(conn: moongate.Conn, is_export: integer, bits: integer): moongate.openssl.PKey server, DHE suites
+---@field session_get_cb? fun(conn: moongate.Conn, id: string): moongate.openssl.Session? server: a session that is not in the cache
+---@field session_new_cb? fun(conn: moongate.Conn, session: moongate.openssl.Session) clients need SESSION_CACHE_CLIENT
+---@field session_remove_cb? fun(ctx: moongate.openssl.SSLContext, session: moongate.openssl.Session) may not use the cache itself
+---@field renegotiation_cb? fun(conn: moongate.Conn) server: a handshake starts, the first one too
+---@field keylog_cb? fun(conn: moongate.Conn, line: string)
+---@field servername_cb? fun(conn: moongate.Conn, name: string): moongate.openssl.SSLContext? server: another context, whose whole policy then applies; nil stays here
 local SSLContext = {}
+
+--- A client says in its hello that this is a second attempt with a lower version.
+function SSLContext:enable_fallback_scsv() end
+
+--- Both bounds at once; nil is none.
+---@param min? integer|string
+---@param max? integer|string
+function SSLContext:set_minmax_proto_version(min, max) end
+
+---@param session moongate.openssl.Session
+---@return boolean added false only for one that is there already
+function SSLContext:session_add(session) end
+
+---@param session moongate.openssl.Session
+---@return boolean removed
+function SSLContext:session_remove(session) end
+
+--- Removes what has expired by that time: by now if left out, everything if 0.
+---@param time? integer
+---@return moongate.openssl.SSLContext self
+function SSLContext:flush_sessions(time) end
+
+--- Certificates on that list are refused, and with it every certificate needs its issuer's list.
+---@param crl moongate.openssl.CRL
+---@return moongate.openssl.SSLContext self
+function SSLContext:add_crl(crl) end
 
 --- Adds a certificate with its private key; one of each key type can be there.
 ---@param cert moongate.openssl.Certificate

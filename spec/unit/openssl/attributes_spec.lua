@@ -110,6 +110,23 @@ local rows = {
         accept = { { SSLContext.SESSION_CACHE_OFF }, { SSLContext.SESSION_CACHE_BOTH }, { -1, 4294967295 } },
         refuse = { { "x", "TypeError", "SSLContext.session_cache_mode: expected an integer, got string" } },
     },
+    session_cache_size = {
+        default = 20480,
+        thawed = true,
+        accept = { { 100 }, { 0 }, { -1, 20480 }, { 1.9, 1 } },
+        refuse = {
+            { "x", "TypeError", "SSLContext.session_cache_size: expected an integer, got string" },
+            { 1e300, "RangeError", "out of range" },
+        },
+    },
+    tmp_dh = {
+        accept = { { fix.key "dh" } },
+        refuse = {
+            { fix.key "rsa", "SSLError", "SSLContext.tmp_dh: invalid pkey type RSA (expected DH)" },
+            { "x", "TypeError", "SSLContext.tmp_dh: expected PKey, got string" },
+            { NIL, "TypeError", "SSLContext.tmp_dh: expected PKey, got nil" },
+        },
+    },
     num_tickets = {
         default = 1,
         accept = { { 0 }, { 2 } },
@@ -219,6 +236,27 @@ local rows = {
     },
 }
 
+-- The callbacks take what can be called, and are looked at when their moment comes.
+for _, name in ipairs { "client_cert_cb", "tmp_dh_callback", "session_get_cb", "session_new_cb", "session_remove_cb",
+    "renegotiation_cb", "keylog_cb", "servername_cb", "npn_select_cb" } do
+    rows[name] = {
+        accept = { { callback }, { NIL }, { false }, { setmetatable({}, { __call = callback }) } },
+        refuse = {
+            { "x", "TypeError", ("SSLContext.%s: expected a function, got string"):format(name) },
+            { {}, "TypeError", "got table" },
+        },
+    }
+end
+
+rows.npn_protocols = {
+    accept = { { { "h2", "http/1.1" } }, { {} }, { NIL } },
+    refuse = {
+        { "h2", "TypeError", "SSLContext.npn_protocols: expected a list of strings, got string" },
+        { { 1 }, "TypeError", "SSLContext.npn_protocols: entry 1: expected a string, got number" },
+        { { ("x"):rep(256) }, "SSLError", "SSLContext.npn_protocols: Advertised protocol must have length 1..255" },
+    },
+}
+
 local function defaults_of(name)
     return SSLContext.new()[name]
 end
@@ -266,6 +304,31 @@ for name, row in pairs(rows) do
         end)
     end)
 end
+
+describe("SSLContext:set_minmax_proto_version", function()
+    after_each(fix.queue_is_empty)
+
+    it("sets both bounds", function()
+        local ctx = SSLContext.new()
+        ctx:set_minmax_proto_version("TLS1_2", SSL.TLS1_3_VERSION)
+        assert.same({ SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION }, { ctx.min_version, ctx.max_version })
+        ctx:set_minmax_proto_version(nil, nil)
+        assert.same({}, { ctx.min_version, ctx.max_version })
+    end)
+
+    it("sets none if one is wrong", function()
+        local ctx = SSLContext.new("TLSv1_2")
+        raises("ArgumentError", 'unrecognized version "x"', ctx.set_minmax_proto_version, ctx, "TLS1_3", "x")
+        assert.same({ SSL.TLS1_2_VERSION, SSL.TLS1_2_VERSION }, { ctx.min_version, ctx.max_version })
+        raises("ArgumentError", "given 1, expected 2", ctx.set_minmax_proto_version, ctx, 1)
+    end)
+
+    it("is refused when frozen", function()
+        local ctx = SSLContext.new()
+        ctx:setup()
+        raises("FrozenError", "SSLContext:set_minmax_proto_version", ctx.set_minmax_proto_version, ctx, nil, nil)
+    end)
+end)
 
 describe("SSLContext.ecdh_curves", function()
     it("is groups under its old name", function()

@@ -56,6 +56,7 @@ local makers = {
     other_rsa = function() return PKey.RSA.generate(2048) end,
     other_ec = function() return PKey.EC.generate("prime256v1") end,
     client = function() return PKey.EC.generate("prime256v1") end,
+    dh = function() return PKey.generate_key("DH", { group = "ffdhe2048" }) end,
 }
 local keys = {}
 
