@@ -161,6 +161,29 @@ describe("log files", function()
         assert.matches("stopped", bench.read(log), 1, true)
         assert.is_true(#bench.read(access .. ".1") >= #old)
     end)
+
+    -- A thread that builds a generation may be writing to it at that very moment.
+    it("keep their descriptor's number in a worker", function()
+        local log = bench.path("same.log")
+        local web = proxy.start { port = bench.port(), workers = 1, settings = ('log = "%s"'):format(log), script = ECHO }
+        local worker = web:wait_workers(1)[1]
+        local function number()
+            for _, fd in ipairs(process.list("/proc/" .. worker .. "/fd") or {}) do
+                if process.readlink("/proc/" .. worker .. "/fd/" .. fd) == log then
+                    return fd
+                end
+            end
+        end
+        local before = number()
+        if not before then
+            pending("only root may look at a worker's descriptors")
+        end
+        os.rename(log, log .. ".1")
+        web.program:signal(signals.USR1)
+        bench.wait("the new file", number)
+        assert.equal(before, number())
+        web:stop()
+    end)
 end)
 
 describe("a silent worker", function()

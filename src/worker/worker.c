@@ -129,6 +129,20 @@ on_lost(struct mg_ipc *ipc, const char *why)
     mg_worker_check_done(w);
 }
 
+/* The log keeps its descriptor's number for as long as we live, because a thread that builds may be in
+ * mg_log with it; also while the log is syslog. */
+static void
+log_fd_take(struct mg_worker_process *w, int fd)
+{
+    if (w->log_fd < 0) {
+        w->log_fd = fd;
+    } else if (fd >= 0) {
+        if (dup3(fd, w->log_fd, O_CLOEXEC) < 0)
+            mg_log(MG_LOG_ERROR, "reopening the log: %s; the open one stays", strerror(errno));
+        close(fd);
+    }
+}
+
 /* The log part of HELLO and REOPEN. */
 static void
 logs_take(struct mg_worker_process *w, struct mg_msg *msg)
@@ -139,15 +153,14 @@ logs_take(struct mg_worker_process *w, struct mg_msg *msg)
     mg_msg_field(msg, "log_format", format, sizeof(format));
     int level_value = mg_log_level_parse(level), format_value = mg_log_format_parse(format);
     snprintf(who, sizeof(who), "worker %u", w->index);
-    mg_log_open(log_fd, format_value < 0 ? MG_LOG_TEXT : (enum mg_log_format)format_value,
+    log_fd_take(w, log_fd);
+    mg_log_open(log_fd < 0 ? -1 : w->log_fd,
+                format_value < 0 ? MG_LOG_TEXT : (enum mg_log_format)format_value,
                 level_value < 0 ? MG_LOG_INFO : (enum mg_log_level)level_value, who);
     if (w->engine != NULL)
         mg_engine_set_access_fd(w->engine, access_fd);
-    if (w->log_fd >= 0)
-        close(w->log_fd);
     if (w->access_fd >= 0)
         close(w->access_fd);
-    w->log_fd = log_fd;
     w->access_fd = access_fd;
 }
 
