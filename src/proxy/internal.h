@@ -115,6 +115,7 @@ struct mg_peer {
     size_t held_len;
     char *parked; /* output that libssl does not take before it has read more; owned; see pump.c */
     size_t parked_len;
+    size_t answers;     /* of libssl to this peer, that wait in its stash; about */
     size_t unsent_seen; /* bytes that its other side had not taken at ... */
     uint64_t moved_at;  /* ... this loop time, when the number was last seen to have changed */
     bool deciding;      /* its ClientHello comes first: S_HELLO, or refused in it */

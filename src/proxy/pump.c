@@ -19,12 +19,16 @@
 
 #include <string.h>
 
+/* Bytes of libssl's own answers that may wait for a peer which is still read. */
+#define ANSWERS_MAX 4096u
+
 /* ---- writing --------------------------------------------------------------------------------- */
 
 /* As it is: ciphertext on a TLS side. false: the session has closed. */
 static bool
 socket_write(struct mg_peer *peer, const void *data, size_t len)
 {
+    bool stashed = peer->stream.writing;
     int rc;
 
     if (len == 0)
@@ -34,14 +38,25 @@ socket_write(struct mg_peer *peer, const void *data, size_t len)
         mg_session_socket_error(peer, rc);
         return false;
     }
-    if (rc > 0) {
-        struct mg_peer *source = peer->twin;
-
+    if (rc == 0)
+        return true;
+    if (stashed) {
+        peer->unsent_seen += len; /* that there is more now is no sign of life */
+    } else {
         peer->unsent_seen = mg_stream_unsent(&peer->stream);
         peer->moved_at = uv_now(peer->session->engine->net.loop);
-        mg_stream_read_stop(&source->stream);
     }
+    mg_stream_read_stop(&peer->twin->stream);
     return true;
+}
+
+/* Reads unless its twin cannot take more, or it does not take libssl's answers to itself. */
+static void
+reading_start(struct mg_peer *peer)
+{
+    if (peer->stream.open && !peer->twin->stream.writing && peer->twin->parked == NULL &&
+        peer->answers < ANSWERS_MAX)
+        mg_stream_read_start(&peer->stream);
 }
 
 static struct mg_tls_io
@@ -161,8 +176,7 @@ unpark(struct mg_peer *peer)
         return open;
     if (peer->finish_wanted)
         return finish(peer);
-    if (!peer->stream.writing)
-        mg_stream_read_start(&peer->twin->stream);
+    reading_start(peer->twin);
     return true;
 }
 
@@ -219,12 +233,18 @@ end(struct mg_peer *peer)
         mg_session_arm(s);
 }
 
-/* What libssl had to answer on its own (a key update) leaves before the relayed bytes. */
+/* What libssl had to answer on its own (a key update) leaves before the relayed bytes. Some of it may
+ * wait behind a stash: a peer that writes before it reads must be able to go on. */
 static bool
 own_flush(struct mg_peer *peer, struct mg_tls_io *io)
 {
     bool open = peer->finished || socket_write(peer, io->out, io->out_len);
 
+    if (open && peer->stream.writing) {
+        peer->answers += io->out_len;
+        if (peer->answers >= ANSWERS_MAX)
+            mg_stream_read_stop(&peer->stream);
+    }
     io->out_len = 0;
     return open;
 }
@@ -283,8 +303,11 @@ mg_pump_drain(struct mg_peer *peer)
     struct mg_session *s = peer->session;
 
     s->active_at = uv_now(s->engine->net.loop);
-    if (s->state == S_RELAY && peer->parked == NULL)
-        mg_stream_read_start(&peer->twin->stream);
+    peer->answers = 0;
+    if (s->state != S_RELAY)
+        return;
+    reading_start(peer->twin);
+    reading_start(peer);
 }
 
 void
@@ -313,14 +336,6 @@ held_input(struct mg_peer *peer)
     if (held != NULL)
         mg_pump_input(peer, (const unsigned char *)held, len);
     mg_free(held);
-}
-
-/* Reads unless the bytes that were held have already filled the twin. */
-static void
-reading_start(struct mg_peer *peer)
-{
-    if (peer->stream.open && !peer->twin->stream.writing && peer->twin->parked == NULL)
-        mg_stream_read_start(&peer->stream);
 }
 
 void

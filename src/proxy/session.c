@@ -66,9 +66,9 @@ deadline_next(const struct mg_session *s)
     if (s->state == S_HELLO || s->state == S_HANDSHAKE)
         deadline_consider(&best, s->born_at, l->handshake_timeout_ms, "down: handshake timeout");
     if (s->state == S_RELAY || s->state == S_LINGER) {
-        deadline_consider(&best, s->active_at, l->idle_timeout_ms, "relay: idle timeout");
         deadline_consider_stuck(&best, &s->down, "down: not reading");
         deadline_consider_stuck(&best, &s->up, "up: not reading");
+        deadline_consider(&best, s->active_at, l->idle_timeout_ms, "relay: idle timeout");
         if (s->down.ended || s->up.ended || s->state == S_LINGER)
             deadline_consider(&best, s->active_at, l->half_close_timeout_ms,
                               "relay: half-close timeout");
