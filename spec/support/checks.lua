@@ -42,7 +42,7 @@ function checks.run(script, options)
     options = options or {}
     local dir = checks.directory(script, options.files)
     local command = { bench.moongate, "check", options.path or "moongate.lua", cwd = options.cwd or dir,
-        env = options.env }
+        env = options.env, timeout = options.timeout }
     table.move(options, 1, #options, #command + 1, command)
     local result = bench.run(command)
     result.dir = dir

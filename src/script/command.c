@@ -19,11 +19,13 @@
 #define OUTPUT_MAX    (1u << 20)
 #define COMPLAINT_MAX 4096u
 #define TIME_MAX_S    30
+#define WAIT_STEP_MS  5
 
 struct command {
     char **argv; /* strings of Lua's, on its stack */
     pid_t pid;
-    int out, complaint;    /* our ends of its stdout and stderr; -1 = closed */
+    int out, complaint; /* our ends of its stdout and stderr; -1 = closed */
+    uint64_t deadline_ns;
     struct mg_buf *output; /* on Lua's stack */
     struct mg_buf *complaints;
 };
@@ -110,19 +112,32 @@ stream_read(int *fd, struct mg_buf *into, size_t max, bool strict, struct mg_err
     return status;
 }
 
+static void
+time_error(struct mg_err *err)
+{
+    mg_err_setx(err, "not finished after %d seconds", TIME_MAX_S);
+}
+
+/* Milliseconds until the deadline, for poll; 0 = it has passed. */
+static int
+time_left(const struct command *c)
+{
+    uint64_t now = mg_now_ns();
+
+    return now < c->deadline_ns ? (int)((c->deadline_ns - now) / 1000000u) + 1 : 0;
+}
+
 static int
 command_listen(struct command *c, struct mg_err *err)
 {
-    uint64_t deadline = mg_now_ns() + TIME_MAX_S * 1000000000ull;
-
     while (c->out >= 0 || c->complaint >= 0) {
         struct pollfd fds[2] = {{.fd = c->out, .events = POLLIN},
                                 {.fd = c->complaint, .events = POLLIN}};
-        uint64_t now = mg_now_ns();
-        int ready = now < deadline ? poll(fds, 2, (int)((deadline - now) / 1000000u) + 1) : 0;
+        int left = time_left(c);
+        int ready = left > 0 ? poll(fds, 2, left) : 0;
 
         if (ready == 0) {
-            mg_err_setx(err, "not finished after %d seconds", TIME_MAX_S);
+            time_error(err);
             return -1;
         }
         if (ready < 0 && errno != EINTR) {
@@ -138,6 +153,24 @@ command_listen(struct command *c, struct mg_err *err)
             return -1;
     }
     return 0;
+}
+
+/* The end of the program itself, which may have closed its streams long before. */
+static int
+command_wait(const struct command *c, int *status, struct mg_err *err)
+{
+    for (;;) {
+        pid_t pid = waitpid(c->pid, status, WNOHANG);
+        int left = time_left(c);
+
+        if (pid == c->pid)
+            return 0;
+        if (left == 0) {
+            time_error(err);
+            return -1;
+        }
+        poll(NULL, 0, left < WAIT_STEP_MS ? left : WAIT_STEP_MS);
+    }
 }
 
 /* The first line of stderr, as ": line" or "". */
@@ -175,18 +208,22 @@ command_run(struct command *c, const char *dir, struct mg_err *err)
 {
     int status, result;
 
+    c->deadline_ns = mg_now_ns() + TIME_MAX_S * 1000000000ull;
     if (command_start(c, dir, err) != 0)
         return -1;
     result = command_listen(c, err);
-    if (result != 0)
-        kill(-c->pid, SIGKILL);
+    if (result == 0)
+        result = command_wait(c, &status, err);
     if (c->out >= 0)
         close(c->out);
     if (c->complaint >= 0)
         close(c->complaint);
+    if (result == 0)
+        return command_judge(c, status, err);
+    kill(-c->pid, SIGKILL);
     while (waitpid(c->pid, &status, 0) < 0 && errno == EINTR)
         continue;
-    return result != 0 ? -1 : command_judge(c, status, err);
+    return -1;
 }
 
 /* The arguments as a NULL-ended array in a userdata at the top; the strings stay in the table at 1.
