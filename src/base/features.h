@@ -34,6 +34,9 @@
 #define MG_HAVE_NPN 1
 #endif
 
+/* For those who include lua.h: lua_closethread, which replaces lua_resetthread. */
+#define MG_HAVE_LUA_CLOSETHREAD (LUA_VERSION_RELEASE_NUM >= 50406)
+
 #if defined(__GNUC__)
 #define MG_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #define MG_UNUSED            __attribute__((unused))

@@ -239,7 +239,9 @@ mg_conn_push(lua_State *L, struct mg_session *session)
     struct conn *conn;
 
     lua_getfield(L, LUA_REGISTRYINDEX, CONNS);
-    if (lua_rawgetp(L, -1, session) == LUA_TNIL) {
+    lua_rawgetp(L, -1, session);
+    conn = lua_touserdata(L, -1);
+    if (conn == NULL || conn->session != session) { /* of a session that was here before */
         lua_pop(L, 1);
         conn = mg_class_new(L, &conn_class, sizeof(*conn));
         lua_pushvalue(L, -1);

@@ -271,6 +271,18 @@ coroutine_resume(lua_State *L)
     return results >= 0 ? results + 1 : 2;
 }
 
+/* Closes what the failed coroutine still held. */
+static void
+coroutine_end(lua_State *L, lua_State *co)
+{
+#if MG_HAVE_LUA_CLOSETHREAD
+    lua_closethread(co, L);
+#else
+    (void)L;
+    lua_resetthread(co);
+#endif
+}
+
 static int
 coroutine_wrapped(lua_State *L)
 {
@@ -280,7 +292,7 @@ coroutine_wrapped(lua_State *L)
     if (results >= 0)
         return results;
     if (lua_status(co) != LUA_OK && lua_status(co) != LUA_YIELD)
-        lua_resetthread(co); /* closes what the failed coroutine still held */
+        coroutine_end(L, co);
     return lua_error(L);
 }
 

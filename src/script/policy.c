@@ -47,10 +47,8 @@ address_backend(lua_State *L, struct mg_script *s, const char *text)
     b = mg_plan_address(text, &err);
     if (b == NULL)
         luaL_error(L, "%s", err.text);
-    if (mg_config_add_backend(s->config, b) != 0) {
-        mg_backend_free(b);
+    if (mg_config_add_backend(s->config, b) != 0) /* which has freed it */
         luaL_error(L, "out of memory");
-    }
     s->routes++;
     lua_pushlightuserdata(L, b);
     lua_setfield(L, -3, text);
