@@ -133,6 +133,10 @@ asan: ## the specs under AddressSanitizer and UBSan
 gcstress: ## the specs with Lua's collector at pause 0
 	@$(MAKE) --no-print-directory check VARIANT=gcstress
 
+.PHONY: check-trixie
+check-trixie: ## the specs on Debian 13 with OpenSSL 3.5, in a chroot (root; installs packages in there)
+	@.ci/trixie $(B)/trixie VARIANT=$(VARIANT) $(if $(SPEC),SPEC="$(SPEC)")
+
 # ---- what reads the code -------------------------------------------------------------------------
 .PHONY: lint format layers
 C_FILES   := $(sort $(wildcard src/*/*.[ch] spec/c/*.[ch] spec/support/*.[ch] spec/system/support/*.[ch]))

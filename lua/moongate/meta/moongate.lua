@@ -21,7 +21,7 @@ local moongate = {}
 ---@field group? string default: the user's
 ---@field drain_timeout? number|false seconds that `stop` waits for connections (30); false = for ever
 ---@field drain_delay? number seconds between not being ready and no longer accepting (0)
----@field watchdog? number seconds without a heartbeat until a worker is replaced (5; at least 1)
+---@field watchdog? number seconds without a heartbeat until a worker is replaced, at least 1 (5)
 ---@field reload_timeout? number seconds until a silent worker fails a reload (60)
 ---@field generation_timeout? number|false seconds until a generation's last connections are closed (false)
 ---@field log? string a path, "stderr" or "syslog" ("stderr")
