@@ -3,7 +3,6 @@
 
 local bench = require "bench"
 local certs = require "certs"
-local openssl = require "moongate.openssl"
 local proxy = require "proxy"
 
 -- What makes another policy of `ctx`.
@@ -24,17 +23,32 @@ do
 end
 ]]
 
--- A certificate for a client that ends in so many seconds.
+local AUTHORITY = [[
+[ca]
+default_ca = it
+[it]
+database = $dir/short.index
+serial = $dir/short.serial
+new_certs_dir = $dir
+default_md = sha256
+policy = any
+unique_subject = no
+[any]
+commonName = supplied
+]]
+
+-- Certificate and key for a client, and when it ends: in so many seconds.
 local function short_lived(seconds)
-    local ca = openssl.X509.Certificate.load_file(certs.ca.crt)[1]
-    local ca_key = openssl.PKey.load_file(certs.ca.key)
-    local key = openssl.PKey.EC.generate("prime256v1")
-    local cert = openssl.X509.Certificate.new()
-    cert.version, cert.serial, cert.subject, cert.issuer = 2, 77, "/CN=short-lived", ca.subject
-    cert.not_before, cert.not_after = os.time() - 60, os.time() + seconds
-    cert.public_key = key
-    cert:sign(ca_key, "SHA256")
-    return bench.write("short.crt", cert:to_pem()), bench.write("short.key", key:private_to_pem()), cert.not_after
+    local crt, key, csr = bench.path "short.crt", bench.path "short.key", bench.path "short.csr"
+    local ending = os.time() + seconds
+    bench.write("short.index", "")
+    bench.write("short.serial", "10\n")
+    bench.must { "openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-subj", "/CN=short-lived", "-keyout", key, "-out", csr }
+    bench.must { "openssl", "ca", "-batch", "-notext", "-in", csr, "-out", crt, "-cert", certs.ca.crt,
+        "-keyfile", certs.ca.key, "-config", bench.write("short.cnf", bench.fill(AUTHORITY, { dir = bench.dir })),
+        "-startdate", "20200101000000Z", "-enddate", os.date("!%Y%m%d%H%M%SZ", ending) }
+    return crt, key, ending
 end
 
 describe("resumption", function()
