@@ -5,6 +5,7 @@
 
 #include <getopt.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 enum { OPT_JSON = 1, OPT_LISTENER, OPT_SNI };
@@ -15,6 +16,20 @@ static const struct option options[] = {
     {"sni", required_argument, NULL, OPT_SNI},
     {NULL, 0, NULL, 0},
 };
+
+/* The script has not come as far as the proof: there is nothing to say of it but why. */
+static void
+failure_report(struct mg_script_load *load, const char *error)
+{
+    struct mg_buf *out = &load->report_json;
+    mg_buf_adds(out, "{\"script\":");
+    mg_buf_add_json(out, load->path, strlen(load->path));
+    mg_buf_adds(out, ",\"ok\":false,\"error\":");
+    mg_buf_add_json(out, error, strlen(error));
+    mg_buf_adds(out, ",\"warnings\":[],\"errors\":[");
+    mg_buf_add_json(out, error, strlen(error));
+    mg_buf_adds(out, "]}\n");
+}
 
 static void
 report_print(const struct mg_script_load *load, bool json)
@@ -49,6 +64,8 @@ mg_check_command(int argc, char **argv)
     load.path = argv[optind];
     mg_log_open(STDERR_FILENO, MG_LOG_TEXT, MG_LOG_INFO, "check");
     int result = mg_script_load(&load, NULL, &err);
+    if (json && load.report_json.len == 0)
+        failure_report(&load, err.text);
     report_print(&load, json);
     if (result != 0)
         fprintf(stderr, "%s\n", err.text);

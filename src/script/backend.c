@@ -341,11 +341,35 @@ mg_context_freeze(lua_State *L, int idx, const char *what, bool as_client)
     lua_error(L);
 }
 
+/* A unix socket has no name that its certificate could be verified for. */
+static void
+servername_check(lua_State *L, int idx)
+{
+    struct mg_ssl_context_facts facts = {.verify_hostname = false};
+    int top = lua_gettop(L);
+
+    if (mg_option_push(L, idx, "tls") != LUA_TNIL)
+        mg_ssl_context_facts(L, lua_gettop(L), &facts);
+    if (facts.verify_hostname && mg_option_push(L, idx, "servername") == LUA_TNIL) {
+        mg_option_push(L, idx, MG_WHERE);
+        mg_option_push(L, idx, "name");
+        mg_option_push(L, idx, "address");
+        for (lua_Integer i = 1; lua_rawgeti(L, -1, i) == LUA_TSTRING; i++) {
+            if (strncmp(lua_tostring(L, -1), "unix:", 5) == 0)
+                luaL_error(L, "%s%s: %s: %s has no name to verify: servername is required",
+                           lua_tostring(L, -4), WHAT, lua_tostring(L, -3), lua_tostring(L, -1));
+            lua_pop(L, 1);
+        }
+    }
+    lua_settop(L, top);
+}
+
 void
 mg_backend_freeze(lua_State *L, int idx)
 {
     struct mg_backend_object *self = mg_class_check(L, idx, &backend_class);
 
     mg_context_freeze(L, idx, WHAT, true);
+    servername_check(L, idx);
     self->frozen = true;
 }

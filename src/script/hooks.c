@@ -61,7 +61,7 @@ on_call(void *data, lua_State *L, int nargs, int nresults, const char *what,
 
     if (s->proving) {
         lua_pop(L, nargs + 1);
-        lua_pushliteral(L, "not run while contexts are proved");
+        lua_pushliteral(L, MG_NOT_RUN);
         return LUA_ERRRUN;
     }
     if (session != NULL)

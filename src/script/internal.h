@@ -369,6 +369,7 @@ struct mg_proof_entry {
     char context[128]; /* ctx.name, or "" */
     bool tls;
     bool enabled[MG_PROOF_VERSIONS];
+    struct mg_buf alpn; /* the context's protocols in wire form */
     struct mg_proof_certificate certificates[MG_PROOF_CERTIFICATES];
     size_t certificate_count;
     struct mg_buf unproved; /* what could not be proved, each with a NUL */
@@ -378,6 +379,7 @@ struct mg_proof {
     struct mg_script *script;
     const char *sni;                /* one more name to prove, or NULL */
     struct mg_proof_entry *entries; /* owned */
+    SSL_CTX *server; /* what backends' contexts are tried against; owned, made when needed */
     size_t entry_count;
     struct mg_buf warnings, errors; /* texts, each with a NUL */
 };
@@ -399,6 +401,18 @@ void mg_proof_inspect(struct mg_proof *proof, const struct mg_proof_entry *entry
 
 /* Warns of names that different certificates of the same kind claim. */
 void mg_proof_compare(struct mg_proof *proof);
+
+/* The error of a callback that a proof's handshake has reached. */
+#define MG_NOT_RUN "not run while contexts are proved"
+
+/* Peers that refuse nothing, for one version; NULL: OpenSSL's queue says why. A client takes one kind of
+ * certificate ("RSA", "EC"); a server has those of both kinds and asks for the client's. */
+SSL_CTX *mg_peer_client(const char *type, int version);
+SSL_CTX *mg_peer_server(void);
+bool mg_peer_limit(SSL_CTX *ctx, int version);
+
+/* Gives a peer a certificate that no CA knows. */
+bool mg_peer_identify(SSL_CTX *ctx);
 
 /* All handshakes with a frozen server context, into entry. */
 int mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx,

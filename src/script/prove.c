@@ -9,8 +9,11 @@
  * Of a backend's context only the bounds and the verification are looked at: what a server would have to
  * show, only the network can tell.
  *
- * The script's callbacks are not run: clients offer neither ALPN nor certificates, which are what
- * they decide on. The report says what therefore remains unproved.
+ * Under each version there is one more client that offers the context's own ALPN protocols, and one
+ * that shows a certificate where one is asked for. No CA of the script's has signed it; that it is
+ * refused for this reason is as far as the proof goes.
+ *
+ * The script's callbacks are not run. The report says what therefore remains unproved.
  */
 #include "script/internal.h"
 
@@ -79,48 +82,6 @@ mg_proof_who(const struct mg_proof_entry *entry, char out[MG_PROOF_WHO])
              entry->context[0] != '\0' ? ")" : "");
 }
 
-/* ---- clients -------------------------------------------------------------------------------- */
-
-/* What a client offers that can use only one kind of certificate. */
-static const char *
-sigalgs_of(const char *type)
-{
-    static const char *const table[][2] = {
-        {"RSA", "RSA+SHA256:RSA+SHA384:RSA+SHA512:"
-                "rsa_pss_rsae_sha256:rsa_pss_rsae_sha384:rsa_pss_rsae_sha512"},
-        {"RSA-PSS", "rsa_pss_pss_sha256:rsa_pss_pss_sha384:rsa_pss_pss_sha512"},
-        {"EC", "ECDSA+SHA256:ECDSA+SHA384:ECDSA+SHA512"},
-        {"ED25519", "ed25519"},
-        {"ED448", "ed448"},
-    };
-
-    for (size_t i = 0; i < MG_ARRAY_LEN(table); i++) {
-        if (strcmp(table[i][0], type) == 0)
-            return table[i][1];
-    }
-    return NULL;
-}
-
-/* The client refuses nothing: what fails is the server's doing. */
-static SSL_CTX *
-client_new(const char *type, int version)
-{
-    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
-    const char *sigalgs = sigalgs_of(type);
-
-    if (ctx == NULL)
-        return NULL;
-    SSL_CTX_set_security_level(ctx, 0);
-    SSL_CTX_set_verify(ctx, SSL_VERIFY_NONE, NULL);
-    if (SSL_CTX_set_min_proto_version(ctx, version) == 1 &&
-        SSL_CTX_set_max_proto_version(ctx, version) == 1 &&
-        SSL_CTX_set_cipher_list(ctx, "ALL:!aNULL:@SECLEVEL=0") == 1 &&
-        (sigalgs == NULL || SSL_CTX_set1_sigalgs_list(ctx, (char *)(uintptr_t)sigalgs) == 1))
-        return ctx;
-    SSL_CTX_free(ctx);
-    return NULL;
-}
-
 /* ---- servers -------------------------------------------------------------------------------- */
 
 /* A context's bounds leave a version in; 0 means no bound. */
@@ -167,6 +128,15 @@ result_add(const struct attempt *a, const char *servername, const char *cipher, 
     mg_buf_add_json(out, cause[0] == '\0' ? cipher : cause,
                     strlen(cause[0] == '\0' ? cipher : cause));
     mg_buf_adds(out, "}");
+}
+
+/* A certificate of ours is known to nobody, or of no kind that is asked for; callbacks are not run. */
+static bool
+is_expected(const char *error)
+{
+    return strstr(error, "certificate verify failed") != NULL ||
+           strstr(error, "peer did not return a certificate") != NULL ||
+           strstr(error, MG_NOT_RUN) != NULL;
 }
 
 /* A server that insists on a client certificate gets no further than asking; that is proof enough
@@ -260,7 +230,7 @@ certificate_prove(const struct mg_proof *proof, const struct mg_proof_entry *ent
         if (!cell->enabled)
             continue;
         a->version = (enum mg_proof_version)v;
-        a->client = client_new(a->certificate->type, versions[v].number);
+        a->client = mg_peer_client(a->certificate->type, versions[v].number);
         if (a->client == NULL) {
             mg_tls_err_take(err, "a client for the proof");
             return -1;
@@ -317,6 +287,65 @@ failures_warn(struct mg_proof *proof, const struct mg_proof_entry *entry, const 
     }
 }
 
+/* A client with something more to offer, under each version; what stops it is a warning. */
+static int
+offer_prove(struct mg_proof *proof, const struct mg_proof_entry *entry, SSL_CTX *ctx,
+            const char *offer, bool (*equip)(SSL_CTX *client, const struct mg_proof_entry *entry),
+            struct mg_err *err)
+{
+    char who[MG_PROOF_WHO];
+
+    mg_proof_who(entry, who);
+    for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
+        struct mg_memory_handshake hs = {.server = ctx};
+        int status = -1;
+
+        if (!entry->enabled[v])
+            continue;
+        hs.client = mg_peer_client("", versions[v].number);
+        if (hs.client == NULL || !equip(hs.client, entry))
+            mg_tls_err_take(err, "a client for the proof");
+        else
+            status = mg_memory_handshake(&hs, err);
+        SSL_CTX_free(hs.client);
+        if (status != 0)
+            return -1;
+        X509_free(hs.server_cert);
+        if (!hs.ok && !is_expected(hs.server_error))
+            mg_proof_warn(proof, "%s: %s: a client with %s: %s", who, mg_proof_version_names[v],
+                          offer, hs.server_error[0] != '\0' ? hs.server_error : hs.client_error);
+    }
+    return 0;
+}
+
+static bool
+certificate_equip(SSL_CTX *client, const struct mg_proof_entry *entry)
+{
+    (void)entry;
+    return mg_peer_identify(client);
+}
+
+static bool
+alpn_equip(SSL_CTX *client, const struct mg_proof_entry *entry)
+{
+    return SSL_CTX_set_alpn_protos(client, (const unsigned char *)entry->alpn.data,
+                                   (unsigned)entry->alpn.len) == 0;
+}
+
+static int
+offers_prove(struct mg_proof *proof, const struct mg_proof_entry *entry, SSL_CTX *ctx,
+             const struct mg_ssl_context_facts *facts, struct mg_err *err)
+{
+    bool asks = (facts->verify_mode & SSL_VERIFY_PEER) != 0;
+
+    if (asks && offer_prove(proof, entry, ctx, "a certificate", certificate_equip, err) != 0)
+        return -1;
+    /* Without a certificate a server that insists on one gets no further. */
+    if (entry->alpn.len == 0 || (facts->verify_mode & SSL_VERIFY_FAIL_IF_NO_PEER_CERT) != 0)
+        return 0;
+    return offer_prove(proof, entry, ctx, "ALPN", alpn_equip, err);
+}
+
 /* The first cause that kept clients out, for the error. */
 static const char *
 first_cause(const struct mg_proof_entry *entry)
@@ -336,7 +365,20 @@ callbacks_note(struct mg_proof_entry *entry, const struct mg_ssl_context_facts *
     if (facts->callbacks)
         unproved_add(entry, "the script's callbacks (they are not run)");
     if ((facts->verify_mode & SSL_VERIFY_PEER) != 0)
-        unproved_add(entry, "a handshake with a client certificate (the CA's key is not here)");
+        unproved_add(entry, "a client certificate of the CA (its key is not here)");
+}
+
+/* client_ca only tells clients what to send; what is verified with lies in the store. */
+static bool
+store_is_empty(X509_STORE *store)
+{
+    const STACK_OF(X509_OBJECT) *objects = X509_STORE_get0_objects(store);
+
+    for (int i = 0; i < sk_X509_OBJECT_num(objects); i++) {
+        if (X509_OBJECT_get_type(sk_X509_OBJECT_value(objects, i)) == X509_LU_X509)
+            return false;
+    }
+    return true;
 }
 
 int
@@ -378,10 +420,13 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
         mg_proof_fail(proof, "%s: no client could use it: %s", who, first_cause(entry));
     else
         failures_warn(proof, entry, who);
-    if ((facts->verify_mode & SSL_VERIFY_PEER) != 0 && !facts->has_client_ca)
+    if (usable > 0 && offers_prove(proof, entry, ctx, facts, err) != 0)
+        return -1;
+    if ((facts->verify_mode & SSL_VERIFY_PEER) != 0 && !facts->verify_callback &&
+        store_is_empty(SSL_CTX_get_cert_store(ctx)))
         mg_proof_warn(proof,
                       "%s: verify_mode asks for client certificates, but there is no CA to verify "
-                      "them with (ca_file, ca_path, cert_store or client_ca)",
+                      "them with (ca_file, ca_path or a cert_store that has one)",
                       who);
     return 0;
 }
@@ -408,9 +453,70 @@ addresses_join(lua_State *L, int object)
     return mg_buf_take(&out);
 }
 
+/* ---- backends ------------------------------------------------------------------------------- */
+
+/* Why the client got no further than it can with a server whose certificate nobody knows, or "". */
 static void
-backend_inspect(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx,
-                const struct mg_ssl_context_facts *facts)
+client_judge(const struct mg_memory_handshake *hs, char *cause, size_t cap)
+{
+    const char *error = hs->client_error[0] != '\0' ? hs->client_error : hs->server_error;
+
+    cause[0] = '\0';
+    if (!hs->ok && !is_expected(hs->client_error))
+        mg_str_copy(cause, cap, error[0] != '\0' ? error : "the handshake failed");
+}
+
+static int
+client_prove(struct mg_proof *proof, SSL_CTX *client, int version, char *cause, size_t cap,
+             struct mg_err *err)
+{
+    struct mg_memory_handshake hs = {.client = client};
+
+    if (proof->server == NULL) /* keys take their time: one server for all */
+        proof->server = mg_peer_server();
+    hs.server = proof->server;
+    if (hs.server == NULL || !mg_peer_limit(hs.server, version)) {
+        mg_tls_err_take(err, "a server for the proof");
+        return -1;
+    }
+    if (mg_memory_handshake(&hs, err) != 0)
+        return -1;
+    client_judge(&hs, cause, cap);
+    X509_free(hs.server_cert);
+    return 0;
+}
+
+static int
+backend_prove(struct mg_proof *proof, const struct mg_proof_entry *entry, SSL_CTX *ctx,
+              const char *who, struct mg_err *err)
+{
+    char causes[MG_PROOF_VERSIONS][256] = {""};
+    const char *first = NULL;
+    bool usable = older_enabled(ctx);
+
+    for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
+        if (!entry->enabled[v])
+            continue;
+        if (client_prove(proof, ctx, versions[v].number, causes[v], sizeof(causes[v]), err) != 0)
+            return -1;
+        usable = usable || causes[v][0] == '\0';
+        if (first == NULL && causes[v][0] != '\0')
+            first = causes[v];
+    }
+    if (!usable) {
+        mg_proof_fail(proof, "%s: no server could be reached with it: %s", who, first);
+        return 0;
+    }
+    for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
+        if (causes[v][0] != '\0')
+            mg_proof_warn(proof, "%s: %s: %s", who, mg_proof_version_names[v], causes[v]);
+    }
+    return 0;
+}
+
+static int
+client_inspect(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx,
+               const struct mg_ssl_context_facts *facts, struct mg_err *err)
 {
     char who[MG_PROOF_WHO];
 
@@ -422,6 +528,8 @@ backend_inspect(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
                       "%s: no protocol version is left between min_version, max_version and "
                       "options",
                       who);
+    else if (backend_prove(proof, entry, ctx, who, err) != 0)
+        return -1;
     if (facts->verify_mode == SSL_VERIFY_NONE)
         mg_proof_warn(proof, "%s: verify_mode is VERIFY_NONE: whoever answers is believed", who);
     else if (!facts->verify_hostname)
@@ -430,6 +538,30 @@ backend_inspect(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
     unproved_add(entry, "the backend's certificate (no network in a proof)");
     if (facts->callbacks)
         unproved_add(entry, "the script's callbacks (they are not run)");
+    return 0;
+}
+
+/* The ALPN protocols of the context at the top, in wire form; none where a callback decides. */
+static void
+alpn_take(lua_State *L, struct mg_proof_entry *entry)
+{
+    int context = lua_gettop(L);
+
+    if (lua_getfield(L, context, "alpn_select_cb") == LUA_TNIL &&
+        lua_getfield(L, context, "alpn_protocols") == LUA_TTABLE) {
+        for (lua_Integer i = 1; lua_rawgeti(L, -1, i) == LUA_TSTRING; i++) {
+            size_t len;
+            const char *name = lua_tolstring(L, -1, &len);
+            unsigned char prefix = (unsigned char)len;
+
+            mg_buf_add(&entry->alpn, &prefix, 1);
+            mg_buf_add(&entry->alpn, name, len);
+            lua_pop(L, 1);
+        }
+    }
+    lua_settop(L, context);
+    if (entry->alpn.failed)
+        luaL_error(L, "out of memory");
 }
 
 /* One object at the top of the stack, into the next entry. */
@@ -455,9 +587,8 @@ entry_fill(lua_State *L, struct mg_proof *proof, bool is_backend)
         ctx = mg_ssl_context_test(L, -1);
         mg_ssl_context_facts(L, lua_gettop(L), &facts);
         mg_str_copy(entry->context, sizeof(entry->context), facts.name);
-        if (is_backend)
-            backend_inspect(proof, entry, ctx, &facts);
-        else if (mg_proof_server(proof, entry, ctx, &facts, &err) != 0)
+        alpn_take(L, entry);
+        if ((is_backend ? client_inspect : mg_proof_server)(proof, entry, ctx, &facts, &err) != 0)
             luaL_error(L, "%s", err.text);
     }
     lua_settop(L, object);
@@ -544,8 +675,10 @@ proof_fini(struct mg_proof *proof)
         }
         mg_free(entry->name);
         mg_free(entry->addresses);
+        mg_buf_free(&entry->alpn);
         mg_buf_free(&entry->unproved);
     }
+    SSL_CTX_free(proof->server);
     mg_free(proof->entries);
     mg_buf_free(&proof->warnings);
     mg_buf_free(&proof->errors);

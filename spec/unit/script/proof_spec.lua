@@ -140,7 +140,7 @@ describe("a proof", function()
         local result = passes([[local ctx = server("ec") ctx.ca_file = "$ca_crt"
             ctx.verify_mode = openssl.SSL.VERIFY_PEER | openssl.SSL.VERIFY_FAIL_IF_NO_PEER_CERT listen(ctx)]])
         assert.matches("EC 256 +ok +ok", result.out)
-        assert.matches("not proved: listener web: a handshake with a client certificate", result.out)
+        assert.matches("not proved: listener web: a client certificate of the CA", result.out)
         assert.is_nil(result.out:find("warning", 1, true))
     end)
 
@@ -232,6 +232,102 @@ describe("a proof", function()
         ]])
         assert.equal(1, result.code)
         assert.matches("^moongate.lua:%d+: backend b: no protocol version is left", result.last)
+    end)
+
+    it("shakes hands with each backend's context, as far as a server without a known certificate goes", function()
+        local result = run([[
+            local ctx = openssl.SSL.SSLContext.new()
+            ctx.min_version, ctx.ciphersuites = openssl.SSL.TLS1_3_VERSION, ""
+            moongate.backend { name = "b", address = "a:1", tls = ctx }
+            listen(server "ec")
+        ]])
+        assert.equal(1, result.code)
+        assert.matches("^moongate.lua:%d+: backend b: no server could be reached with it: no ciphers available",
+            result.last)
+        result = passes([[
+            local ctx = openssl.SSL.SSLContext.new()
+            ctx.ciphersuites, ctx.ca_file = "", "$ca_crt"
+            moongate.backend { name = "older", address = "a:1", tls = ctx }
+            local mutual = server "ec"
+            mutual.ca_file, mutual.verify_mode = "$ca_crt", openssl.SSL.VERIFY_PEER
+            moongate.backend { name = "mutual", address = "a:1", tls = mutual }
+            local asked = openssl.SSL.SSLContext.new()
+            asked.ca_file, asked.verify_mode = "$ca_crt", openssl.SSL.VERIFY_PEER
+            asked.verify_callback = function() error "run" end
+            moongate.backend { name = "asked", address = "a:1", tls = asked }
+            listen(server "ec")
+        ]])
+        assert.matches("warning: moongate.lua:%d+: backend older: TLS 1.3: ", result.out)
+        assert.is_nil(result.out:find("backend mutual: TLS", 1, true))
+        assert.is_nil(result.out:find("backend asked: TLS", 1, true))
+    end)
+
+    it("wants a name for the certificate of a backend on a unix socket", function()
+        local result = run([[
+            moongate.backend { name = "b", address = "unix:/run/b.sock", tls = true }
+            listen(server "ec")
+        ]])
+        assert.equal(1, result.code)
+        assert.matches("^moongate.lua:%d+: backend: b: unix:/run/b.sock has no name to verify: servername is required$",
+            result.last)
+        passes([[
+            moongate.backend { address = "unix:/run/b.sock", tls = true, servername = "b.example" }
+            moongate.backend { address = "unix:/run/c.sock", tls = true, servername = function() return "c" end }
+            local ctx = openssl.SSL.SSLContext.new()
+            ctx.verify_mode, ctx.ca_file = openssl.SSL.VERIFY_PEER, "$ca_crt"
+            moongate.backend { address = "unix:/run/d.sock", tls = ctx }
+            listen(server "ec")
+        ]])
+    end)
+
+    it("warns of a context that asks for certificates and has nothing to verify them with", function()
+        local WARNING = "verify_mode asks for client certificates, but there is no CA"
+        local function warns(settings)
+            return passes([[
+                local ctx = server "ec"
+                ctx.verify_mode = openssl.SSL.VERIFY_PEER
+                ]] .. settings .. " listen(ctx)").out:find(WARNING, 1, true) ~= nil
+        end
+        assert.is_true(warns "")
+        assert.is_true(warns [[ctx.client_ca = openssl.X509.Certificate.load_file "$ca_crt"]])
+        assert.is_true(warns "ctx.cert_store = openssl.X509.Store.new()")
+        assert.is_false(warns [[ctx.ca_file = "$ca_crt"]])
+        assert.is_false(warns [[ctx.cert_store = openssl.X509.Store.new():add_file "$ca_crt"]])
+        assert.is_false(warns "ctx.verify_callback = function(ok) return ok end")
+    end)
+
+    it("offers ALPN and client certificates", function()
+        local result = passes([[
+            local ctx = server "ec"
+            ctx.alpn_protocols, ctx.ca_file, ctx.verify_mode = { "h2" }, "$ca_crt", openssl.SSL.VERIFY_PEER
+            listen(ctx)
+        ]])
+        assert.equal("", result.err)
+        assert.matches("not proved: listener web: a client certificate of the CA", result.out)
+        result = passes([[
+            local ctx = server "ec"
+            ctx.ca_file, ctx.verify_mode, ctx.client_sigalgs = "$ca_crt",
+                openssl.SSL.VERIFY_PEER | openssl.SSL.VERIFY_FAIL_IF_NO_PEER_CERT, "RSA-PSS+SHA256"
+            listen(ctx)
+        ]])
+        assert.equal("", result.err)
+        result = passes([[
+            local ctx = server "ec"
+            ctx.ca_file, ctx.verify_mode = "$ca_crt", openssl.SSL.VERIFY_PEER
+            ctx.verify_callback = function() error "run" end
+            listen(ctx)
+        ]])
+        assert.equal("", result.err)
+    end)
+
+    it("is data with --json also where the script itself fails", function()
+        local result = run("moongate.listen { adress = 'x' }", { "--json" })
+        assert.equal(1, result.code)
+        local data = result.json()
+        assert.is_false(data.ok)
+        assert.equal("moongate.lua", data.script)
+        assert.equal(result.last, data.error)
+        assert.same({ data.error }, data.errors)
     end)
 
     it("leaves names of a wildcard certificate to their simplest member", function()
