@@ -3,8 +3,9 @@
  *
  * The happy path is: open, send and message as often as needed, close. What the kernel does not
  * take waits in a queue of packets, each with its own duplicates of the descriptors that go with
- * it. Possible failure modes are: the other end is gone, it breaks the protocol, no memory for a
- * part; each stops the polling and is reported once by ops->lost, after which the user closes.
+ * it. Possible failure modes are: the other end is gone, it breaks the protocol, no memory or
+ * descriptor for a part; each stops the polling and is reported once by ops->lost, after which the
+ * user closes.
  */
 #include "ipc/internal.h"
 
@@ -124,15 +125,11 @@ queue_drop(struct mg_ipc *ipc)
     ipc->queue_tail = &ipc->queue;
 }
 
-int
-mg_ipc_send(struct mg_ipc *ipc, uint32_t type, uint64_t number, const void *data, size_t len,
-            const int *fds, size_t fd_count)
+/* Queues all parts of a message, or none. */
+static int
+message_queue(struct mg_ipc *ipc, uint32_t type, uint64_t number, const char *bytes, size_t len,
+              const int *fds, size_t fd_count)
 {
-    const char *bytes = data != NULL ? data : "";
-    if (ipc->closing || len > MG_IPC_MAX || fd_count > MG_IPC_FDS)
-        return -1;
-    /* All parts are queued before any is sent: a message is delivered whole or breaks the channel.
-     */
     struct mg_ipc_packet **mark = ipc->queue_tail;
     size_t offset = 0;
     do {
@@ -153,8 +150,20 @@ mg_ipc_send(struct mg_ipc *ipc, uint32_t type, uint64_t number, const void *data
         ipc->queue_tail = &packet->next;
         offset += part;
     } while (offset < len);
-    if (queue_flush(ipc) != 0) {
+    return 0;
+}
+
+int
+mg_ipc_send(struct mg_ipc *ipc, uint32_t type, uint64_t number, const void *data, size_t len,
+            const int *fds, size_t fd_count)
+{
+    if (ipc->closing || len > MG_IPC_MAX || fd_count > MG_IPC_FDS)
+        return -1;
+    if (message_queue(ipc, type, number, data != NULL ? data : "", len, fds, fd_count) != 0 ||
+        queue_flush(ipc) != 0) {
+        /* The other end would wait for it: both shall see that something is missing. */
         queue_drop(ipc);
+        shutdown(ipc->fd, SHUT_RDWR);
         return -1;
     }
     if (ipc->queue != NULL)
@@ -212,8 +221,10 @@ on_poll(uv_poll_t *poll, int status, int events)
     struct mg_ipc *ipc = poll->data;
     (void)events;
     bool waited = ipc->queue != NULL;
-    if (waited && queue_flush(ipc) != 0)
+    if (waited && queue_flush(ipc) != 0) {
         queue_drop(ipc);
+        shutdown(ipc->fd, SHUT_RDWR);
+    }
     /* After an error uv has stopped polling; it may have been the reset that recvmsg passes over. */
     if (status != 0 || (waited && ipc->queue == NULL))
         poll_restart(ipc);

@@ -108,7 +108,8 @@ int mg_ipc_pair(int fds[2], struct mg_err *err);
 int mg_ipc_open(struct mg_ipc *ipc, uv_loop_t *loop, int fd, const struct mg_ipc_ops *ops,
                 void *data, struct mg_err *err);
 
-/* fds are duplicated by the kernel: the caller keeps its own. -1: channel broken or no memory. */
+/* fds are duplicated by the kernel: the caller keeps its own. -1: it is not sent. Unless it was too
+ * long, the channel is lost with it, at both ends: ops->lost follows, from the loop. */
 int mg_ipc_send(struct mg_ipc *ipc, uint32_t type, uint64_t number, const void *data, size_t len,
                 const int *fds, size_t fd_count);
 int mg_ipc_sendf(struct mg_ipc *ipc, uint32_t type, uint64_t number, const char *fmt, ...)
