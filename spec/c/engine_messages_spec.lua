@@ -97,3 +97,35 @@ describe("a client that asks for answers and does not read them", function()
         web:stop()
     end)
 end)
+
+describe("half a message behind a request", function()
+    local first = { { DATA, "hello" }, { HANDSHAKE, "\24\0\0\1" } }
+    local second = { { HANDSHAKE, "\0", rekey = true } }
+    local ending = { { HANDSHAKE, "\0", rekey = true }, { 21, "\1\0" } }
+
+    it("holds a reply back, and loses nothing of it", function()
+        local web = engine.start { tls = engine.server(), backend = { kind = "reply", reply = "answer" } }
+        for number, rest in ipairs { second, ending } do
+            assert.equal("answer", say(web, 1, first, rest))
+            assert.equal("relay: done", web:record(number).reason)
+        end
+        web:stop()
+    end)
+
+    it("holds an echo back, and loses nothing of it", function()
+        local web = engine.start { tls = engine.server(), backend = { kind = "echo" } }
+        assert.equal("hello", say(web, 1, first, ending))
+        assert.equal("relay: done", web:record(1).reason)
+        web:stop()
+    end)
+
+    it("holds a backend's answer and its end back", function()
+        local web = engine.between(engine.modes[1])
+        local server = bench.exchange { listen = "127.0.0.1:" .. web.backend_port, bytes = 100000,
+            finish_when = "got:5" }
+        assert.equal(100000, #say(web, 1, first, ending))
+        assert.equal("fin", server:finish()["end"])
+        assert.equal("relay: done", web:record(1).reason)
+        web:stop()
+    end)
+end)

@@ -54,7 +54,9 @@ socket_write(struct mg_peer *peer, const void *data, size_t len)
 static void
 reading_start(struct mg_peer *peer)
 {
-    if (peer->stream.open && !peer->twin->stream.writing && peer->twin->parked == NULL &&
+    const struct mg_peer *twin = peer->twin;
+
+    if (peer->stream.open && !twin->stream.writing && (twin->parked == NULL || twin == peer) &&
         peer->answers < ANSWERS_MAX)
         mg_stream_read_start(&peer->stream);
 }
@@ -84,7 +86,8 @@ park(struct mg_peer *peer, const unsigned char *data, size_t len)
     memcpy(grown + peer->parked_len, data, len);
     peer->parked = grown;
     peer->parked_len += len;
-    mg_stream_read_stop(&peer->twin->stream);
+    if (peer->twin != peer) /* whose next input is what it waits for */
+        mg_stream_read_stop(&peer->twin->stream);
     return true;
 }
 
@@ -158,6 +161,18 @@ finish(struct mg_peer *peer)
     return true;
 }
 
+/* Both directions are over, or a reply is, and nothing of it is parked. */
+static void
+done_check(struct mg_session *s)
+{
+    bool replied = s->backend->kind == MG_BACKEND_REPLY && s->down.finished && !s->down.ended;
+    bool over = s->down.ended && s->down.finished &&
+                (!s->up.stream.open || (s->up.ended && s->up.finished));
+
+    if (replied || over)
+        mg_session_linger(s, "relay: done", NULL, replied);
+}
+
 /* Tries again what libssl had refused. false: the session has closed. */
 static bool
 unpark(struct mg_peer *peer)
@@ -174,21 +189,27 @@ unpark(struct mg_peer *peer)
     mg_free(parked);
     if (!open || peer->parked != NULL)
         return open;
-    if (peer->finish_wanted)
-        return finish(peer);
-    reading_start(peer->twin);
+    if (!peer->finish_wanted) {
+        reading_start(peer->twin);
+        return true;
+    }
+    if (!finish(peer))
+        return false;
+    done_check(peer->session);
     return true;
 }
 
 /* ---- what arrives ---------------------------------------------------------------------------- */
 
-/* The reply backend has heard something: it answers and says goodbye. */
+/* The reply backend has heard something: it answers, once, and says goodbye. */
 static void
 reply(struct mg_session *s)
 {
     const struct mg_backend *backend = s->backend;
     size_t done = 0;
 
+    if (s->down.finish_wanted)
+        return;
     while (done < backend->reply_len) {
         size_t part = backend->reply_len - done;
 
@@ -199,7 +220,7 @@ reply(struct mg_session *s)
         done += part;
     }
     if (finish(&s->down))
-        mg_session_linger(s, "relay: done", NULL, true);
+        done_check(s);
 }
 
 /* false: the session takes no more of it. */
@@ -212,7 +233,7 @@ deliver(struct mg_peer *peer, const unsigned char *data, size_t len)
         s->bytes_up += len;
     if (s->backend->kind == MG_BACKEND_REPLY) {
         reply(s);
-        return false;
+        return s->state == S_RELAY;
     }
     return peer_send(peer->twin, data, len);
 }
@@ -227,10 +248,8 @@ end(struct mg_peer *peer)
     peer->ended = true;
     if (!finish(peer->twin))
         return;
-    if (s->down.ended && (s->up.ended || !s->up.stream.open))
-        mg_session_linger(s, "relay: done", NULL, false);
-    else
-        mg_session_arm(s);
+    done_check(s);
+    mg_session_arm(s);
 }
 
 /* What libssl had to answer on its own (a key update) leaves before the relayed bytes. Some of it may
@@ -272,7 +291,7 @@ encrypted_input(struct mg_peer *peer, const unsigned char *data, size_t len)
             NULL);
     else if (status == MG_TLS_ERROR)
         tls_failed(peer, &err);
-    else if (unpark(peer) && status == MG_TLS_CLOSED)
+    else if (unpark(peer) && status == MG_TLS_CLOSED && s->state == S_RELAY)
         end(peer);
 }
 
