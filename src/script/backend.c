@@ -154,7 +154,8 @@ static void
 backend_set(lua_State *L, void *self, int value)
 {
     if (((struct mg_backend_object *)self)->kind != MG_BACKEND_ADDRESSES)
-        mg_script_error(L, "Backend.%s: only a backend with addresses has it", lua_tostring(L, 2));
+        mg_lua_error(L, "NoMethodError", "Backend.%s: only a backend with addresses has it",
+                     lua_tostring(L, 2));
     mg_option_assign(L, "Backend", options, value);
 }
 

@@ -349,10 +349,8 @@ io_lines(lua_State *L)
 {
     if (lua_isnoneornil(L, 1))
         mg_script_error(L, "io.lines: expected the name of a file: there is no standard input");
-    if (!handle_push(L, luaL_checkstring(L, 1))) {
-        lua_pushvalue(L, -2);
-        return lua_error(L);
-    }
+    if (!handle_push(L, luaL_checkstring(L, 1)))
+        mg_script_error(L, "%s", lua_tostring(L, -2));
     lua_replace(L, 1);
     lines_push(L, true);
     lua_pushnil(L);

@@ -129,12 +129,16 @@ static int
 base_dofile(lua_State *L)
 {
     const char *path = lua_tostring(L, 1);
+    int status;
 
     if (path == NULL)
         mg_script_error(L, "dofile: expected the name of a file: there is no standard input");
     lua_settop(L, 1);
-    if (file_load(L, path) != LUA_OK)
-        return lua_error(L);
+    status = file_load(L, path);
+    if (status == LUA_ERRFILE)
+        mg_script_error(L, "%s", lua_tostring(L, -1));
+    if (status != LUA_OK)
+        return lua_error(L); /* names the line in that file */
     lua_call(L, 0, LUA_MULTRET);
     return lua_gettop(L) - 1;
 }

@@ -299,5 +299,7 @@ mg_option_fixed(lua_State *L, void *self, int value)
 {
     (void)self;
     (void)value;
-    mg_script_error(L, "%s is given once, when the object is made", lua_tostring(L, 2));
+    luaL_getmetafield(L, 1, "__name");
+    mg_lua_error(L, "NoMethodError", "%s.%s: is given once, when the object is made",
+                 lua_tostring(L, -1), lua_tostring(L, 2));
 }

@@ -96,7 +96,7 @@ describe("a script", function()
             do local g <close> = io.open "lines.txt" end
             local none, message, code = io.open "no.txt"
             assert(none == nil and message == "no.txt: No such file or directory" and code == 2)
-            assert(select(2, pcall(io.lines, "no.txt")) == "no.txt: No such file or directory")
+            assert(select(2, pcall(io.lines, "no.txt")) == "moongate.lua:19: no.txt: No such file or directory")
             assert(select(2, io.open ".") == ".: Is a directory")
             assert(select(2, io.open "/dev/zero") == "/dev/zero: Invalid argument")
         ]], { files = { ["lines.txt"] = "first\n\n0x1F and\nlast" } })
@@ -212,6 +212,12 @@ describe("a script", function()
         { "debug.sethook()", "debug.sethook is not available in a script: the hook enforces settings.callback_budget" },
         { "debug.getregistry()",
             "debug.getregistry is not available in a script: it would lead out of the guarded state" },
+        { "for _ in io.lines 'no.txt' do end", "no.txt: No such file or directory" },
+        { "dofile 'no.lua'", "no.lua: No such file or directory" },
+        { "moongate.listen { address = '127.0.0.1:3', backend = 'a:1' }.name = 'x'",
+            "NoMethodError: Listener.name: is given once, when the object is made" },
+        { "moongate.echo().balance = 'round_robin'",
+            "NoMethodError: Backend.balance: only a backend with addresses has it" },
         { "dofile()", "dofile: expected the name of a file: there is no standard input" },
         { "moongate.servernames {}", "moongate.servernames is not supported by this version" },
         { "moongate.lisen {}", "moongate.lisen: no such function (did you mean moongate.listen?)" },
