@@ -366,6 +366,10 @@ int mg_ssl_session_bind(SSL_CTX *ctx, const unsigned char id[32]);
 /* Whether the certificate it was agreed with is still in time. */
 bool mg_ssl_session_is_current(SSL_SESSION *session);
 
+/* Lets session end with that certificate at the latest, for caches that look only at its timeout.
+ * false: the certificate has ended already. */
+bool mg_ssl_session_limit(SSL_SESSION *session);
+
 /* Client, before the handshake: binds the connection to the name and offers session (or NULL), unless
  * it was made under another policy or name, or its peer's certificate has ended: then it is as if
  * there were none. -1: OpenSSL's queue says why. */

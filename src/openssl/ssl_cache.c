@@ -93,7 +93,8 @@ check_cache(lua_State *L)
     return self->ctx;
 }
 
-/* session_add(session) -> false only for a session that is in the cache already */
+/* session_add(session) -> false only for a session that is in the cache already, or has ended with the
+ * peer's certificate */
 int
 mg_ssl_context_session_add(lua_State *L)
 {
@@ -112,7 +113,7 @@ mg_ssl_context_session_add(lua_State *L)
         mg_lua_openssl_error(L, "SessionError", "%s: SSL_SESSION_dup", mg_function_name(L));
     SSL_SESSION_free(self->session);
     self->session = copy;
-    lua_pushboolean(L, SSL_CTX_add_session(ctx, copy) == 1);
+    lua_pushboolean(L, mg_ssl_session_limit(copy) && SSL_CTX_add_session(ctx, copy) == 1);
     return 1;
 }
 

@@ -118,7 +118,7 @@ session_get_body(lua_State *L)
     lua_call(L, 2, 1);
     SSL_SESSION *session = mg_ssl_session_test(L, -1);
     /* A copy, because libssl puts it into this context's cache and it may be in another's. */
-    if (session && mg_ssl_session_is_current(session))
+    if (session && mg_ssl_session_limit(session))
         get->session = SSL_SESSION_dup(session);
     return 0;
 }

@@ -25,12 +25,17 @@ session_new_body(lua_State *L)
     return 0;
 }
 
-/* 0: we keep no reference of libssl's. */
+/* Runs without session_new_cb, too: libssl's cache must forget a session when the peer's certificate
+ * ends. 0: we keep no reference of libssl's. */
 static int
 on_session_new(SSL *ssl, SSL_SESSION *session)
 {
     struct notice notice = {.ssl = ssl, .session = session};
-    mg_callback_call(ssl, "session_new_cb", session_new_body, &notice);
+    SSL_CTX *ctx = SSL_get_SSL_CTX(ssl);
+    if (!mg_ssl_session_limit(session))
+        SSL_CTX_remove_session(ctx, session);
+    if (mg_ssl_context_extra(ctx)->callbacks.session_new_cb)
+        mg_callback_call(ssl, "session_new_cb", session_new_body, &notice);
     return 0;
 }
 
@@ -101,8 +106,7 @@ mg_callback_renegotiation(const SSL *ssl)
 void
 mg_callbacks_install_notifying(SSL_CTX *ctx, const struct mg_callbacks *set)
 {
-    if (set->session_new_cb)
-        SSL_CTX_sess_set_new_cb(ctx, on_session_new);
+    SSL_CTX_sess_set_new_cb(ctx, on_session_new);
     if (set->session_remove_cb)
         SSL_CTX_sess_set_remove_cb(ctx, on_session_remove);
     if (set->keylog_cb)

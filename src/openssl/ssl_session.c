@@ -71,6 +71,34 @@ mg_ssl_session_is_current(SSL_SESSION *session)
     return !peer || X509_cmp_time(X509_get0_notAfter(peer), NULL) > 0;
 }
 
+static lua_Integer
+session_time(const SSL_SESSION *session)
+{
+#ifdef MG_HAVE_SSL_SESSION_TIME_EX
+    return (lua_Integer)SSL_SESSION_get_time_ex(session);
+#else
+    return (lua_Integer)SSL_SESSION_get_time(session);
+#endif
+}
+
+bool
+mg_ssl_session_limit(SSL_SESSION *session)
+{
+    const X509 *peer = SSL_SESSION_get0_peer(session);
+    int days, seconds;
+    if (!peer)
+        return true;
+    if (ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(peer)) != 1)
+        return false;
+    lua_Integer left = (lua_Integer)days * 86400 + seconds;
+    lua_Integer age = (lua_Integer)time(NULL) - session_time(session);
+    if (left <= 0)
+        return false;
+    if (age + left < SSL_SESSION_get_timeout(session))
+        SSL_SESSION_set_timeout(session, (long)(age + left));
+    return true;
+}
+
 static SSL_TICKET_RETURN
 on_ticket_opened(SSL *ssl MG_UNUSED, SSL_SESSION *session, const unsigned char *name MG_UNUSED,
                  size_t name_len MG_UNUSED, SSL_TICKET_STATUS status, void *arg MG_UNUSED)
@@ -227,16 +255,6 @@ get_id(lua_State *L, void *self)
     return 1;
 }
 
-static lua_Integer
-session_time(const SSL_SESSION *session)
-{
-#ifdef MG_HAVE_SSL_SESSION_TIME_EX
-    return (lua_Integer)SSL_SESSION_get_time_ex(session);
-#else
-    return (lua_Integer)SSL_SESSION_get_time(session);
-#endif
-}
-
 static int
 get_time(lua_State *L, void *self)
 {
@@ -257,6 +275,7 @@ set_time(lua_State *L, void *self, int value)
 #else
     SSL_SESSION_set_time(attr_session(self), (long)seconds);
 #endif
+    mg_ssl_session_limit(attr_session(self));
 }
 
 static int
@@ -270,6 +289,7 @@ static void
 set_timeout(lua_State *L, void *self, int value)
 {
     SSL_SESSION_set_timeout(attr_session(self), (long)mg_attr_integer(L, value, CLS, "timeout"));
+    mg_ssl_session_limit(attr_session(self));
 }
 
 /* ---- methods -------------------------------------------------------------------------------- */

@@ -57,11 +57,25 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
                 client(only(version, { cert_store = other }))))
         end)
 
+        it("gets no timeout beyond the end of the certificate", function()
+            local ending = os.time() + 60
+            local to = server { verify_mode = SSL.VERIFY_PEER, cert_store = fix.store() }
+            local hs = fix.handshake(to, client(only(version, {
+                cert = certificate("client", ending), key = fix.key "client",
+            })))
+            local session = hs.server.session
+            assert.is_true(session.time + session.timeout <= ending)
+            session.timeout = 3600
+            assert.is_true(session.time + session.timeout <= ending)
+            session.timeout = 5
+            assert.equal(5, session.timeout)
+        end)
+
         it("does not outlast the certificate of either end", function()
             local ending = os.time() + 2
             local cases = {}
-            for _, whose in ipairs { "client", "server" } do
-                local to = server { verify_mode = SSL.VERIFY_PEER, cert_store = fix.store() }
+            local function case(whose, options)
+                local to = server { verify_mode = SSL.VERIFY_PEER, cert_store = fix.store(), options = options }
                 local from = client(only(version, { verify_mode = SSL.VERIFY_NONE, verify_hostname = false }))
                 if whose == "client" then
                     from.cert, from.key = certificate("client", ending), fix.key "client"
@@ -69,11 +83,14 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
                     to.cert, to.key = certificate("other_ec", ending), fix.key "other_ec"
                     from.sigalgs = "ECDSA+SHA256"
                 end
-                cases[whose] = { to = to, from = from, session = fix.handshake(to, from).client.session }
+                return { to = to, from = from, session = fix.handshake(to, from).client.session }
             end
+            cases["client, by ticket"] = case("client", SSL.OP_ALL)
+            cases["client, by the server's cache"] = case("client", SSL.OP_ALL | SSL.OP_NO_TICKET)
+            cases.server = case("server", SSL.OP_ALL)
             while os.time() <= ending do end -- there is nothing to wait for but the clock
-            for whose, case in pairs(cases) do
-                local hs = fix.handshake(case.to, case.from, { servername = "localhost", session = case.session })
+            for whose, made in pairs(cases) do
+                local hs = fix.handshake(made.to, made.from, { servername = "localhost", session = made.session })
                 assert.is_false(hs.session_reused, whose)
             end
         end)
