@@ -297,7 +297,7 @@ set_timeout(lua_State *L, void *self, int value)
 static int
 session_to_der(lua_State *L)
 {
-    const SSL_SESSION *session = self_session(L);
+    SSL_SESSION *session = self_session(L);
     BIO *bio = mg_box_push_mem(L);
     ERR_clear_error();
     if (i2d_SSL_SESSION_bio(bio, session) != 1)
