@@ -119,11 +119,18 @@ bool mg_arg_boolean(lua_State *L, int idx, const char *cls, const char *name);
 SSL_CTX *mg_ssl_context_test(lua_State *L, int idx);
 bool mg_ssl_context_frozen(lua_State *L, int idx);
 
+/* The userdata of ctx, pushed, or nothing and false: it was collected, or is not ours. */
+bool mg_ssl_context_push(lua_State *L, const SSL_CTX *ctx);
+
 /*
  * setup() on the context at idx, raising as it does. as_client applies what a backend needs: where
  * verify_mode was never set, VERIFY_PEER, verify_hostname and the default CAs. Idempotent.
  */
 void mg_ssl_context_freeze(lua_State *L, int idx, bool as_client);
+
+/* setup() on every context that somebody still holds and that is not frozen: those that callbacks
+ * return. Raises as it does. */
+void mg_ssl_contexts_freeze(lua_State *L);
 
 /* Facts of a frozen context for the engine and the report. */
 struct mg_ssl_context_facts {

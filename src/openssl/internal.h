@@ -128,7 +128,8 @@ bool mg_is_pem(const char *data, size_t len);
 /* ---- x509 ----------------------------------------------------------------------------------- */
 
 extern const struct mg_class mg_certificate_class, mg_name_class, mg_extension_class,
-    mg_store_class, mg_store_context_class, mg_crl_class, mg_pkey_class, mg_ssl_context_class;
+    mg_store_class, mg_store_context_class, mg_crl_class, mg_revoked_class, mg_pkey_class,
+    mg_ssl_context_class;
 
 /* Objects hold one reference; the pointer is NULL only before construction is complete. */
 struct mg_certificate {
@@ -137,6 +138,10 @@ struct mg_certificate {
 };
 struct mg_crl {
     X509_CRL *crl;
+    bool shared; /* a store has it too: it can no longer be changed */
+};
+struct mg_revoked {
+    X509_REVOKED *revoked;
 };
 struct mg_name {
     X509_NAME *name;
@@ -155,7 +160,7 @@ struct mg_store_context {
 };
 
 extern const luaL_Reg mg_certificate_functions[], mg_name_functions[], mg_extension_functions[],
-    mg_store_functions[], mg_crl_functions[];
+    mg_store_functions[], mg_crl_functions[], mg_revoked_functions[];
 
 /* Writers of Certificate (x509_build.c): what its rows and methods need for building and signing. */
 void mg_x509_set_version(lua_State *L, void *self, int value);
@@ -168,6 +173,13 @@ void mg_x509_set_public_key(lua_State *L, void *self, int value);
 int mg_x509_add_extension(lua_State *L);
 int mg_x509_sign(lua_State *L);
 
+/* A hexadecimal string, as the readers give it, or an integer; a time in seconds. Pushes its boxes. */
+const ASN1_INTEGER *mg_attr_serial(lua_State *L, int value, const char *cls, const char *name);
+const ASN1_TIME *mg_attr_time(lua_State *L, int value, const char *cls, const char *name);
+
+/* Replaces a fresh signature, in place, by the one that this run of the script is to have. */
+void mg_signature_keep(lua_State *L, const ASN1_BIT_STRING *fresh);
+
 X509 *mg_x509_test(lua_State *L, int idx);  /* NULL if it is something else */
 X509 *mg_x509_share(lua_State *L, int idx); /* likewise, for keeping: freezes the Certificate */
 void mg_x509_parse_all(lua_State *L, const char *cls, const char *what, const char *data,
@@ -177,6 +189,7 @@ void mg_lua_push_name(lua_State *L, const X509_NAME *name);
 void mg_lua_push_extension(lua_State *L, X509_EXTENSION *ext);
 void mg_lua_push_extensions(lua_State *L, const STACK_OF(X509_EXTENSION) * list);
 void mg_lua_push_crl(lua_State *L, X509_CRL *crl);
+X509_CRL *mg_crl_share(lua_State *L, int arg); /* checks, and freezes the CRL */
 
 /* The Name at idx, or one made from a string "/CN=x/O=y" (left on the stack in its place). */
 X509_NAME *mg_attr_name(lua_State *L, int idx, const char *cls, const char *name);
@@ -212,6 +225,16 @@ const char *mg_pkey_type_name(const EVP_PKEY *key);
 /* Pushes the key in data, or raises PKeyError "what: …". pass may be NULL: never asks a terminal. */
 void mg_pkey_parse(lua_State *L, const char *what, const char *data, size_t len, const char *pass,
                    size_t pass_len);
+
+/* Rows and constructors that are in pkey_params.c. */
+int mg_pkey_get_params(lua_State *L, void *self);
+int mg_pkey_get_p(lua_State *L, void *self);
+int mg_pkey_get_g(lua_State *L, void *self);
+int mg_pkey_new_raw_private_key(lua_State *L);
+int mg_pkey_new_raw_public_key(lua_State *L);
+
+/* A PKey that waits for its key. */
+EVP_PKEY **mg_pkey_push_empty(lua_State *L);
 
 /* The digest named at idx; NULL for nil, which Ed25519 needs. */
 const EVP_MD *mg_check_digest(lua_State *L, int arg);
@@ -259,9 +282,6 @@ int mg_ssl_context_put_certificate(SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STAC
 /* Visits ctx's certificates, each being the current one meanwhile, until visit returns non-zero. */
 int mg_ssl_context_each_certificate(SSL_CTX *ctx,
                                     int (*visit)(SSL_CTX *ctx, X509 *x509, void *data), void *data);
-
-/* The userdata of ctx, pushed, or nothing and false: it was collected, or is not ours. */
-bool mg_ssl_context_push(lua_State *L, const SSL_CTX *ctx);
 
 /* alpn_protocols in wire form; raises where an entry is none. */
 void mg_protocols_encode(lua_State *L, int value, const char *name, struct mg_buf *out);
@@ -440,6 +460,11 @@ bool mg_memory_connection_push(lua_State *L, const struct mg_tls_conn *conn);
     X(peer_finished_message)                                                                       \
     X(client_ca)
 
+/* ---- names of certificates (ssl_identity.c) -------------------------------------------------- */
+
+/* Ruby's verify_certificate_identity. */
+bool mg_ssl_identity_matches(X509 *x509, const char *host, size_t len);
+
 /* ---- module parts: each pushes its table unless it says so -------------------------- */
 
 void mg_open_ssl_constants(lua_State *L);     /* into the SSL table on top */
@@ -449,6 +474,7 @@ void mg_open_ssl_context(lua_State *L);       /* SSL.SSLContext */
 void mg_open_x509(lua_State *L);              /* X509.* */
 void mg_open_pkey(lua_State *L);              /* PKey.* */
 void mg_open_ssl_profiles(lua_State *L);      /* SSL.PROFILES */
+void mg_open_ssl_identity(lua_State *L);      /* verify_* into the SSL table on top */
 void mg_open_ssl_session(lua_State *L);       /* SSL.Session */
 void mg_open_connection(lua_State *L);        /* pushes nothing: there is no constructor */
 int mg_lua_handshake(lua_State *L);           /* openssl.handshake */

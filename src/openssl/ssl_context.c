@@ -281,6 +281,19 @@ mg_ssl_context_push(lua_State *L, const SSL_CTX *ctx)
     return false;
 }
 
+void
+mg_ssl_contexts_freeze(lua_State *L)
+{
+    int top = lua_gettop(L);
+    lua_gc(L, LUA_GCCOLLECT); /* which ones are there may not depend on the collector's pace */
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &contexts_key) == LUA_TTABLE) {
+        for (lua_pushnil(L); lua_next(L, top + 1) != 0; lua_settop(L, top + 2))
+            if (mg_ssl_context_test(L, top + 3))
+                mg_ssl_context_freeze(L, top + 3, false);
+    }
+    lua_settop(L, top);
+}
+
 /* What an SSL_CTX weighs, for a collector that sees only the few bytes of its userdata. */
 #define CONTEXT_KIB 32
 

@@ -12,6 +12,9 @@
 /* Registry name of the table from session (light userdata) to Conn. */
 #define CONNS "moongate.conns"
 
+/* Likewise to the context that a callback made for it: its callbacks need the userdata. */
+#define CONTEXTS "moongate.conn_contexts"
+
 struct conn {
     struct mg_session *session; /* NULL once it has ended */
 };
@@ -146,6 +149,19 @@ reader_get(lua_State *L, void *self)
     return 1;
 }
 
+/* In servername_cb there is no SSL object to read it from. */
+static int
+servername_get(lua_State *L, void *self)
+{
+    struct mg_session_info info;
+
+    info_get(L, self, &info);
+    if (info.servername == NULL)
+        return reader_get(L, self);
+    lua_pushstring(L, info.servername);
+    return 1;
+}
+
 static const struct mg_attr attrs[] = {
     {"id", id_get, NULL},
     {"listener", listener_get, NULL},
@@ -159,7 +175,7 @@ static const struct mg_attr attrs[] = {
     {"ssl_version", reader_get, NULL},
     {"cipher", reader_get, NULL},
     {"alpn_protocol", reader_get, NULL},
-    {"servername", reader_get, NULL},
+    {"servername", servername_get, NULL},
     {"cert", reader_get, NULL},
     {"peer_cert", reader_get, NULL},
     {"peer_cert_chain", reader_get, NULL},
@@ -231,6 +247,8 @@ mg_conn_open(lua_State *L)
     mg_class_register(L, &conn_class);
     lua_newtable(L);
     lua_setfield(L, LUA_REGISTRYINDEX, CONNS);
+    lua_newtable(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, CONTEXTS);
 }
 
 void
@@ -252,9 +270,20 @@ mg_conn_push(lua_State *L, struct mg_session *session)
     lua_remove(L, -2);
 }
 
+void
+mg_conn_keep(lua_State *L, struct mg_session *session)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, CONTEXTS);
+    lua_insert(L, -2);
+    lua_rawsetp(L, -2, session);
+    lua_pop(L, 1);
+}
+
 static void
 conn_drop(lua_State *L, void *session)
 {
+    lua_pushnil(L);
+    mg_conn_keep(L, session);
     lua_getfield(L, LUA_REGISTRYINDEX, CONNS);
     lua_pushnil(L);
     lua_rawsetp(L, -2, session);

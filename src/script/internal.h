@@ -324,6 +324,9 @@ void mg_conn_open(lua_State *L);
 /* Pushes the session's Conn, making it if there is none yet. May raise. */
 void mg_conn_push(lua_State *L, struct mg_session *session);
 
+/* Keeps the SSLContext at the top of the stack, and pops it, for as long as the session lives. */
+void mg_conn_keep(lua_State *L, struct mg_session *session);
+
 /* The session ends: its Conn answers with errors from now on. Never raises. */
 void mg_conn_forget(struct mg_script *s, struct mg_session *session);
 

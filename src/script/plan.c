@@ -361,6 +361,7 @@ listener_fill(lua_State *L, int object, struct mg_listener *l)
     l->tcp_keepalive_s = mg_option_ms(L, object, "tcp_keepalive") / 1000;
     l->tls = context_take(L, object, &facts);
     l->tls_callbacks = facts.callbacks;
+    l->hello_asked = facts.servername_cb;
 }
 
 static void

@@ -169,6 +169,48 @@ on_servername(void *data, struct mg_session *session, const struct mg_backend *b
     return -1;
 }
 
+struct choice {
+    struct mg_session *session;
+    SSL_CTX *ctx;
+};
+
+static void
+choice_keep(lua_State *L, void *data)
+{
+    struct choice *choice = data;
+
+    if (mg_ssl_context_push(L, choice->ctx))
+        mg_conn_keep(L, choice->session);
+}
+
+/* The name was checked by the parser: not empty, no NUL. Without one servername_cb is not asked. */
+static int
+on_hello(void *data, struct mg_session *session, const struct mg_listener *listener,
+         const struct mg_hello *hello, SSL_CTX **chosen, int *alert, struct mg_err *err)
+{
+    struct mg_script *s = data;
+    struct mg_session_info info;
+    struct choice choice;
+
+    if (hello->servername.data == NULL)
+        return 0;
+    mg_session_info(session, &info);
+    if (mg_ssl_context_servername(s->L, listener->tls, info.tls, info.servername, chosen, alert) !=
+        0) {
+        mg_err_setx(err, "%s", info.tls->callback_error != NULL ? info.tls->callback_error : "");
+        return -1;
+    }
+    if (*chosen == listener->tls)
+        return 0;
+    choice = (struct choice){session, *chosen};
+    if (mg_script_protect(s, choice_keep, &choice, err) == 0 &&
+        mg_tls_ticket_share(*chosen, listener->tls, err) == 0)
+        return 0;
+    SSL_CTX_free(*chosen);
+    *chosen = NULL;
+    return -1;
+}
+
 static void
 on_forget(void *data, struct mg_session *session)
 {
@@ -176,6 +218,7 @@ on_forget(void *data, struct mg_session *session)
 }
 
 const struct mg_policy mg_script_policy = {
+    .hello = on_hello,
     .route = on_route,
     .servername = on_servername,
     .forget = on_forget,
