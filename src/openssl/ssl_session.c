@@ -297,12 +297,13 @@ set_timeout(lua_State *L, void *self, int value)
 static int
 session_to_der(lua_State *L)
 {
-    SSL_SESSION *session = self_session(L);
-    BIO *bio = mg_box_push_mem(L);
+    const SSL_SESSION *session = self_session(L);
     ERR_clear_error();
-    if (i2d_SSL_SESSION_bio(bio, session) != 1)
+    int len = i2d_SSL_SESSION(session, NULL);
+    unsigned char *der = lua_newuserdatauv(L, len > 0 ? (size_t)len : 1, 0), *end = der;
+    if (len <= 0 || i2d_SSL_SESSION(session, &end) != len)
         mg_lua_openssl_error(L, "SessionError", "i2d_SSL_SESSION");
-    mg_push_mem(L, bio);
+    lua_pushlstring(L, (const char *)der, (size_t)len);
     return 1;
 }
 
