@@ -225,6 +225,25 @@ connection_export(lua_State *L)
     return mg_lua_export_keying_material(L, &self->end->conn);
 }
 
+/* post_connection_check(host) -> true, or an SSLError */
+static int
+connection_check(lua_State *L)
+{
+    const struct connection *self = mg_class_check(L, 1, &connection_class);
+    size_t len;
+    mg_check_count(L, 1, 1);
+    const char *host = mg_check_string(L, 2, &len);
+    connection_pair(L, self);
+    X509 *peer = SSL_get0_peer_certificate(self->end->conn.ssl);
+    if (!peer)
+        mg_lua_error(L, "SSLError", "%s: there is no certificate of the peer", mg_function_name(L));
+    if (!mg_ssl_identity_matches(peer, host, len))
+        mg_lua_error(L, "SSLError", "hostname \"%.255s\" does not match the server certificate",
+                     host);
+    lua_pushboolean(L, true);
+    return 1;
+}
+
 /* ---- the class ------------------------------------------------------------------------------ */
 
 /* The dispatcher leaves the name at index 2. */
@@ -246,6 +265,7 @@ static const luaL_Reg connection_methods[] = {
     {"write", connection_write},
     {"close", connection_close},
     {"export_keying_material", connection_export},
+    {"post_connection_check", connection_check},
     {NULL, NULL},
 };
 

@@ -12,6 +12,7 @@ module_fill(lua_State *L)
 
     lua_newtable(L);
     mg_open_ssl_constants(L);
+    mg_open_ssl_identity(L);
     mg_open_ssl_context(L);
     lua_setfield(L, -2, "SSLContext");
     mg_open_ssl_session(L);

@@ -36,6 +36,13 @@ mg_lua_push_pkey(lua_State *L, EVP_PKEY *key)
     self->key = key;
 }
 
+EVP_PKEY **
+mg_pkey_push_empty(lua_State *L)
+{
+    struct mg_pkey *self = mg_class_new(L, &mg_pkey_class, sizeof(*self));
+    return &self->key;
+}
+
 static int
 pkey_gc(lua_State *L)
 {
@@ -312,17 +319,26 @@ pkey_ctx_free(void *ctx)
     EVP_PKEY_CTX_free(ctx);
 }
 
+/* A context for a new key of the type. */
 static EVP_PKEY_CTX *
-keygen_start(lua_State *L, const char *type)
+keygen_context(lua_State *L, const char *type)
 {
     struct mg_box *box = mg_box_push(L, pkey_ctx_free);
+    ERR_clear_error();
     box->ptr = EVP_PKEY_CTX_new_from_name(NULL, type, NULL);
     if (!box->ptr)
         mg_lua_openssl_error(L, "PKeyError", "%s: unsupported algorithm \"%s\"",
                              mg_function_name(L), type);
-    if (EVP_PKEY_keygen_init(box->ptr) != 1)
-        mg_lua_openssl_error(L, "PKeyError", "%s: EVP_PKEY_keygen_init", mg_function_name(L));
     return box->ptr;
+}
+
+static EVP_PKEY_CTX *
+keygen_start(lua_State *L, const char *type)
+{
+    EVP_PKEY_CTX *ctx = keygen_context(L, type);
+    if (EVP_PKEY_keygen_init(ctx) != 1)
+        mg_lua_openssl_error(L, "PKeyError", "%s: EVP_PKEY_keygen_init", mg_function_name(L));
+    return ctx;
 }
 
 static void
@@ -349,29 +365,60 @@ keygen_finish(lua_State *L, EVP_PKEY_CTX *ctx, const char *of)
     return 1;
 }
 
-/* generate_key(type[, { rsa_keygen_bits = 2048, … }]) */
+/* The options at index 2: { rsa_keygen_bits = 2048, … }. */
+static void
+keygen_options(lua_State *L, EVP_PKEY_CTX *ctx)
+{
+    if (!lua_istable(L, 2))
+        return;
+    lua_pushnil(L);
+    while (lua_next(L, 2)) {
+        if (lua_type(L, -2) != LUA_TSTRING ||
+            (lua_type(L, -1) != LUA_TSTRING && !lua_isinteger(L, -1)))
+            mg_lua_error(L, "TypeError",
+                         "%s: argument 2: expected strings as keys, strings or integers as values",
+                         mg_function_name(L));
+        lua_pushvalue(L, -1); /* lua_tostring would change the table's value in place */
+        keygen_option(L, ctx, lua_tostring(L, -3), lua_tostring(L, -1));
+        lua_pop(L, 2);
+    }
+}
+
+/* generate_key(type[, { rsa_keygen_bits = 2048, … }]), generate_key(parameters) */
 static int
 pkey_generate_key(lua_State *L)
+{
+    mg_check_count(L, 1, 2);
+    EVP_PKEY *parameters = mg_pkey_test(L, 1);
+    const char *type = parameters ? mg_pkey_type_name(parameters) : mg_check_text(L, 1);
+    if (!lua_isnoneornil(L, 2))
+        mg_check_table(L, 2);
+    EVP_PKEY_CTX *ctx;
+    if (parameters) {
+        struct mg_box *box = mg_box_push(L, pkey_ctx_free);
+        ERR_clear_error();
+        ctx = box->ptr = EVP_PKEY_CTX_new_from_pkey(NULL, parameters, NULL);
+        if (!ctx || EVP_PKEY_keygen_init(ctx) != 1)
+            mg_lua_openssl_error(L, "PKeyError", "%s: EVP_PKEY_keygen_init", mg_function_name(L));
+    } else {
+        ctx = keygen_start(L, type);
+    }
+    keygen_options(L, ctx);
+    return keygen_finish(L, ctx, type);
+}
+
+/* generate_parameters(type[, { dh_paramgen_prime_len = 2048, … }]) */
+static int
+pkey_generate_parameters(lua_State *L)
 {
     mg_check_count(L, 1, 2);
     const char *type = mg_check_text(L, 1);
     if (!lua_isnoneornil(L, 2))
         mg_check_table(L, 2);
-    EVP_PKEY_CTX *ctx = keygen_start(L, type);
-    if (lua_istable(L, 2)) {
-        lua_pushnil(L);
-        while (lua_next(L, 2)) {
-            if (lua_type(L, -2) != LUA_TSTRING ||
-                (lua_type(L, -1) != LUA_TSTRING && !lua_isinteger(L, -1)))
-                mg_lua_error(
-                    L, "TypeError",
-                    "%s: argument 2: expected strings as keys, strings or integers as values",
-                    mg_function_name(L));
-            lua_pushvalue(L, -1); /* lua_tostring would change the table's value in place */
-            keygen_option(L, ctx, lua_tostring(L, -3), lua_tostring(L, -1));
-            lua_pop(L, 2);
-        }
-    }
+    EVP_PKEY_CTX *ctx = keygen_context(L, type);
+    if (EVP_PKEY_paramgen_init(ctx) != 1)
+        mg_lua_openssl_error(L, "PKeyError", "%s: EVP_PKEY_paramgen_init", mg_function_name(L));
+    keygen_options(L, ctx);
     return keygen_finish(L, ctx, type);
 }
 
@@ -645,6 +692,9 @@ static const struct mg_attr pkey_attrs[] = {
     {"raw_private_key", get_raw_private_key, NULL},
     {"raw_public_key", get_raw_public_key, NULL},
     {"group", get_group, NULL},
+    {"params", mg_pkey_get_params, NULL},
+    {"p", mg_pkey_get_p, NULL},
+    {"g", mg_pkey_get_g, NULL},
     {NULL, NULL, NULL},
 };
 
@@ -678,6 +728,9 @@ mg_open_pkey(lua_State *L)
         {"read", pkey_read},
         {"load_file", pkey_load_file},
         {"generate_key", pkey_generate_key},
+        {"generate_parameters", pkey_generate_parameters},
+        {"new_raw_private_key", mg_pkey_new_raw_private_key},
+        {"new_raw_public_key", mg_pkey_new_raw_public_key},
         {NULL, NULL},
     };
     static const luaL_Reg rsa_functions[] = {
@@ -690,10 +743,16 @@ mg_open_pkey(lua_State *L)
         {"generate", ec_generate},
         {NULL, NULL},
     };
+    static const luaL_Reg dh_functions[] = {
+        {"new", pkey_read},
+        {NULL, NULL},
+    };
     mg_class_register(L, &mg_pkey_class);
     mg_functions_push(L, "PKey", pkey_functions);
     mg_functions_push(L, "PKey.RSA", rsa_functions);
     lua_setfield(L, -2, "RSA");
     mg_functions_push(L, "PKey.EC", ec_functions);
     lua_setfield(L, -2, "EC");
+    mg_functions_push(L, "PKey.DH", dh_functions);
+    lua_setfield(L, -2, "DH");
 }

@@ -122,8 +122,7 @@ crls_add(lua_State *L, X509_STORE *store, int crls)
     lua_Integer count = (lua_Integer)lua_rawlen(L, crls);
     for (lua_Integer i = 1; i <= count; i++) {
         lua_rawgeti(L, crls, i);
-        const struct mg_crl *crl = mg_class_test(L, -1, &mg_crl_class);
-        if (!crl || X509_STORE_add_crl(store, crl->crl) != 1)
+        if (X509_STORE_add_crl(store, mg_crl_share(L, -1)) != 1)
             mg_lua_openssl_error(L, "SSLError", CLS ":add_crl");
         lua_pop(L, 1);
     }

@@ -45,16 +45,16 @@ asn1_integer_free(void *number)
     ASN1_INTEGER_free(number);
 }
 
-/* A hexadecimal string, as the reader gives it, or an integer. */
-void
-mg_x509_set_serial(lua_State *L, void *self, int value)
+const ASN1_INTEGER *
+mg_attr_serial(lua_State *L, int value, const char *cls, const char *name)
 {
     char text[24];
     const char *hex;
     if (lua_type(L, value) == LUA_TNUMBER) {
-        lua_Integer number = mg_attr_integer(L, value, "Certificate", "serial");
+        lua_Integer number = mg_attr_integer(L, value, cls, name);
         if (number < 0)
-            mg_lua_error(L, "CertificateError", "Certificate.serial: must not be negative");
+            mg_lua_error(L, lua_pushfstring(L, "%sError", cls), "%s.%s: must not be negative", cls,
+                         name);
         lua_Unsigned rest = (lua_Unsigned)number;
         char *p = text + sizeof(text) - 1;
         *p = '\0';
@@ -63,19 +63,29 @@ mg_x509_set_serial(lua_State *L, void *self, int value)
         while ((rest >>= 4) != 0);
         hex = p;
     } else {
-        hex = mg_attr_text(L, value, "Certificate", "serial");
+        hex = mg_attr_text(L, value, cls, name);
     }
     size_t len = strlen(hex);
     if (len == 0 || len > 40 || strspn(hex, "0123456789ABCDEFabcdef") != len)
-        mg_lua_error(L, "CertificateError",
-                     "Certificate.serial: expected 1 to 40 hexadecimal digits, got \"%.80s\"", hex);
+        mg_lua_error(L, lua_pushfstring(L, "%sError", cls),
+                     "%s.%s: expected 1 to 40 hexadecimal digits, got \"%.80s\"", cls, name, hex);
     struct mg_box *bn = mg_box_push(L, bn_free), *number = mg_box_push(L, asn1_integer_free);
     BIGNUM *parsed = NULL;
     BN_hex2bn(&parsed, hex);
     bn->ptr = parsed;
     if (parsed)
         number->ptr = BN_to_ASN1_INTEGER(parsed, NULL);
-    set_check(L, number->ptr && X509_set_serialNumber(attr_x509(self), number->ptr), "serial");
+    if (!number->ptr)
+        mg_lua_openssl_error(L, "NoMemoryError", "%s.%s", cls, name);
+    return number->ptr;
+}
+
+void
+mg_x509_set_serial(lua_State *L, void *self, int value)
+{
+    const ASN1_INTEGER *serial = mg_attr_serial(L, value, "Certificate", "serial");
+    set_check(L, X509_set_serialNumber(attr_x509(self), (ASN1_INTEGER *)(uintptr_t)serial),
+              "serial");
 }
 
 void
@@ -98,16 +108,16 @@ asn1_time_free(void *asn1)
     ASN1_TIME_free(asn1);
 }
 
-static const ASN1_TIME *
-check_time(lua_State *L, int value, const char *name)
+const ASN1_TIME *
+mg_attr_time(lua_State *L, int value, const char *cls, const char *name)
 {
-    lua_Integer seconds = mg_attr_integer(L, value, "Certificate", name);
+    lua_Integer seconds = mg_attr_integer(L, value, cls, name);
     struct mg_box *box = mg_box_push(L, asn1_time_free);
     ERR_clear_error();
     /* Years beyond 9999 have no form in a certificate; ASN1_TIME_adj refuses them. */
     box->ptr = ASN1_TIME_adj(NULL, (time_t)seconds, 0, 0);
     if (!box->ptr)
-        mg_lua_openssl_error(L, "CertificateError", "Certificate.%s: %lld", name,
+        mg_lua_openssl_error(L, lua_pushfstring(L, "%sError", cls), "%s.%s: %lld", cls, name,
                              (long long)seconds);
     return box->ptr;
 }
@@ -115,15 +125,18 @@ check_time(lua_State *L, int value, const char *name)
 void
 mg_x509_set_not_before(lua_State *L, void *self, int value)
 {
-    set_check(L, X509_set1_notBefore(attr_x509(self), check_time(L, value, "not_before")),
-              "not_before");
+    set_check(
+        L,
+        X509_set1_notBefore(attr_x509(self), mg_attr_time(L, value, "Certificate", "not_before")),
+        "not_before");
 }
 
 void
 mg_x509_set_not_after(lua_State *L, void *self, int value)
 {
-    set_check(L, X509_set1_notAfter(attr_x509(self), check_time(L, value, "not_after")),
-              "not_after");
+    set_check(
+        L, X509_set1_notAfter(attr_x509(self), mg_attr_time(L, value, "Certificate", "not_after")),
+        "not_after");
 }
 
 void
@@ -160,6 +173,16 @@ mg_x509_add_extension(lua_State *L)
     return 1;
 }
 
+void
+mg_signature_keep(lua_State *L, const ASN1_BIT_STRING *fresh)
+{
+    const struct mg_buf *signature =
+        mg_signature_push(L, ASN1_STRING_get0_data(fresh), (size_t)ASN1_STRING_length(fresh));
+    if (ASN1_STRING_set((ASN1_STRING *)(uintptr_t)fresh, signature->data, (int)signature->len) != 1)
+        mg_lua_openssl_error(L, "NoMemoryError", "ASN1_STRING_set");
+    lua_pop(L, 1);
+}
+
 /* sign(key[, digest]) -> self; digest nil for Ed25519 and Ed448 */
 int
 mg_x509_sign(lua_State *L)
@@ -174,12 +197,9 @@ mg_x509_sign(lua_State *L)
     ERR_clear_error();
     if (X509_sign(x509, key, digest) == 0)
         mg_lua_openssl_error(L, "CertificateError", "X509_sign");
-    const ASN1_BIT_STRING *fresh;
-    X509_get0_signature(&fresh, NULL, x509);
-    const struct mg_buf *signature =
-        mg_signature_push(L, ASN1_STRING_get0_data(fresh), (size_t)ASN1_STRING_length(fresh));
-    if (ASN1_STRING_set((ASN1_STRING *)(uintptr_t)fresh, signature->data, (int)signature->len) != 1)
-        mg_lua_openssl_error(L, "CertificateError", "ASN1_STRING_set");
+    const ASN1_BIT_STRING *signature;
+    X509_get0_signature(&signature, NULL, x509);
+    mg_signature_keep(L, signature);
     lua_settop(L, 1);
     return 1;
 }
@@ -319,6 +339,7 @@ mg_open_x509(lua_State *L)
     class_open(L, &factory_class, factory_functions);
     class_open(L, &mg_store_class, mg_store_functions);
     class_open(L, &mg_crl_class, mg_crl_functions);
+    class_open(L, &mg_revoked_class, mg_revoked_functions);
     mg_class_register(L, &mg_store_context_class);
 
     lua_getfield(L, -1, "Name");

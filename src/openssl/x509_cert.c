@@ -286,6 +286,108 @@ get_authority_key_identifier(lua_State *L, void *self)
     return 1;
 }
 
+/* Into the table on top, if it is a URI. */
+static void
+uri_add(lua_State *L, const GENERAL_NAME *name)
+{
+    int type;
+    const ASN1_STRING *uri = GENERAL_NAME_get0_value(name, &type);
+    if (type != GEN_URI)
+        return;
+    lua_pushlstring(L, (const char *)ASN1_STRING_get0_data(uri), (size_t)ASN1_STRING_length(uri));
+    lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+}
+
+/* A list, or nil if it stayed empty. */
+static int
+uris_end(lua_State *L)
+{
+    if (lua_rawlen(L, -1) == 0) {
+        lua_pop(L, 1);
+        lua_pushnil(L);
+    }
+    return 1;
+}
+
+static void
+crl_points_free(void *points)
+{
+    CRL_DIST_POINTS_free(points);
+}
+
+static void
+authority_free(void *authority)
+{
+    AUTHORITY_INFO_ACCESS_free(authority);
+}
+
+static int
+get_crl_uris(lua_State *L, void *self)
+{
+    struct mg_box *box = mg_box_push(L, crl_points_free);
+    const CRL_DIST_POINTS *points = box->ptr =
+        X509_get_ext_d2i(attr_x509(self), NID_crl_distribution_points, NULL, NULL);
+    lua_newtable(L);
+    for (int i = 0; i < sk_DIST_POINT_num(points); i++) {
+        const DIST_POINT_NAME *point = sk_DIST_POINT_value(points, i)->distpoint;
+        if (!point || point->type != 0)
+            continue;
+        for (int n = 0; n < sk_GENERAL_NAME_num(point->name.fullname); n++)
+            uri_add(L, sk_GENERAL_NAME_value(point->name.fullname, n));
+    }
+    mg_box_free(box);
+    return uris_end(L);
+}
+
+static int
+authority_uris(lua_State *L, const X509 *x509, int method)
+{
+    struct mg_box *box = mg_box_push(L, authority_free);
+    const AUTHORITY_INFO_ACCESS *authority = box->ptr =
+        X509_get_ext_d2i(x509, NID_info_access, NULL, NULL);
+    lua_newtable(L);
+    for (int i = 0; i < sk_ACCESS_DESCRIPTION_num(authority); i++) {
+        const ACCESS_DESCRIPTION *access = sk_ACCESS_DESCRIPTION_value(authority, i);
+        if (OBJ_obj2nid(access->method) == method)
+            uri_add(L, access->location);
+    }
+    mg_box_free(box);
+    return uris_end(L);
+}
+
+static int
+get_ca_issuer_uris(lua_State *L, void *self)
+{
+    return authority_uris(L, attr_x509(self), NID_ad_ca_issuers);
+}
+
+static int
+get_ocsp_uris(lua_State *L, void *self)
+{
+    return authority_uris(L, attr_x509(self), NID_ad_OCSP);
+}
+
+static void
+openssl_free(void *ptr)
+{
+    OPENSSL_free(ptr);
+}
+
+/* What the signature is over. */
+static int
+get_tbs_bytes(lua_State *L, void *self)
+{
+    struct mg_box *box = mg_box_push(L, openssl_free);
+    unsigned char *der = NULL;
+    int len = i2d_re_X509_tbs(attr_x509(self), &der);
+    box->ptr = der;
+    if (len < 0)
+        mg_lua_openssl_error(L, "CertificateError", "i2d_re_X509_tbs");
+    lua_pushlstring(L, (const char *)der, (size_t)len);
+    mg_box_free(box);
+    return 1;
+}
+
 /* ---- conversions and questions -------------------------------------------------------------- */
 
 static int
@@ -404,6 +506,10 @@ static const struct mg_attr certificate_attrs[] = {
     {"extensions", get_extensions, NULL},
     {"subject_key_identifier", get_subject_key_identifier, NULL},
     {"authority_key_identifier", get_authority_key_identifier, NULL},
+    {"crl_uris", get_crl_uris, NULL},
+    {"ca_issuer_uris", get_ca_issuer_uris, NULL},
+    {"ocsp_uris", get_ocsp_uris, NULL},
+    {"tbs_bytes", get_tbs_bytes, NULL},
     {NULL, NULL, NULL},
 };
 

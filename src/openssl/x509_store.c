@@ -221,8 +221,7 @@ store_add_crl(lua_State *L)
 {
     const struct mg_store *self = self_writable(L);
     mg_check_count(L, 1, 1);
-    const struct mg_crl *crl = mg_class_check(L, 2, &mg_crl_class);
-    if (X509_STORE_add_crl(self->store, crl->crl) != 1)
+    if (X509_STORE_add_crl(self->store, mg_crl_share(L, 2)) != 1)
         mg_lua_openssl_error(L, "StoreError", "X509_STORE_add_crl");
     lua_settop(L, 1);
     return 1;
@@ -282,16 +281,85 @@ store_ctx_free(void *ctx)
     X509_STORE_CTX_free(ctx);
 }
 
-/* verify(cert[, chain]) -> boolean; then error, error_string and chain tell more */
+/* What the callback of a verification needs; the function is on the stack of L. */
+struct store_ask {
+    lua_State *L;
+    int function;
+    int failure; /* index of the slot for what the callback raised; nil: nothing */
+};
+
+/* Its arguments: function, preverify_ok, X509_STORE_CTX. */
+static int
+store_ask_body(lua_State *L)
+{
+    mg_store_context_push(L, mg_lua_pointer(L, 3));
+    lua_toclose(L, -1); /* dead when this function is left, whichever way */
+    lua_pushvalue(L, 1);
+    lua_pushvalue(L, 2);
+    lua_pushvalue(L, 4);
+    lua_call(L, 2, 1);
+    lua_pushboolean(L, lua_isboolean(L, -1) && lua_toboolean(L, -1));
+    return 1;
+}
+
+/* Only `true` accepts. What is raised waits until OpenSSL has returned. */
+static int
+on_store_ask(int preverify_ok, X509_STORE_CTX *ctx)
+{
+    const struct store_ask *ask = X509_STORE_CTX_get_app_data(ctx);
+    lua_State *L = ask->L;
+    bool accepted = false;
+    if (lua_isnil(L, ask->failure) && lua_checkstack(L, LUA_MINSTACK)) {
+        lua_pushcfunction(L, store_ask_body);
+        lua_pushvalue(L, ask->function);
+        lua_pushboolean(L, preverify_ok == 1);
+        lua_pushlightuserdata(L, ctx);
+        ERR_set_mark();
+        if (lua_pcall(L, 3, 1, 0) == LUA_OK)
+            accepted = lua_toboolean(L, -1);
+        else
+            lua_copy(L, -1, ask->failure);
+        ERR_pop_to_mark();
+        lua_pop(L, 1);
+    }
+    if (accepted)
+        X509_STORE_CTX_set_error(ctx, X509_V_OK);
+    else if (X509_STORE_CTX_get_error(ctx) == X509_V_OK)
+        X509_STORE_CTX_set_error(ctx, X509_V_ERR_CERT_REJECTED);
+    return accepted;
+}
+
+static bool
+is_callable(lua_State *L, int idx)
+{
+    if (lua_isfunction(L, idx))
+        return true;
+    if (luaL_getmetafield(L, idx, "__call") == LUA_TNIL)
+        return false;
+    lua_pop(L, 1);
+    return true;
+}
+
+/* verify(cert[, chain[, callback]]) -> boolean; then error, error_string and chain tell more */
 static int
 store_verify(lua_State *L)
 {
     struct mg_store *self = self_store(L);
-    mg_check_count(L, 1, 2);
+    mg_check_count(L, 1, 3);
     mg_class_check(L, 2, &mg_certificate_class);
-    lua_settop(L, 3);
+    lua_settop(L, 4);
     if (!lua_isnil(L, 3))
         mg_check_table(L, 3);
+    if (lua_isnil(L, 4)) {
+        lua_getiuservalue(L, 1, 1);
+        lua_getfield(L, -1, "verify_callback");
+        lua_replace(L, 4);
+        lua_settop(L, 4);
+    }
+    if (lua_toboolean(L, 4) && !is_callable(L, 4))
+        mg_argument_type_error(L, 4, "a function");
+    lua_pushnil(L);
+    struct store_ask ask = {.L = L, .function = 4, .failure = 5};
     struct mg_box *untrusted = mg_box_push(L, x509_stack_free),
                   *box = mg_box_push(L, store_ctx_free);
     ERR_clear_error();
@@ -317,6 +385,10 @@ store_verify(lua_State *L)
     X509_STORE_CTX *ctx = box->ptr;
     if (X509_STORE_CTX_init(ctx, self->store, mg_x509_test(L, 2), untrusted->ptr) != 1)
         mg_lua_openssl_error(L, "StoreError", "X509_STORE_CTX_init");
+    if (lua_toboolean(L, 4)) {
+        X509_STORE_CTX_set_app_data(ctx, &ask);
+        X509_STORE_CTX_set_verify_cb(ctx, on_store_ask);
+    }
     bool ok = X509_verify_cert(ctx) == 1;
     self->error = X509_STORE_CTX_get_error(ctx);
     ERR_clear_error();
@@ -326,6 +398,10 @@ store_verify(lua_State *L)
     lua_setfield(L, -2, "chain");
     mg_box_free(box);
     mg_box_free(untrusted);
+    if (!lua_isnil(L, 5)) {
+        lua_pushvalue(L, 5);
+        lua_error(L);
+    }
     lua_pushboolean(L, ok);
     return 1;
 }
@@ -437,11 +513,35 @@ get_chain(lua_State *L, void *self MG_UNUSED)
     return 1;
 }
 
+static int
+get_verify_callback(lua_State *L, void *self MG_UNUSED)
+{
+    lua_getiuservalue(L, 1, 1);
+    lua_getfield(L, -1, "verify_callback");
+    return 1;
+}
+
+/* For verify without a function of its own; a context asks its own verify_callback. */
+static void
+set_verify_callback(lua_State *L, void *self MG_UNUSED, int value)
+{
+    if (lua_toboolean(L, value) && !is_callable(L, value))
+        mg_attr_type_error(L, value, "Store", "verify_callback", "a function");
+    lua_getiuservalue(L, 1, 1);
+    lua_pushvalue(L, value);
+    lua_setfield(L, -2, "verify_callback");
+}
+
 static const struct mg_attr store_attrs[] = {
-    {"flags", get_flags, set_flags}, {"purpose", get_purpose, set_purpose},
-    {"trust", get_trust, set_trust}, {"time", get_time, set_time},
-    {"error", get_error, NULL},      {"error_string", get_error_string, NULL},
-    {"chain", get_chain, NULL},      {NULL, NULL, NULL},
+    {"flags", get_flags, set_flags},
+    {"purpose", get_purpose, set_purpose},
+    {"trust", get_trust, set_trust},
+    {"time", get_time, set_time},
+    {"error", get_error, NULL},
+    {"error_string", get_error_string, NULL},
+    {"chain", get_chain, NULL},
+    {"verify_callback", get_verify_callback, set_verify_callback},
+    {NULL, NULL, NULL},
 };
 
 static const luaL_Reg store_methods[] = {
@@ -554,6 +654,81 @@ get_context_flags(lua_State *L, void *self)
     return 1;
 }
 
+/* Adds bits, as on a Store. */
+static void
+set_context_flags(lua_State *L, void *self, int value)
+{
+    lua_Integer flags = mg_attr_integer(L, value, "StoreContext", "flags");
+    X509_STORE_CTX_set_flags(attr_context(self), (unsigned long)flags);
+}
+
+static int
+context_int(lua_State *L, int value, const char *name)
+{
+    lua_Integer number = mg_attr_integer(L, value, "StoreContext", name);
+    if (number < INT_MIN || number > INT_MAX)
+        mg_lua_error(L, "RangeError", "StoreContext.%s: %lld is out of range", name,
+                     (long long)number);
+    return (int)number;
+}
+
+static void
+set_context_purpose(lua_State *L, void *self, int value)
+{
+    int purpose = context_int(L, value, "purpose");
+    ERR_clear_error();
+    if (X509_STORE_CTX_set_purpose(attr_context(self), purpose) != 1)
+        mg_lua_openssl_error(L, "StoreError", "X509_STORE_CTX_set_purpose");
+}
+
+static void
+set_context_trust(lua_State *L, void *self, int value)
+{
+    int trust = context_int(L, value, "trust");
+    ERR_clear_error();
+    if (X509_STORE_CTX_set_trust(attr_context(self), trust) != 1)
+        mg_lua_openssl_error(L, "StoreError", "X509_STORE_CTX_set_trust");
+}
+
+static void
+set_context_time(lua_State *L, void *self, int value)
+{
+    lua_Integer seconds = mg_attr_integer(L, value, "StoreContext", "time");
+    X509_STORE_CTX_set_time(attr_context(self), 0, (time_t)seconds);
+}
+
+static X509_STORE_CTX *
+self_context(lua_State *L)
+{
+    return attr_context(mg_class_check(L, 1, &mg_store_context_class));
+}
+
+/* clear_flags([bits]) */
+static int
+context_clear_flags(lua_State *L)
+{
+    X509_VERIFY_PARAM *param = X509_STORE_CTX_get0_param(self_context(L));
+    mg_check_count(L, 0, 1);
+    unsigned long bits = lua_isnoneornil(L, 2) ? X509_VERIFY_PARAM_get_flags(param)
+                                               : (unsigned long)mg_check_integer(L, 2);
+    X509_VERIFY_PARAM_clear_flags(param, bits);
+    return 0;
+}
+
+/* verify() -> boolean; false for a verification that is going on, which is all that scripts see */
+static int
+context_verify(lua_State *L)
+{
+    X509_STORE_CTX *ctx = self_context(L);
+    mg_check_count(L, 0, 0);
+    int error = X509_STORE_CTX_get_error(ctx);
+    bool ok = X509_verify_cert(ctx) == 1;
+    X509_STORE_CTX_set_error(ctx, error);
+    ERR_clear_error();
+    lua_pushboolean(L, ok);
+    return 1;
+}
+
 static const struct mg_attr store_context_attrs[] = {
     {"error", get_context_error, set_context_error},
     {"error_string", get_context_error_string, NULL},
@@ -561,13 +736,23 @@ static const struct mg_attr store_context_attrs[] = {
     {"current_cert", get_current_cert, NULL},
     {"current_crl", get_current_crl, NULL},
     {"chain", get_context_chain, NULL},
-    {"flags", get_context_flags, NULL},
+    {"flags", get_context_flags, set_context_flags},
+    {"purpose", NULL, set_context_purpose},
+    {"trust", NULL, set_context_trust},
+    {"time", NULL, set_context_time},
     {NULL, NULL, NULL},
+};
+
+static const luaL_Reg store_context_methods[] = {
+    {"clear_flags", context_clear_flags},
+    {"verify", context_verify},
+    {NULL, NULL},
 };
 
 const struct mg_class mg_store_context_class = {
     .name = "StoreContext",
     .metatable = "moongate.X509.StoreContext",
     .attrs = store_context_attrs,
+    .methods = store_context_methods,
     .closable = true,
 };

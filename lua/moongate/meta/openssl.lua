@@ -43,6 +43,11 @@ local openssl = {}
 ---@field client_ca moongate.openssl.Name[]
 local Connection = {}
 
+--- Raises unless the peer's certificate is for that host, as SSL.verify_certificate_identity sees it.
+---@param host string
+---@return true
+function Connection:post_connection_check(host) end
+
 --- What has arrived, at most `max` bytes. `nil, "wait"`: nothing yet; `nil, "closed"`: the other end has closed.
 ---@param max? integer
 ---@return string? data
@@ -98,6 +103,25 @@ function openssl.errors() end
 ---@field Session moongate.openssl.SessionClass
 ---@field PROFILES { version: string, modern: table, intermediate: table, old: table } Mozilla's guideline as data
 ---@field [string] integer
+
+local SSL = {}
+
+--- Whether a certificate is for a host, as Ruby sees it: partial wildcards count, and the common name where there is
+--- no DNS or IP name. Handshakes are stricter: they use OpenSSL's matcher, without partial wildcards.
+---@param cert moongate.openssl.Certificate
+---@param hostname string
+---@return boolean
+function SSL.verify_certificate_identity(cert, hostname) end
+
+---@param hostname string
+---@param san string
+---@return boolean
+function SSL.verify_hostname(hostname, san) end
+
+---@param label string
+---@param san_label string
+---@return boolean
+function SSL.verify_wildcard(label, san_label) end
 
 ---@class moongate.openssl.SessionClass
 local SessionClass = {}
@@ -303,6 +327,10 @@ function CertificateClass.load_file(path) end
 ---@field extensions moongate.openssl.Extension[] (read-only)
 ---@field subject_key_identifier? string (read-only) hexadecimal
 ---@field authority_key_identifier? string (read-only) hexadecimal
+---@field crl_uris? string[] (read-only)
+---@field ca_issuer_uris? string[] (read-only)
+---@field ocsp_uris? string[] (read-only)
+---@field tbs_bytes string (read-only) DER of what is signed
 local Certificate = {}
 
 ---@return string
@@ -428,6 +456,7 @@ function StoreClass.new() end
 ---@field error integer (read-only) of the last verify
 ---@field error_string string (read-only)
 ---@field chain? moongate.openssl.Certificate[] (read-only)
+---@field verify_callback? moongate.openssl.VerifyCallback of verify; a context asks its own
 local Store = {}
 
 ---@param cert moongate.openssl.Certificate
@@ -454,8 +483,9 @@ function Store:clear_flags(bits) end
 
 ---@param cert moongate.openssl.Certificate
 ---@param chain? moongate.openssl.Certificate[]
+---@param callback? moongate.openssl.VerifyCallback
 ---@return boolean
-function Store:verify(cert, chain) end
+function Store:verify(cert, chain, callback) end
 
 --- What a verify_callback sees; dead when it has returned.
 ---@class moongate.openssl.StoreContext
@@ -465,36 +495,93 @@ function Store:verify(cert, chain) end
 ---@field current_cert? moongate.openssl.Certificate (read-only)
 ---@field current_crl? moongate.openssl.CRL (read-only)
 ---@field chain? moongate.openssl.Certificate[] (read-only)
----@field flags integer (read-only)
+---@field flags integer V_FLAG_*; an assignment adds bits
+---@field purpose integer (write-only)
+---@field trust integer (write-only)
+---@field time integer (write-only)
+local StoreContext = {}
+
+---@param bits? integer default: all
+function StoreContext:clear_flags(bits) end
+
+--- False for a verification that is going on.
+---@return boolean
+function StoreContext:verify() end
 
 ---@class moongate.openssl.CRLClass
 local CRLClass = {}
 
----@param pem_or_der string
+---@param pem_or_der? string left out: an empty one, to be built
 ---@return moongate.openssl.CRL
 function CRLClass.new(pem_or_der) end
 
+--- A store that has it freezes it.
 ---@class moongate.openssl.CRL
----@field issuer moongate.openssl.Name (read-only)
----@field last_update? integer (read-only)
----@field next_update? integer (read-only)
+---@field version integer 1 is v2
+---@field issuer moongate.openssl.Name a string "/CN=x" can be assigned, too
+---@field last_update? integer
+---@field next_update? integer
+---@field revoked moongate.openssl.Revoked[] (read-only) copies
+---@field extensions moongate.openssl.Extension[] (read-only)
+---@field signature_algorithm string (read-only)
 local CRL = {}
+
+---@param serial string|integer hexadecimal
+---@return moongate.openssl.Revoked? entry
+function CRL:by_serial(serial) end
+
+---@param revoked moongate.openssl.Revoked
+---@return moongate.openssl.CRL self
+function CRL:add_revoked(revoked) end
+
+---@param extension moongate.openssl.Extension
+---@return moongate.openssl.CRL self
+function CRL:add_extension(extension) end
+
+---@param key moongate.openssl.PKey
+---@param digest? string nil for Ed25519 and Ed448
+---@return moongate.openssl.CRL self
+function CRL:sign(key, digest) end
 
 ---@return string
 function CRL:to_pem() end
 
 ---@return string
+function CRL:to_s() end
+
+---@return string
 function CRL:to_der() end
+
+---@return string
+function CRL:to_text() end
 
 ---@param key moongate.openssl.PKey the issuer's
 ---@return boolean
 function CRL:verify(key) end
+
+---@class moongate.openssl.RevokedClass
+local RevokedClass = {}
+
+---@return moongate.openssl.Revoked
+function RevokedClass.new() end
+
+--- An entry of a CRL.
+---@class moongate.openssl.Revoked
+---@field serial string hexadecimal; an integer can be assigned, too
+---@field time? integer
+---@field extensions moongate.openssl.Extension[] (read-only)
+local Revoked = {}
+
+---@param extension moongate.openssl.Extension
+---@return moongate.openssl.Revoked self
+function Revoked:add_extension(extension) end
 
 -- ---- PKey ----------------------------------------------------------------------------------------
 
 ---@class moongate.openssl.PKeyModule
 ---@field RSA moongate.openssl.RSAClass
 ---@field EC moongate.openssl.ECClass
+---@field DH moongate.openssl.DHClass
 local PKeyModule = {}
 
 --- A key from PEM or DER. An encrypted one without a passphrase is an error, never a prompt.
@@ -508,10 +595,25 @@ function PKeyModule.read(pem_or_der, passphrase) end
 ---@return moongate.openssl.PKey
 function PKeyModule.load_file(path, passphrase) end
 
----@param type "RSA"|"EC"|"ED25519"|"ED448"|"X25519"|string
+---@param type "RSA"|"EC"|"ED25519"|"ED448"|"X25519"|string|moongate.openssl.PKey a type, or parameters
 ---@param options? table<string, string|integer> { rsa_keygen_bits = 2048 }, { ec_paramgen_curve = "P-256" }
 ---@return moongate.openssl.PKey
 function PKeyModule.generate_key(type, options) end
+
+---@param type "DH"|"EC"|string
+---@param options? table<string, string|integer> { dh_paramgen_prime_len = 2048 }
+---@return moongate.openssl.PKey parameters
+function PKeyModule.generate_parameters(type, options) end
+
+---@param type "ED25519"|"ED448"|"X25519"|"X448"|string
+---@param bytes string
+---@return moongate.openssl.PKey
+function PKeyModule.new_raw_private_key(type, bytes) end
+
+---@param type "ED25519"|"ED448"|"X25519"|"X448"|string
+---@param bytes string
+---@return moongate.openssl.PKey
+function PKeyModule.new_raw_public_key(type, bytes) end
 
 ---@class moongate.openssl.RSAClass
 local RSAClass = {}
@@ -537,6 +639,14 @@ function ECClass.new(pem_or_der, passphrase) end
 ---@return moongate.openssl.PKey
 function ECClass.generate(curve) end
 
+---@class moongate.openssl.DHClass
+local DHClass = {}
+
+---@param pem_or_der string parameters or a key
+---@param passphrase? string
+---@return moongate.openssl.PKey
+function DHClass.new(pem_or_der, passphrase) end
+
 ---@class moongate.openssl.PKey
 ---@field type string (read-only) "RSA", "EC", "ED25519", …
 ---@field oid string (read-only) "rsaEncryption", "id-ecPublicKey", "ED25519", …
@@ -547,6 +657,9 @@ function ECClass.generate(curve) end
 ---@field raw_private_key? string (read-only) of Ed25519, Ed448, X25519, X448
 ---@field raw_public_key? string (read-only)
 ---@field group? { curve_name: string } (read-only) of EC
+---@field params? table<string, string> (read-only) of RSA and DH: Ruby's names, hexadecimal
+---@field p? string (read-only) of DH, hexadecimal
+---@field g? string (read-only) of DH, hexadecimal
 local PKey = {}
 
 ---@param cipher? string "AES-256-CBC"

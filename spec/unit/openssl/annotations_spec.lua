@@ -80,10 +80,14 @@ describe("the annotations of", function()
         ExtensionClass = of_table(X509.Extension),
         ExtensionFactoryClass = of_table(X509.ExtensionFactory),
         StoreClass = of_table(X509.Store),
+        CRL = of_object(X509.CRL.new()),
         CRLClass = of_table(X509.CRL),
+        Revoked = of_object(X509.Revoked.new()),
+        RevokedClass = of_table(X509.Revoked),
         PKeyModule = of_table(fix.PKey),
         RSAClass = of_table(fix.PKey.RSA),
         ECClass = of_table(fix.PKey.EC),
+        DHClass = of_table(fix.PKey.DH),
     } do
         it(class .. " are complete and true", function() assert.same(sorted(names), sorted(classes[class])) end)
     end

@@ -132,3 +132,102 @@ describe("PKey", function()
         assert.equal("PKey: RSA 2048 bits (public)", tostring(fix.key("rsa").public_key))
     end)
 end)
+
+describe("keys from raw bytes", function()
+    after_each(fix.queue_is_empty)
+
+    for type, size in pairs { ED25519 = 32, ED448 = 57, X25519 = 32, X448 = 56 } do
+        it("are " .. type, function()
+            local key = PKey.generate_key(type)
+            assert.equal(type, key.type)
+            assert.equal(size, #key.raw_private_key)
+            assert.equal(size, #key.raw_public_key)
+            local private = PKey.new_raw_private_key(type, key.raw_private_key)
+            local public = PKey.new_raw_public_key(type, key.raw_public_key)
+            assert.is_true(private.private)
+            assert.is_false(public.private)
+            assert.is_true(private:compare(key))
+            assert.is_true(public:compare(key))
+            if type:find "ED" then
+                assert.is_true(public:verify(nil, private:sign(nil, "data"), "data"))
+                assert.is_false(public:verify(nil, private:sign(nil, "data"), "other"))
+            else
+                raises("PKeyError", "EVP_DigestSign", private.sign, private, nil, "data")
+            end
+            raises("PKeyError", "PKey.new_raw_private_key: " .. type, PKey.new_raw_private_key, type, "short")
+            raises("PKeyError", "PKey.new_raw_public_key", PKey.new_raw_public_key, type, "")
+            raises("ArgumentError", "private key is needed", public.sign, public, nil, "data")
+        end)
+    end
+
+    it("need a type that has them", function()
+        raises("PKeyError", "PKey.new_raw_private_key: nonsense", PKey.new_raw_private_key, "nonsense", "x")
+        raises("TypeError", "argument 2: expected a string", PKey.new_raw_public_key, "ED25519", 1)
+        assert.is_nil(fix.key("rsa").raw_private_key)
+        assert.is_nil(fix.key("rsa").raw_public_key)
+    end)
+end)
+
+describe("PKey.DH", function()
+    after_each(fix.queue_is_empty)
+    local key = fix.key "dh"
+
+    it("has p, g and params", function()
+        assert.equal("DH", key.type)
+        assert.equal(512, #key.p)
+        assert.equal("02", key.g)
+        assert.same({ key.p, key.g }, { key.params.p, key.params.g })
+        assert.is_string(key.params.pub_key)
+        assert.is_string(key.params.priv_key)
+        assert.is_true(key.private)
+        assert.is_nil(fix.key("ec").p)
+    end)
+
+    it("comes from PEM, also encrypted", function()
+        assert.is_true(PKey.DH.new(key:private_to_pem()):compare(key))
+        local pem = key:private_to_pem("AES-256-CBC", "secret")
+        assert.is_true(PKey.DH.new(pem, "secret"):compare(key))
+        raises("PKeyError", "encrypted and no passphrase", PKey.DH.new, pem)
+    end)
+
+    it("can be made from parameters", function()
+        local parameters = PKey.generate_parameters("DH", { group = "ffdhe2048" })
+        assert.is_false(parameters.private)
+        local made = PKey.generate_key(parameters)
+        assert.is_true(made.private)
+        assert.equal(key.p, made.p)
+        assert.is_false(made:compare(key))
+    end)
+
+    it("of parameters alone serves as tmp_dh", function()
+        local ctx = fix.server { certs = { "rsa" }, max_version = "TLS1_2", ciphers = "DHE-RSA-AES128-GCM-SHA256",
+            tmp_dh = PKey.generate_parameters("DH", { group = "ffdhe3072" }) }
+        local hs = fix.handshake(ctx, fix.client())
+        assert.is_true(hs.ok, hs.server_error)
+        assert.equal(3072, hs.client.tmp_key.bits)
+    end)
+end)
+
+describe("PKey.params", function()
+    after_each(fix.queue_is_empty)
+
+    it("of RSA are Ruby's", function()
+        local params = fix.key("rsa").params
+        for _, name in ipairs { "n", "e", "d", "p", "q", "dmp1", "dmq1", "iqmp" } do
+            assert.truthy(params[name]:match("^%x+$"), name)
+        end
+        assert.equal("010001", params.e)
+        assert.is_nil(fix.key("rsa").public_key.params.d)
+    end)
+
+    it("of others are nil", function()
+        assert.is_nil(fix.key("ec").params)
+        assert.is_nil(fix.key("ed25519").params)
+    end)
+
+    it("of EC parameters make a key", function()
+        local key = PKey.generate_key(PKey.generate_parameters("EC", { ec_paramgen_curve = "P-384" }))
+        assert.equal("secp384r1", key.group.curve_name)
+        raises("PKeyError", "unsupported algorithm", PKey.generate_parameters, "nonsense")
+    end)
+end)

@@ -312,3 +312,46 @@ describe("X509.Store", function()
         files:remove()
     end)
 end)
+
+describe("what a certificate says about where to ask", function()
+    after_each(fix.queue_is_empty)
+
+    local function with(extensions)
+        local cert = X509.Certificate.new()
+        local factory = X509.ExtensionFactory.new()
+        cert.version, cert.serial, cert.subject, cert.issuer = 2, 1, "/CN=uris", "/CN=uris"
+        cert.not_before, cert.not_after, cert.public_key = 0, 2000000000, fix.key "ec"
+        for oid, value in pairs(extensions) do
+            cert:add_extension(factory:create_extension(oid, value))
+        end
+        return cert:sign(fix.key "ec", "SHA256")
+    end
+
+    it("is read from its extensions", function()
+        local cert = with {
+            crlDistributionPoints = "URI:http://a.example/1.crl,URI:http://a.example/2.crl",
+            authorityInfoAccess = "OCSP;URI:http://o.example,caIssuers;URI:http://c.example/ca.der,caIssuers;email:a@b.c",
+        }
+        assert.same({ "http://a.example/1.crl", "http://a.example/2.crl" }, cert.crl_uris)
+        assert.same({ "http://c.example/ca.der" }, cert.ca_issuer_uris)
+        assert.same({ "http://o.example" }, cert.ocsp_uris)
+    end)
+
+    it("is nil without them", function()
+        local cert = with {}
+        assert.is_nil(cert.crl_uris)
+        assert.is_nil(cert.ca_issuer_uris)
+        assert.is_nil(cert.ocsp_uris)
+        assert.is_nil(X509.Certificate.new().crl_uris)
+    end)
+
+    it("leaves what is signed as it was", function()
+        local cert = with {}
+        local der = cert:to_der()
+        assert.truthy(der:find(cert.tbs_bytes, 1, true))
+        assert.equal(der, cert:to_der())
+        assert.is_true(cert:verify(fix.key "ec"))
+        pcall(function() return X509.Certificate.new().tbs_bytes end)
+        fix.openssl.errors()
+    end)
+end)
