@@ -106,6 +106,20 @@ moongate.listen { name = "web", address = "127.0.0.1:$port", tls = ctx, backend 
         end)
     end)
 
+    it("do not reach as far as cutting shared memory short", function()
+        local found = {}
+        for _, fd in ipairs(process.list("/proc/" .. web.pid .. "/fd")) do
+            local path = "/proc/" .. web.pid .. "/fd/" .. fd
+            local name = (process.readlink(path) or ""):match("^/memfd:moongate%-(%w+)")
+            if name == "counters" or name == "current" then
+                found[name] = true
+                assert.not_equal(0, bench.run({ "truncate", "-s", "0", path }).code)
+                assert.not_equal(0, bench.run({ "truncate", "-s", "16M", path }).code)
+            end
+        end
+        assert.same({ counters = true, current = true }, found)
+    end)
+
     it("are not lent to a script that others can write", function()
         local path = bench.path("open.lua")
         bench.write(path, 'require "moongate".listen { address = "127.0.0.1:' .. bench.port() ..

@@ -209,6 +209,9 @@ int mg_shared_create(struct mg_err *err);
 struct mg_shared *mg_shared_map(int fd, struct mg_err *err);
 void mg_shared_unmap(struct mg_shared *shared);
 
+/* Seals it: what a worker could cut short would be the end of whoever looks at its mapping. */
+int mg_shared_fix_size(int fd);
+
 /* The listener's slot, claimed if it is new; NULL when the table is full. */
 struct mg_shared_listener *mg_shared_listener(struct mg_shared *shared, const char *name);
 

@@ -9,10 +9,21 @@
 #include <unistd.h>
 
 int
+mg_shared_fix_size(int fd)
+{
+#ifdef MG_HAVE_MEMFD
+    return fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+#else
+    (void)fd;
+    return 0;
+#endif
+}
+
+int
 mg_shared_create(struct mg_err *err)
 {
 #ifdef MG_HAVE_MEMFD
-    int fd = memfd_create("moongate-counters", MFD_CLOEXEC);
+    int fd = memfd_create("moongate-counters", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 #else
     char path[] = "/tmp/moongate-counters-XXXXXX";
     int fd = mkostemp(path, O_CLOEXEC);
@@ -23,7 +34,7 @@ mg_shared_create(struct mg_err *err)
         mg_err_set(err, "shared counters");
         return -1;
     }
-    if (ftruncate(fd, sizeof(struct mg_shared)) != 0) {
+    if (ftruncate(fd, sizeof(struct mg_shared)) != 0 || mg_shared_fix_size(fd) != 0) {
         mg_err_set(err, "shared counters: %zu bytes", sizeof(struct mg_shared));
         close(fd);
         return -1;

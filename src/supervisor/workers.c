@@ -81,13 +81,14 @@ current_open(struct mg_worker *w, struct mg_err *err)
     char path[] = "/tmp/moongate-current-XXXXXX";
 #ifdef MG_HAVE_MEMFD
     (void)path;
-    w->current_fd = memfd_create("moongate-current", MFD_CLOEXEC);
+    w->current_fd = memfd_create("moongate-current", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 #else
     w->current_fd = mkostemp(path, O_CLOEXEC);
     if (w->current_fd >= 0)
         unlink(path);
 #endif
-    if (w->current_fd < 0 || ftruncate(w->current_fd, MG_CURRENT_CAP) != 0) {
+    if (w->current_fd < 0 || ftruncate(w->current_fd, MG_CURRENT_CAP) != 0 ||
+        mg_shared_fix_size(w->current_fd) != 0) {
         mg_err_set(err, "worker: shared page");
         return -1;
     }
