@@ -106,6 +106,17 @@ moongate.listen { name = "web", address = "127.0.0.1:$port", tls = ctx, backend 
         end)
     end)
 
+    it("may be those of another group alone", function()
+        local group = bench.must({ "id", "-gn", "nobody" }):match("%S+")
+        local number = bench.must({ "id", "-g", "nobody" }):match("%d+")
+        local other = proxy.start { port = bench.port(), workers = 1, settings = ("group = %q"):format(group),
+            script = [[moongate.listen { name = "e", address = "127.0.0.1:$port", backend = moongate.echo() }]] }
+        local fields = status(other:wait_workers(1)[1])
+        assert.equal((number .. "\t"):rep(3) .. number, fields.Gid)
+        assert.equal(number, fields.Groups:match("^(.-)%s*$"))
+        other:stop()
+    end)
+
     it("do not reach as far as cutting shared memory short", function()
         local found = {}
         for _, fd in ipairs(process.list("/proc/" .. web.pid .. "/fd")) do

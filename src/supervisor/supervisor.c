@@ -188,11 +188,14 @@ pid_file_write(const char *path, struct mg_err *err)
 static void
 rights_warn(const struct mg_settings *settings)
 {
-    bool root = geteuid() == 0, user = settings->user[0] != '\0';
+    bool root = geteuid() == 0, user = settings->user[0] != '\0',
+         group = settings->group[0] != '\0';
     if (root && !user)
         mg_log(MG_LOG_WARN, "workers run as root: settings.user or --user names somebody else");
     else if (!root && user)
         mg_log(MG_LOG_WARN, "user %s: only root can become somebody else", settings->user);
+    else if (!root && group)
+        mg_log(MG_LOG_WARN, "group %s: only root can change groups", settings->group);
 }
 
 void

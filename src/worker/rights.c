@@ -72,6 +72,18 @@ privileges_pin(struct mg_err *err)
 #endif
 
 static int
+group_find(const char *group, gid_t *gid, struct mg_err *err)
+{
+    const struct group *found = getgrnam(group);
+    if (found == NULL) {
+        mg_err_setx(err, "group: there is no group \"%s\"", group);
+        return -1;
+    }
+    *gid = found->gr_gid;
+    return 0;
+}
+
+static int
 user_find(const char *user, const char *group, uid_t *uid, gid_t *gid, struct mg_err *err)
 {
     const struct passwd *entry = getpwnam(user);
@@ -81,15 +93,7 @@ user_find(const char *user, const char *group, uid_t *uid, gid_t *gid, struct mg
     }
     *uid = entry->pw_uid;
     *gid = entry->pw_gid;
-    if (group[0] == '\0')
-        return 0;
-    const struct group *found = getgrnam(group);
-    if (found == NULL) {
-        mg_err_setx(err, "group: there is no group \"%s\"", group);
-        return -1;
-    }
-    *gid = found->gr_gid;
-    return 0;
+    return group[0] == '\0' ? 0 : group_find(group, gid, err);
 }
 
 static int
@@ -114,10 +118,28 @@ user_become(const char *user, const char *group, struct mg_err *err)
     return 0;
 }
 
+/* Where only a group is named, the user stays root. */
+static int
+group_become(const char *group, struct mg_err *err)
+{
+    gid_t gid, real, effective, saved;
+    if (group_find(group, &gid, err) != 0)
+        return -1;
+    if (setgroups(1, &gid) != 0 || setresgid(gid, gid, gid) != 0 ||
+        getresgid(&real, &effective, &saved) != 0 || real != gid || effective != gid ||
+        saved != gid) {
+        mg_err_set(err, "becoming group %s", group);
+        return -1;
+    }
+    return 0;
+}
+
 int
 mg_rights_drop(const char *user, const char *group, struct mg_err *err)
 {
     bool becomes = geteuid() == 0 && user[0] != '\0';
+    if (geteuid() == 0 && !becomes && group[0] != '\0' && group_become(group, err) != 0)
+        return -1;
     if (becomes && (bounding_set_drop(err) != 0 || user_become(user, group, err) != 0 ||
                     capabilities_drop(err) != 0))
         return -1;
