@@ -120,6 +120,36 @@ describe("the number of workers", function()
         assert.is_true(echoes(web.options.port))
         web:stop()
     end)
+
+    it("waits for those who leave no longer than drain_timeout", function()
+        local web = proxy.start { port = bench.port(), workers = false, settings = "workers = 2, drain_timeout = 1",
+            script = ECHO }
+        local clients = {}
+        local function count(what)
+            local found = 0
+            for _, worker in ipairs(web:status().workers) do
+                found = found + (what(worker) and 1 or 0)
+            end
+            return found
+        end
+        bench.wait("a connection in each", function()
+            clients[#clients + 1] = bench.connect(web.options.port)
+            clients[#clients]:send("ping")
+            assert.equal("ping", clients[#clients]:receive(4))
+            return count(function(worker) return worker.connections > 0 end) == 2
+        end)
+        web.options.settings = "workers = 1, drain_timeout = 1"
+        web:reload()
+        wait_states(web, "serving")
+        local open = 0
+        for _, client in ipairs(clients) do
+            client:send("pong")
+            open = open + (client:receive(4) == "pong" and 1 or 0)
+            client:close()
+        end
+        assert.is_true(open > 0 and open < #clients, open .. " of " .. #clients)
+        web:stop()
+    end)
 end)
 
 describe("drain", function()

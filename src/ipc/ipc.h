@@ -43,7 +43,8 @@ enum mg_msg_type {
     MG_MSG_RETIRED,
     /* W→S: every 200 ms from the loop. What runs is in the shared page called "current". */
     MG_MSG_HEARTBEAT,
-    /* S→W: stop accepting, exit 0 with the last connection. */
+    /* S→W: stop accepting, exit 0 with the last connection. number = milliseconds until the rest is
+     * closed, 0 = none: QUIT will come. */
     MG_MSG_DRAIN,
     /* S→W: close all connections now and exit 0. */
     MG_MSG_QUIT,

@@ -31,7 +31,7 @@ struct mg_super;
 struct mg_settings {
     unsigned workers; /* at least 1 */
     char user[64], group[64];
-    uint64_t drain_timeout_ms; /* 0 = for ever */
+    uint64_t drain_timeout_ms, generation_timeout_ms; /* 0 = for ever */
     uint64_t drain_delay_ms, watchdog_ms, reload_timeout_ms;
     char log[MG_PATH_CAP];        /* "stderr", "syslog" or an absolute path */
     char access_log[MG_PATH_CAP]; /* "" = none, "stderr" or an absolute path */

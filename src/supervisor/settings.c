@@ -156,6 +156,7 @@ mg_settings_read(struct mg_settings *out, const struct mg_snapshot *snapshot,
         path_get(snapshot, "log", "stderr", script, out->log, err) != 0 ||
         path_get(snapshot, "access_log", "", script, out->access_log, err) != 0 ||
         seconds_get(snapshot, "drain_timeout", 30, &out->drain_timeout_ms, err) != 0 ||
+        seconds_get(snapshot, "generation_timeout", 0, &out->generation_timeout_ms, err) != 0 ||
         seconds_get(snapshot, "drain_delay", 0, &out->drain_delay_ms, err) != 0 ||
         seconds_get(snapshot, "watchdog", 5, &out->watchdog_ms, err) != 0 ||
         seconds_get(snapshot, "reload_timeout", 60, &out->reload_timeout_ms, err) != 0)

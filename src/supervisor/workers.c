@@ -399,13 +399,14 @@ mg_workers_send_socket(struct mg_super *super, struct mg_socket *socket)
             socket_send(super->workers[i], socket);
 }
 
+/* Its connections may go on for limit_ms; 0 = until we end them. */
 static void
-worker_leave(struct mg_worker *w)
+worker_leave(struct mg_worker *w, uint64_t limit_ms)
 {
     w->leaving = true;
     uv_timer_stop(&w->respawn);
     if (w->connected)
-        mg_ipc_send(&w->ipc, MG_MSG_DRAIN, 0, NULL, 0, NULL, 0);
+        mg_ipc_send(&w->ipc, MG_MSG_DRAIN, limit_ms, NULL, 0, NULL, 0);
     worker_rest(w);
 }
 
@@ -418,13 +419,21 @@ mg_workers_count(const struct mg_super *super)
     return count;
 }
 
+/* For the connections of a worker that nobody needs any more: the tighter of the two limits. */
+static uint64_t
+leave_limit(const struct mg_settings *settings)
+{
+    uint64_t drain = settings->drain_timeout_ms, generation = settings->generation_timeout_ms;
+    return drain == 0 || (generation != 0 && generation < drain) ? generation : drain;
+}
+
 void
 mg_workers_set_count(struct mg_super *super, unsigned count)
 {
     unsigned now = mg_workers_count(super);
     for (size_t i = MG_ARRAY_LEN(super->workers); i-- > 0 && now > count;)
         if (super->workers[i] != NULL && !super->workers[i]->leaving) {
-            worker_leave(super->workers[i]);
+            worker_leave(super->workers[i], leave_limit(&super->settings));
             now--;
         }
     for (unsigned i = 0; i < MG_ARRAY_LEN(super->workers) && now < count; i++)
@@ -439,7 +448,7 @@ mg_workers_stop(struct mg_super *super)
 {
     for (size_t i = 0; i < MG_ARRAY_LEN(super->workers); i++)
         if (super->workers[i] != NULL && !super->workers[i]->leaving)
-            worker_leave(super->workers[i]);
+            worker_leave(super->workers[i], 0);
 }
 
 void

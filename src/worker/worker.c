@@ -221,6 +221,8 @@ on_message(struct mg_ipc *ipc, struct mg_msg *msg)
         status_send(w, msg->number);
         break;
     case MG_MSG_DRAIN:
+        if (msg->number > 0)
+            uv_timer_start(&w->drain, on_drain_timeout, msg->number, 0);
         leave(w, true);
         mg_worker_check_done(w);
         break;
