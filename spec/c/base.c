@@ -1,6 +1,8 @@
 #include "mgtest.h"
 
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 /* endpoint_parse(text, allow_any) → { kind, host, port, text } or nil, error */
 static int
@@ -100,26 +102,65 @@ prefix(lua_State *L)
     return 1;
 }
 
-/* shared() → totals before and after a worker that counted 3 is forgotten, and slot identity */
-static int
-shared(lua_State *L)
+static struct mg_shared *
+shared_make(lua_State *L)
 {
     struct mg_err err;
     int fd = mg_shared_create(&err);
     struct mg_shared *map = fd >= 0 ? mg_shared_map(fd, &err) : NULL;
     if (map == NULL)
-        return luaL_error(L, "%s", err.text);
-    struct mg_shared_listener *slot = mg_shared_listener(map, "web");
-    bool same = slot == mg_shared_listener(map, "web") && slot != mg_shared_listener(map, "api");
-    atomic_fetch_add(&slot->total, 5);
-    atomic_fetch_add(&slot->row[1], 3);
-    atomic_fetch_add(&slot->row[2], 2);
+        luaL_error(L, "%s", err.text);
+    close(fd);
+    return map;
+}
+
+/* shared() → slot identity, open connections after a worker that had 3 of 5 is forgotten, and its row */
+static int
+shared(lua_State *L)
+{
+    struct mg_shared *map = shared_make(L);
+    struct mg_shared_listener *slot = mg_shared_listener_hold(map, "web", 1);
+    bool same = slot == mg_shared_listener_hold(map, "web", 2) &&
+                slot != mg_shared_listener_hold(map, "api", 1);
+    atomic_fetch_add(&slot->open[1], 3);
+    atomic_fetch_add(&slot->open[2], 2);
     mg_shared_forget(map, 1);
     lua_pushboolean(L, same);
-    lua_pushinteger(L, (lua_Integer)atomic_load(&slot->total));
-    lua_pushinteger(L, atomic_load(&slot->row[1]));
+    lua_pushinteger(L, (lua_Integer)mg_shared_listener_open(slot));
+    lua_pushinteger(L, atomic_load(&slot->open[1]));
     mg_shared_unmap(map);
     return 3;
+}
+
+/* shared_rounds(rounds, names, killed) → rounds that found room for that many new names, each round's
+ * being given back, or left by a worker that is killed in it (with the lock, too) */
+static int
+shared_rounds(lua_State *L)
+{
+    struct mg_shared *map = shared_make(L);
+    lua_Integer rounds = luaL_checkinteger(L, 1), names = luaL_checkinteger(L, 2), round;
+    bool killed = lua_toboolean(L, 3), room = true;
+    for (round = 0; round < rounds && room; round++) {
+        struct mg_shared_listener *slots[MG_SHARED_LISTENERS];
+        for (lua_Integer i = 0; i < names; i++) {
+            char name[64];
+            snprintf(name, sizeof(name), "listener %lld of %lld", (long long)i, (long long)round);
+            slots[i] = mg_shared_listener_hold(map, name, 7);
+            room = room && slots[i] != NULL && slots[i] == mg_shared_listener_hold(map, name, 8);
+        }
+        for (lua_Integer i = 0; i < names && room; i++) {
+            mg_shared_listener_release(slots[i], 8);
+            if (!killed)
+                mg_shared_listener_release(slots[i], 7);
+        }
+        if (killed) {
+            atomic_store(&map->lock, 8);
+            mg_shared_forget(map, 7);
+        }
+    }
+    lua_pushinteger(L, room ? round : round - 1);
+    mg_shared_unmap(map);
+    return 1;
 }
 
 int
@@ -133,6 +174,7 @@ mgtest_base(lua_State *L)
         {"nearest", nearest},
         {"prefix", prefix},
         {"shared", shared},
+        {"shared_rounds", shared_rounds},
         {NULL, NULL},
     };
     luaL_newlib(L, functions);

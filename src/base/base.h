@@ -187,20 +187,22 @@ int mg_fd_read_all(int fd, struct mg_buf *out, size_t max, struct mg_err *err);
 
 /*
  * One page-aligned mapping shared by the supervisor and all workers: what has to be counted over all
- * of them. A worker only ever adds to its own row, so that the supervisor can take back what a dead
- * one had counted. All fields are C11 atomics, relaxed unless said otherwise.
+ * of them. A worker only ever writes to its own row, and nothing is kept twice, so that a worker may be
+ * killed at any moment: the supervisor clears its rows, and what is left is true. All fields are C11
+ * atomics.
  */
 #define MG_SHARED_WORKERS   256
 #define MG_SHARED_LISTENERS 1024
 
 struct mg_shared_listener {
-    _Atomic uint64_t name_hash;    /* 0 = free; claimed by compare-and-swap */
-    _Atomic int64_t total;         /* open connections over all workers, max_connections counts it */
-    _Atomic int32_t row[MG_SHARED_WORKERS]; /* the same per worker */
+    _Atomic uint64_t name_hash;                /* 0 = never used; written under the lock */
+    _Atomic int32_t open[MG_SHARED_WORKERS];   /* connections, per worker */
+    _Atomic int32_t users[MG_SHARED_WORKERS];  /* configs that hold the slot, per worker */
 };
 
 struct mg_shared {
     _Atomic uint64_t next_id; /* connection ids are unique over workers and reloads */
+    _Atomic uint32_t lock;    /* of the table of names: index + 1 of the worker that has it, or 0 */
     struct mg_shared_listener listener[MG_SHARED_LISTENERS];
 };
 
@@ -212,10 +214,19 @@ void mg_shared_unmap(struct mg_shared *shared);
 /* Seals it: what a worker could cut short would be the end of whoever looks at its mapping. */
 int mg_shared_fix_size(int fd);
 
-/* The listener's slot, claimed if it is new; NULL when the table is full. */
-struct mg_shared_listener *mg_shared_listener(struct mg_shared *shared, const char *name);
+/*
+ * The slot of the listener of that name, held by worker `index` until it is given back; a slot that
+ * nobody holds is used for another name. NULL: all are held, or the lock was not to be had.
+ */
+struct mg_shared_listener *mg_shared_listener_hold(struct mg_shared *shared, const char *name,
+                                                   unsigned index);
+void mg_shared_listener_release(struct mg_shared_listener *slot, unsigned index);
 
-/* Takes back everything worker `index` had counted. */
+/* Connections over all workers. Whoever adds itself to its row first and asks then, is never one too
+ * many with another who does the same. */
+int64_t mg_shared_listener_open(const struct mg_shared_listener *slot);
+
+/* Takes back everything worker `index` had. */
 void mg_shared_forget(struct mg_shared *shared, unsigned index);
 
 #endif

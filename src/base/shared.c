@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 int
@@ -59,28 +60,101 @@ mg_shared_unmap(struct mg_shared *shared)
     munmap(shared, sizeof(*shared));
 }
 
-struct mg_shared_listener *
-mg_shared_listener(struct mg_shared *shared, const char *name)
+/* ---- the table of names ---------------------------------------------------------------------- */
+
+#define LOCK_TRIES                                                                                 \
+    1000 /* a millisecond each; the holder needs microseconds, unless it was killed */
+
+static bool
+lock_take(struct mg_shared *shared, unsigned index)
 {
-    uint64_t hash = mg_str_hash(name, strlen(name));
-    if (hash == 0)
-        hash = 1; /* 0 marks a free slot */
+    const struct timespec pause = {.tv_nsec = 1000000};
+
+    for (int i = 0; i < LOCK_TRIES; i++) {
+        uint32_t holder = 0;
+
+        if (atomic_compare_exchange_strong(&shared->lock, &holder, index + 1))
+            return true;
+        nanosleep(&pause, NULL);
+    }
+    return false;
+}
+
+static int64_t
+row_sum(const _Atomic int32_t row[MG_SHARED_WORKERS])
+{
+    int64_t sum = 0;
+
+    for (size_t i = 0; i < MG_SHARED_WORKERS; i++)
+        sum += atomic_load(&row[i]);
+    return sum;
+}
+
+/* Its own slot if it has one, else the first that nobody holds. */
+static struct mg_shared_listener *
+slot_find(struct mg_shared *shared, uint64_t hash)
+{
+    struct mg_shared_listener *unused = NULL;
+
     for (size_t i = 0; i < MG_SHARED_LISTENERS; i++) {
         struct mg_shared_listener *slot = &shared->listener[(hash + i) % MG_SHARED_LISTENERS];
-        uint64_t found = 0;
-        if (atomic_compare_exchange_strong(&slot->name_hash, &found, hash) || found == hash)
+        uint64_t found = atomic_load(&slot->name_hash);
+
+        if (found == hash)
             return slot;
+        if (unused == NULL && (found == 0 || row_sum(slot->users) == 0))
+            unused = slot;
+        if (found == 0)
+            break; /* no name was ever put behind it: slots do not become free again */
     }
-    return NULL;
+    return unused;
 }
+
+struct mg_shared_listener *
+mg_shared_listener_hold(struct mg_shared *shared, const char *name, unsigned index)
+{
+    uint64_t hash = mg_str_hash(name, strlen(name));
+    struct mg_shared_listener *slot;
+
+    if (hash == 0)
+        hash = 1;
+    if (!lock_take(shared, index))
+        return NULL;
+    slot = slot_find(shared, hash);
+    if (slot != NULL) {
+        atomic_store(&slot->name_hash, hash);
+        atomic_fetch_add(&slot->users[index], 1);
+    }
+    atomic_store(&shared->lock, 0);
+    return slot;
+}
+
+void
+mg_shared_listener_release(struct mg_shared_listener *slot, unsigned index)
+{
+    atomic_fetch_sub(&slot->users[index], 1);
+}
+
+int64_t
+mg_shared_listener_open(const struct mg_shared_listener *slot)
+{
+    return row_sum(slot->open);
+}
+
+/* ---- a worker that died ---------------------------------------------------------------------- */
 
 void
 mg_shared_forget(struct mg_shared *shared, unsigned index)
 {
+    uint32_t holder = index + 1;
+
     for (size_t i = 0; i < MG_SHARED_LISTENERS; i++) {
         struct mg_shared_listener *slot = &shared->listener[i];
-        int32_t counted = atomic_exchange(&slot->row[index], 0);
-        if (counted != 0)
-            atomic_fetch_sub(&slot->total, counted);
+
+        if (atomic_load(&slot->name_hash) == 0)
+            continue; /* its pages need not come to be */
+        atomic_store(&slot->open[index], 0);
+        atomic_store(&slot->users[index], 0);
     }
+    atomic_compare_exchange_strong(&shared->lock, &holder, 0);
 }

@@ -35,6 +35,8 @@ mg_backend_free(struct mg_backend *backend)
 static void
 listener_fini(struct mg_listener *listener)
 {
+    if (listener->shared != NULL)
+        mg_shared_listener_release(listener->shared, listener->worker);
     for (size_t i = 0; i < listener->address_count; i++)
         mg_free(listener->addresses[i]);
     mg_free(listener->addresses);
@@ -100,10 +102,13 @@ mg_engine_activate(struct mg_engine *engine, struct mg_config *config, struct mg
     for (size_t i = 0; i < config->listener_count; i++) {
         struct mg_listener *listener = &config->listeners[i];
 
-        listener->shared = mg_shared_listener(engine->options.shared, listener->name);
+        listener->worker = engine->options.worker;
+        listener->shared =
+            mg_shared_listener_hold(engine->options.shared, listener->name, listener->worker);
         if (listener->shared == NULL) {
-            mg_err_setx(err, "listener %s: more than %d listeners", listener->name,
-                        MG_SHARED_LISTENERS);
+            mg_err_setx(err,
+                        "listener %s: more than %d listeners, those of old generations included",
+                        listener->name, MG_SHARED_LISTENERS);
             return -1;
         }
     }

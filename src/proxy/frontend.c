@@ -48,16 +48,23 @@ on_full_timer(uv_timer_t *timer)
     full_resume(timer->data, NULL);
 }
 
+static _Atomic int32_t *
+row_of(const struct mg_engine *engine, const struct mg_listener *listener)
+{
+    return &listener->shared->open[engine->options.worker];
+}
+
+/* Counts first and asks then: of two workers that see the last room, none or one takes it. */
 static bool
 may_accept(struct mg_acceptor *acceptor, bool must)
 {
     struct mg_frontend *f = acceptor->data;
-    struct mg_shared_listener *shared = f->listener->shared;
-    int64_t before = atomic_fetch_add_explicit(&shared->total, 1, memory_order_relaxed);
+    const struct mg_listener *l = f->listener;
 
-    if (must || f->listener->max_connections == 0 || before < f->listener->max_connections)
+    atomic_fetch_add(row_of(f->engine, l), 1);
+    if (must || l->max_connections == 0 || mg_shared_listener_open(l->shared) <= l->max_connections)
         return true;
-    atomic_fetch_sub_explicit(&shared->total, 1, memory_order_relaxed);
+    atomic_fetch_sub(row_of(f->engine, l), 1);
     f->full = true;
     if (!uv_is_active((uv_handle_t *)&f->engine->full_timer))
         uv_timer_start(&f->engine->full_timer, on_full_timer, FULL_RETRY_MS, 0);
@@ -69,21 +76,13 @@ accepted_none(struct mg_acceptor *acceptor)
 {
     struct mg_frontend *f = acceptor->data;
 
-    atomic_fetch_sub_explicit(&f->listener->shared->total, 1, memory_order_relaxed);
-}
-
-static void
-count_back(struct mg_engine *engine, struct mg_listener *listener)
-{
-    atomic_fetch_sub_explicit(&listener->shared->row[engine->options.worker], 1,
-                              memory_order_relaxed);
-    atomic_fetch_sub_explicit(&listener->shared->total, 1, memory_order_relaxed);
+    atomic_fetch_sub(row_of(f->engine, f->listener), 1);
 }
 
 void
 mg_frontend_give_back(struct mg_engine *engine, struct mg_listener *listener)
 {
-    count_back(engine, listener);
+    atomic_fetch_sub(row_of(engine, listener), 1);
     full_resume(engine, listener->shared);
 }
 
@@ -94,10 +93,8 @@ on_accept(struct mg_acceptor *acceptor, int fd, const struct mg_addr *peer)
 {
     struct mg_frontend *f = acceptor->data;
 
-    atomic_fetch_add_explicit(&f->listener->shared->row[f->engine->options.worker], 1,
-                              memory_order_relaxed);
     if (mg_session_open(f->engine, f->config, f->listener, fd, peer, acceptor->is_unix) != 0)
-        count_back(f->engine, f->listener);
+        accepted_none(acceptor);
 }
 
 static void

@@ -66,7 +66,8 @@ struct mg_listener {
     bool tcp_nodelay;
     unsigned tcp_keepalive_s; /* 0 = off */
     /* run time */
-    struct mg_shared_listener *shared; /* set at activation */
+    struct mg_shared_listener *shared; /* held for `worker` from activation on */
+    unsigned worker;
     uint64_t accepted;
     unsigned open; /* sessions of this worker */
 };
