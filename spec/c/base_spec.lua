@@ -54,6 +54,10 @@ describe("text for others", function()
         assert.equal([["a\"b\\c\n\u0001ä]] .. "\u{FFFD}\u{FFFD}" .. '"', base.json('a"b\\c\n\1ä\xff\xc0'))
     end)
 
+    it("is JSON without control characters for a terminal", function()
+        assert.equal([["\u0080\u009b31m\u009f\u007f]] .. "\u{a0}é\"", base.json("\u{80}\u{9b}31m\u{9f}\127\u{a0}é"))
+    end)
+
     it("has no control character for a terminal", function()
         assert.equal([[a\x1b[31m\x0ab\xc2\x9bä\x5c]], base.printable("a\27[31m\nb\xc2\x9bä\\"))
     end)

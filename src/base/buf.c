@@ -113,6 +113,8 @@ mg_buf_add_json(struct mg_buf *buf, const char *data, size_t len)
                 mg_buf_adds(buf, "\\n");
             else if (c < 0x20 || c == 0x7F)
                 mg_buf_addf(buf, "\\u%04x", c);
+            else if (c == 0xC2 && text[i + 1] < 0xA0) /* controls of terminals, too */
+                mg_buf_addf(buf, "\\u%04x", text[i + 1]);
             else
                 mg_buf_add(buf, text + i, n);
             i += n;
