@@ -248,17 +248,23 @@ function testing.load(path, options)
   local files, env = options.files or {}, options.env or {}
   check_texts("files", files)
   check_texts("env", env)
-  local ok, listeners, backends, warnings = pcall(require("moongate.script").load, path, files, env)
+  local ok, listeners, backends, made, warnings = pcall(require("moongate.script").load, path, files, env)
   if not ok then
     error(listeners, 0) -- the text that `moongate check` ends with
   end
   local contexts = {}
+  local function add(ctx)
+    if ctx and ctx.name then
+      contexts[ctx.name] = contexts[ctx.name] or ctx
+    end
+  end
   for _, list in ipairs { listeners, backends } do
     for _, object in ipairs(list) do
-      if object.tls and object.tls.name then
-        contexts[object.tls.name] = contexts[object.tls.name] or object.tls
-      end
+      add(object.tls)
     end
+  end
+  for ctx in pairs(made) do
+    add(ctx)
   end
   return { listeners = by_name(listeners, contexts), backends = by_name(backends, contexts), contexts = contexts,
     warnings = lines(warnings) }

@@ -128,9 +128,13 @@ bool mg_ssl_context_push(lua_State *L, const SSL_CTX *ctx);
  */
 void mg_ssl_context_freeze(lua_State *L, int idx, bool as_client);
 
+/* Pushes the contexts that somebody holds, as a set (context → true), without those in the set at
+ * index `others` (0: none). */
+void mg_ssl_contexts_push(lua_State *L, int others);
+
 /* setup() on every context that somebody still holds and that is not frozen: those that callbacks
- * return. Raises as it does. */
-void mg_ssl_contexts_freeze(lua_State *L);
+ * return. `others` are left alone. Raises as it does. */
+void mg_ssl_contexts_freeze(lua_State *L, int others);
 
 /* Facts of a frozen context for the engine and the report. */
 struct mg_ssl_context_facts {

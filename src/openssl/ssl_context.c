@@ -282,14 +282,37 @@ mg_ssl_context_push(lua_State *L, const SSL_CTX *ctx)
 }
 
 void
-mg_ssl_contexts_freeze(lua_State *L)
+mg_ssl_contexts_push(lua_State *L, int others)
+{
+    int set;
+    others = others != 0 ? lua_absindex(L, others) : 0;
+    lua_newtable(L);
+    set = lua_gettop(L);
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &contexts_key) == LUA_TTABLE) {
+        for (lua_pushnil(L); lua_next(L, set + 1) != 0; lua_settop(L, set + 2)) {
+            lua_pushvalue(L, set + 3);
+            if (!mg_ssl_context_test(L, set + 3) ||
+                (others != 0 && lua_rawget(L, others) != LUA_TNIL))
+                continue;
+            lua_pushvalue(L, set + 3);
+            lua_pushboolean(L, true);
+            lua_rawset(L, set);
+        }
+    }
+    lua_settop(L, set);
+}
+
+void
+mg_ssl_contexts_freeze(lua_State *L, int others)
 {
     int top = lua_gettop(L);
+    others = others != 0 ? lua_absindex(L, others) : 0;
     lua_gc(L, LUA_GCCOLLECT); /* which ones are there may not depend on the collector's pace */
-    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &contexts_key) == LUA_TTABLE) {
-        for (lua_pushnil(L); lua_next(L, top + 1) != 0; lua_settop(L, top + 2))
-            if (mg_ssl_context_test(L, top + 3))
-                mg_ssl_context_freeze(L, top + 3, false);
+    mg_ssl_contexts_push(L, others);
+    for (lua_pushnil(L); lua_next(L, top + 1) != 0; lua_settop(L, top + 2)) {
+        const struct mg_ssl_context *self = mg_class_test(L, top + 2, &mg_ssl_context_class);
+        if (!self->frozen)
+            mg_ssl_context_freeze(L, top + 2, false);
     }
     lua_settop(L, top);
 }

@@ -262,6 +262,9 @@ void mg_settings_fini(struct mg_settings *settings);
 #define MG_LISTENERS "moongate.listeners"
 #define MG_BACKENDS  "moongate.backends"
 
+/* Registry name, with guests only: the set of contexts that are not the script's. */
+#define MG_OTHERS "moongate.others"
+
 /* Where the script made a Listener or Backend, beside its options: "script.lua:12: ". */
 #define MG_WHERE "(where)"
 

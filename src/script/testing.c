@@ -196,6 +196,8 @@ guest_run(lua_State *L)
     tables_set(L);
     if (mg_script_guest_open(guest->script, &err) != 0)
         return luaL_error(L, "%s", err.text);
+    mg_ssl_contexts_push(L, 0);
+    lua_setfield(L, LUA_REGISTRYINDEX, MG_OTHERS);
     lua_pushcfunction(L, require_wrap);
     lua_call(L, 0, 0);
     path = mg_script_path(guest->script->name, &err);
@@ -205,7 +207,19 @@ guest_run(lua_State *L)
     return status == 0 ? 0 : luaL_error(L, "%s", err.text);
 }
 
-/* load(path, files, env): the lists of Listeners and Backends, and the proof's warnings. */
+/* The set of contexts that the guest made; there are no others from now on. */
+static void
+contexts_push(lua_State *L)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, MG_OTHERS);
+    mg_ssl_contexts_push(L, -1);
+    lua_remove(L, -2);
+    lua_pushnil(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, MG_OTHERS);
+}
+
+/* load(path, files, env): the lists of Listeners and Backends, the set of contexts, and the proof's
+ * warnings. */
 static int
 testing_load(lua_State *L)
 {
@@ -234,9 +248,10 @@ testing_load(lua_State *L)
         return lua_error(L);
     lua_getfield(L, LUA_REGISTRYINDEX, MG_LISTENERS);
     lua_getfield(L, LUA_REGISTRYINDEX, MG_BACKENDS);
+    contexts_push(L);
     lua_pushlstring(L, guest->load.warnings.data != NULL ? guest->load.warnings.data : "",
                     guest->load.warnings.len);
-    return 3;
+    return 4;
 }
 
 static const luaL_Reg functions[] = {

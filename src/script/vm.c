@@ -331,8 +331,10 @@ everything_freeze(lua_State *L)
 {
     list_freeze(L, MG_BACKENDS, mg_backend_freeze);
     list_freeze(L, MG_LISTENERS, mg_listener_freeze);
-    if (!mg_script_of(L)->is_guest) /* the others there are not the script's */
-        mg_ssl_contexts_freeze(L);
+    if (lua_getfield(L, LUA_REGISTRYINDEX, MG_OTHERS) == LUA_TTABLE)
+        mg_ssl_contexts_freeze(L, -1);
+    else
+        mg_ssl_contexts_freeze(L, 0);
     lua_getfield(L, LUA_REGISTRYINDEX, MG_LISTENERS);
     if (lua_rawlen(L, -1) == 0)
         return luaL_error(L, "%s: the script has no listener (moongate.listen{...} makes one)",

@@ -40,7 +40,7 @@ function testing.certificate(options) end
 ---@class moongate.testing.Policy
 ---@field listeners table<string, moongate.Listener> by name
 ---@field backends table<string, moongate.Backend> by name; those that are addresses by address
----@field contexts table<string, moongate.openssl.SSLContext> by their own name, and by their listener's or backend's
+---@field contexts table<string, moongate.openssl.SSLContext> by their own name, their listener's, their backend's
 ---@field warnings string[] of the proof
 
 ---@class moongate.testing.CAOptions

@@ -57,6 +57,21 @@ describe("testing.load", function()
         assert.equal(own.cert:to_pem(), hs.client.peer_cert:to_pem())
     end)
 
+    it("gives contexts that only a callback returns, frozen as the loader does", function()
+        local mine = fix.SSLContext.new()
+        local policy = load([[
+            local ctx, other = openssl.SSL.SSLContext.new(), openssl.SSL.SSLContext.new()
+            ctx:load_certificate("web.crt", "web.key")
+            other:load_certificate("web.crt", "web.key")
+            other.name, other.max_version = "other", "TLS1_2"
+            ctx.servername_cb = function(_, name) return name == "other.example" and other or nil end
+            moongate.listen { name = "web", address = "127.0.0.1:1", tls = ctx, backend = "a:1" }
+        ]], KEYS)
+        assert.is_true(policy.contexts.other.frozen)
+        assert.is_false(mine.frozen)
+        assert.equal("TLSv1.2", testing.handshake(policy.contexts.other).version)
+    end)
+
     it("freezes everything", function()
         local policy = load(WEB, KEYS)
         assert.is_true(policy.contexts.web.frozen)
