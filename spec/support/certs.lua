@@ -5,6 +5,7 @@ certs: keys and certificates, made with the openssl command when they are first 
     certs.rsa.crt, certs.rsa.key      -- RSA-2048 for localhost, 127.0.0.1, ::1, signed by certs.ca
     certs.ec                          -- the same with P-256
     certs.wrong                       -- for other.example only
+    certs.a_example, certs.b_example  -- P-256 for a.example and c.example, RSA for b.example
     certs.expired                     -- ended yesterday
     certs.stranger                    -- for localhost, but signed by certs.other_ca
     certs.small                       -- RSA-1024: security level 2 refuses it
@@ -23,6 +24,8 @@ local recipes = {
     rsa2 = { key = "rsa:2048", names = LOCAL, subject = "/CN=second rsa" },
     ec2 = { key = "ec", names = LOCAL, subject = "/CN=second ec" },
     wrong = { key = "ec", names = "DNS:other.example" },
+    a_example = { key = "ec", names = "DNS:a.example,DNS:c.example" },
+    b_example = { key = "rsa:2048", names = "DNS:b.example" },
     expired = { key = "ec", names = LOCAL, expired = true },
     stranger = { key = "ec", names = LOCAL, issuer = "other_ca" },
     small = { key = "rsa:1024", names = LOCAL },
