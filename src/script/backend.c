@@ -224,9 +224,9 @@ backend_push(lua_State *L, const char *what, enum mg_backend_kind kind)
     return self;
 }
 
-/* The Backend is complete: its name is settled and it joins the list. Leaves it at the top. */
+/* The Backend below its options at the top is complete: its name is settled. Leaves it at the top. */
 static void
-backend_complete(lua_State *L, const char *name)
+backend_name(lua_State *L, const char *name)
 {
     if (lua_getfield(L, -1, "name") == LUA_TNIL) {
         if (name != NULL) {
@@ -239,10 +239,29 @@ backend_complete(lua_State *L, const char *name)
         lua_setfield(L, -3, "name");
     }
     lua_pop(L, 2);
+}
+
+void
+mg_backend_join(lua_State *L, int idx)
+{
+    struct mg_backend_object *self = mg_backend_test(L, idx);
+
+    if (self == NULL || self->listed)
+        return;
+    idx = lua_absindex(L, idx);
     lua_getfield(L, LUA_REGISTRYINDEX, MG_BACKENDS);
-    lua_pushvalue(L, -2);
+    lua_pushvalue(L, idx);
     lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
     lua_pop(L, 1);
+    self->listed = true;
+}
+
+/* Named and listed. */
+static void
+backend_complete(lua_State *L, const char *name)
+{
+    backend_name(L, name);
+    mg_backend_join(L, -1);
 }
 
 int
@@ -271,7 +290,7 @@ mg_backend_push_address(lua_State *L, const char *what, const char *text)
     lua_setfield(L, -2, "address");
     backend_push(L, what, MG_BACKEND_ADDRESSES);
     mg_options_read(L, what, options, lua_gettop(L) - 2, lua_gettop(L));
-    backend_complete(L, NULL);
+    backend_name(L, NULL);
     lua_remove(L, -2);
 }
 

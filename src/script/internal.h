@@ -274,6 +274,7 @@ struct mg_listener_object {
 
 struct mg_backend_object {
     bool frozen;
+    bool listed; /* in MG_BACKENDS */
     enum mg_backend_kind kind;
     struct mg_backend *built; /* borrowed from the config, once there is one */
 };
@@ -286,8 +287,12 @@ int mg_reply_lua(lua_State *L);   /* moongate.reply */
 int mg_echo_lua(lua_State *L);    /* moongate.echo */
 struct mg_backend_object *mg_backend_test(lua_State *L, int idx);
 
-/* Pushes a Backend for an address ("host:port", "unix:/path") as a listener may name it. */
+/* Pushes a Backend for an address ("host:port", "unix:/path") as a listener may name it. It joins the list
+ * with its listener, at the end of the script, where it is known to be used. */
 void mg_backend_push_address(lua_State *L, const char *what, const char *text);
+
+/* The object at idx joins MG_BACKENDS, if it is a Backend that has not yet. */
+void mg_backend_join(lua_State *L, int idx);
 
 /* Freezes the object at idx and the context it uses; raises with the place where it was made. */
 void mg_listener_freeze(lua_State *L, int idx);

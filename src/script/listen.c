@@ -270,5 +270,8 @@ mg_listener_freeze(lua_State *L, int idx)
     struct mg_listener_object *self = mg_class_check(L, idx, &listener_class);
 
     mg_context_freeze(L, idx, WHAT, false);
+    mg_option_push(L, idx, "backend");
+    mg_backend_join(L, -1);
+    lua_pop(L, 1);
     self->frozen = true;
 }

@@ -329,8 +329,8 @@ list_freeze(lua_State *L, const char *list, void (*freeze)(lua_State *, int))
 static int
 everything_freeze(lua_State *L)
 {
+    list_freeze(L, MG_LISTENERS, mg_listener_freeze); /* whose backends join the list */
     list_freeze(L, MG_BACKENDS, mg_backend_freeze);
-    list_freeze(L, MG_LISTENERS, mg_listener_freeze);
     if (lua_getfield(L, LUA_REGISTRYINDEX, MG_OTHERS) == LUA_TTABLE)
         mg_ssl_contexts_freeze(L, -1);
     else

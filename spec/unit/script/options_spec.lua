@@ -186,6 +186,22 @@ describe("an object", function()
         ]])
     end)
 
+    it("leaves no backend behind that nothing uses", function()
+        local result = checks.run([[
+            moongate.listen { address = "127.0.0.1:1", backend = "a:1" }
+            assert(not pcall(moongate.listen, { address = "127.0.0.1:1", backend = "b:1" }))
+            assert(not pcall(moongate.listen, { address = "127.0.0.1:2", backend = "c:1", idle_timeout = "x" }))
+            moongate.listen { address = "127.0.0.1:3", backend = "d:1" }.backend = "e:1"
+            moongate.backend { address = "f:1" }
+        ]], { "--json" })
+        local names = {}
+        for _, backend in ipairs(result.json().backends) do
+            names[#names + 1] = backend.name
+        end
+        table.sort(names)
+        assert.same({ "a:1", "e:1", "f:1" }, names)
+    end)
+
     it("cannot be freed twice, nor taken for another", function()
         passes([[
             moongate.listen { address = "127.0.0.1:1", backend = "a:1" }

@@ -74,6 +74,23 @@ describe("a replayed script", function()
         end)
     end)
 
+    it("leaves no context to be changed by callbacks, attached or not", function()
+        local port = bench.port()
+        local web = proxy.start { port = port, workers = 1, script = [[
+            contexts = { server(), openssl.SSL.SSLContext.new() }
+            moongate.listen { address = "127.0.0.1:$port", backend = function()
+                local texts = {}
+                for i, ctx in ipairs(contexts) do
+                    texts[i] = tostring(ctx.frozen) .. " " .. select(2, pcall(function() ctx.groups = "X25519" end)).class
+                end
+                print("frozen: " .. table.concat(texts, ", "))
+                return nil, "seen"
+            end }
+        ]] }
+        pcall(ask, port)
+        web:wait_log "frozen: true FrozenError, true FrozenError"
+    end)
+
     it("has the real clock and real chance in callbacks, and no files", function()
         local port = bench.port()
         local web = proxy.start { port = port, workers = 1, script = [[
