@@ -176,6 +176,31 @@ moongate.listen { name = "plain", address = "127.0.0.1:$plain", backend = moonga
         gone(web, 5)
     end)
 
+    it("by TERM refuses newcomers only when handshakes under way have had time to end", function()
+        local web, options = echo {}
+        local client = bench.connect(options.plain)
+        client:send("ping")
+        assert.equal("ping", client:receive(4))
+        web.program:signal(signals.TERM)
+        web:wait_log("stopping")
+        local newcomer = socket.tcp4()
+        newcomer:settimeout(0.1)
+        local _, reason = newcomer:connect("127.0.0.1", options.plain)
+        assert.equal("timeout", reason)
+        newcomer:close()
+        bench.wait("a refusal", function()
+            local next_one = socket.tcp4()
+            next_one:settimeout(0.1)
+            local _, why = next_one:connect("127.0.0.1", options.plain)
+            next_one:close()
+            return why == "connection refused"
+        end)
+        client:send("pong")
+        assert.equal("pong", client:receive(4))
+        client:close()
+        gone(web, 5)
+    end)
+
     it("is not drain: it takes no new connections and stays", function()
         local web, options = echo {}
         local client = bench.connect(options.plain)

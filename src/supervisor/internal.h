@@ -99,6 +99,9 @@ void mg_socket_remove(struct mg_socket **list, struct mg_socket *socket);
 
 /* GOING: nobody new gets in. Handshakes under way may still end; the workers are told after that. */
 void mg_socket_retire(struct mg_socket *socket);
+
+/* At the end of all: nobody new gets in. Until when handshakes may be under way; 0 = there are none. */
+uint64_t mg_sockets_shut(struct mg_socket *list);
 bool mg_socket_is_held(const struct mg_socket *socket);
 
 /* Takes a path over for a unix socket: a stale one is removed, a live one refuses. */
@@ -279,6 +282,7 @@ struct mg_super {
     bool drained;         /* `drain` was asked for: no socket is listened on */
     uint64_t drain_at_ns; /* when `drain` gives the sockets up; 0 = not asked */
     uint64_t stop_at_ns;  /* end of the present phase of stopping; 0 = none */
+    bool shut;            /* stopping: the sockets take no newcomers any more */
     bool pid_written;
     uv_timer_t tick;
     uv_signal_t signals[4];

@@ -197,6 +197,16 @@ newcomers_ignore(int fd)
 #endif
 }
 
+uint64_t
+mg_sockets_shut(struct mg_socket *list)
+{
+    bool any = false;
+    for (; list != NULL; list = list->next)
+        if (list->state == MG_SOCKET_LISTENING && newcomers_ignore(list->fd))
+            any = true;
+    return any ? mg_now_ns() + HANDSHAKE_NS : 0;
+}
+
 void
 mg_socket_retire(struct mg_socket *socket)
 {

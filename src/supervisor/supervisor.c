@@ -2,8 +2,8 @@
  * The life of the process.
  *
  * The happy path is: open what must be ours alone (control socket), first load, all workers serve
- * (READY, pid file), reloads; TERM: drain_delay, then workers drain (at most drain_timeout), all
- * gone, exit 0. Possible failure modes are: the first load fails (exit 1, the reason as the last
+ * (READY, pid file), reloads; TERM: drain_delay, a moment for handshakes under way, then workers
+ * drain (at most drain_timeout), all gone, exit 0. Possible failure modes are: the first load fails (exit 1, the reason as the last
  * line on stderr), a second TERM or INT (connections are closed at once), workers that do not go
  * (killed).
  *
@@ -68,6 +68,16 @@ drain_begin(struct mg_super *super)
     mg_super_check_done(super);
 }
 
+/* drain_delay is over. Who is in the middle of a TCP handshake may still end it before the drain. */
+static void
+door_close(struct mg_super *super)
+{
+    super->stop_at_ns = super->shut ? 0 : mg_sockets_shut(super->sockets);
+    super->shut = true;
+    if (super->stop_at_ns == 0)
+        drain_begin(super);
+}
+
 static void
 quit_begin(struct mg_super *super)
 {
@@ -100,7 +110,7 @@ mg_super_stop(struct mg_super *super, bool now)
     super->phase = MG_PHASE_NOT_READY;
     super->stop_at_ns = mg_now_ns() + super->settings.drain_delay_ms * 1000000u;
     if (super->settings.drain_delay_ms == 0)
-        drain_begin(super);
+        door_close(super);
 }
 
 void
@@ -228,7 +238,7 @@ stop_check(struct mg_super *super, uint64_t now)
     if (super->stop_at_ns == 0 || now < super->stop_at_ns)
         return;
     if (super->phase == MG_PHASE_NOT_READY) {
-        drain_begin(super);
+        door_close(super);
     } else if (super->phase == MG_PHASE_DRAINING) {
         mg_log(MG_LOG_WARN, "drain_timeout has passed: the remaining connections are closed");
         quit_begin(super);
