@@ -195,7 +195,8 @@ describe("log files", function()
     -- A thread that builds a generation may be writing to it at that very moment.
     it("keep their descriptor's number in a worker", function()
         local log = bench.path("same.log")
-        local web = proxy.start { port = bench.port(), workers = 1, settings = ('log = "%s"'):format(log), script = ECHO }
+        local web = proxy.start { port = bench.port(), workers = 1, settings = ('log = "%s"'):format(log),
+            script = ECHO }
         local worker = web:wait_workers(1)[1]
         local function number()
             for _, fd in ipairs(process.list("/proc/" .. worker .. "/fd") or {}) do

@@ -149,7 +149,8 @@ moongate.listen { name = "web", address = "127.0.0.1:$port", tls = ctx, backend 
         bench.must { "chown", "nobody", path }
         bench.must { "ln", "-s", path, bench.path("link.lua") }
         for _, name in ipairs { path, bench.path("link.lua") } do
-            for _, command in ipairs { { "run", name, "--control", bench.path("theirs.control") }, { "check", name } } do
+            local run = { "run", name, "--control", bench.path("theirs.control") }
+            for _, command in ipairs { run, { "check", name } } do
                 local result = bench.run { bench.moongate, table.unpack(command) }
                 assert.equal(1, result.code)
                 assert.matches("belongs to nobody", result.err, 1, true)
