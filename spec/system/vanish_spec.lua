@@ -25,6 +25,7 @@ describe("vanishing clients", function()
 
     it("cost neither descriptor nor memory", function()
         local worker = web:wait_workers(1)[1]
+        local before = bench.memory(worker)
         local descriptors, peak, least = nil, 0, math.huge
         for round = 1, 6 do
             assert.equal(4 * COUNT, vanish("0,1,5,100").connected)
@@ -45,6 +46,9 @@ describe("vanishing clients", function()
         end
         if not bench.sanitized then
             assert.is_true(least < peak + 512, ("the worker grew by %d KiB"):format(least - peak))
+            bench.wait("the memory of the storm to be given back", function()
+                return bench.memory(worker) < before + 4096
+            end)
         end
         assert.equal(worker, web:workers()[1])
     end)

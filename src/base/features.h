@@ -17,6 +17,11 @@
 #define MG_HAVE_SIOCOUTQ      1 /* how much of a socket's output the other side has not taken */
 #endif
 
+#include <limits.h> /* says which libc it is */
+#if defined(__GLIBC__)
+#define MG_HAVE_MALLOC_TRIM 1
+#endif
+
 /* Version numbers of OpenSSL only; nothing here needs its symbols. */
 #include <openssl/opensslv.h>
 #if OPENSSL_VERSION_NUMBER >= 0x30200000L

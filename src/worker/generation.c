@@ -268,6 +268,15 @@ mg_generations_retire(struct mg_worker_process *w)
     current_release(w);
 }
 
+bool
+mg_generations_building(const struct mg_worker_process *w)
+{
+    for (const struct mg_generation *g = w->generations; g != NULL; g = g->next)
+        if (g->state == MG_GENERATION_BUILDING)
+            return true;
+    return false;
+}
+
 /* ---- status --------------------------------------------------------------------------------- */
 
 static const char *

@@ -56,6 +56,9 @@ void mg_generation_discard(struct mg_worker_process *w, uint64_t number);
  * done. */
 void mg_generations_retire(struct mg_worker_process *w);
 
+/* Whether a thread of ours allocates a lot. */
+bool mg_generations_building(const struct mg_worker_process *w);
+
 /* "7 (3), 8 (12)", and the same as a JSON array. */
 void mg_generations_text(const struct mg_worker_process *w, struct mg_buf *out);
 void mg_generations_json(const struct mg_worker_process *w, struct mg_buf *out);
@@ -97,6 +100,8 @@ struct mg_worker_process {
     int log_fd, access_fd; /* owned; -1 = syslog, none */
     bool leaving;          /* accepts no more; exits with the last connection */
     bool engine_closing;
+    size_t peak;         /* of sessions since the heap was last given back */
+    uint64_t trimmed_ms; /* when that was, in loop time */
     uv_timer_t heartbeat, reaper, drain;
     unsigned live; /* open handles of the worker's own: these timers, the channel, generations */
 };

@@ -11,6 +11,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#ifdef MG_HAVE_MALLOC_TRIM
+#include <malloc.h>
+#endif
 #include <netdb.h>
 #include <openssl/evp.h>
 #include <openssl/rand.h>
@@ -25,6 +28,8 @@
 
 #define HEARTBEAT_MS 200
 #define HELLO_MS     10000
+#define TRIM_PEAK    256  /* sessions that are worth it */
+#define TRIM_MS      5000 /* between two times */
 #define CURRENT_CAP  256
 #define EXIT_LEAK    70
 
@@ -234,11 +239,32 @@ on_message(struct mg_ipc *ipc, struct mg_msg *msg)
     }
 }
 
+/* After a storm the C library keeps what it took for it; so most of that is given back. */
+static void
+heap_trim(struct mg_worker_process *w)
+{
+#ifdef MG_HAVE_MALLOC_TRIM
+    size_t sessions = mg_engine_sessions(w->engine);
+    uint64_t now = uv_now(&w->loop);
+    if (sessions > w->peak)
+        w->peak = sessions;
+    if (w->peak < TRIM_PEAK || sessions >= w->peak / 2 || now - w->trimmed_ms < TRIM_MS ||
+        mg_generations_building(w))
+        return;
+    malloc_trim(0);
+    w->peak = sessions;
+    w->trimmed_ms = now;
+#else
+    (void)w;
+#endif
+}
+
 /* A supervisor that is stopped must not make the queue grow. */
 static void
 on_heartbeat(uv_timer_t *timer)
 {
     struct mg_worker_process *w = timer->data;
+    heap_trim(w);
     if (w->connected && w->ipc.queue == NULL)
         mg_ipc_send(&w->ipc, MG_MSG_HEARTBEAT, 0, NULL, 0, NULL, 0);
 }
