@@ -163,6 +163,27 @@ shared_rounds(lua_State *L)
     return 1;
 }
 
+/* log_unread(count) → what a pipe held of that many records, and of one more when it was empty again */
+static int
+log_unread(lua_State *L)
+{
+    static char text[1024 * 1024];
+    int ends[2];
+    if (pipe(ends) != 0)
+        return luaL_error(L, "pipe");
+    mg_log_open(ends[1], MG_LOG_TEXT, MG_LOG_INFO, "moongate");
+    for (lua_Integer i = 0; i < luaL_checkinteger(L, 1); i++)
+        mg_log(MG_LOG_INFO, "record %d %.*s", (int)i, 1 + (int)(i % 30),
+               "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
+    lua_pushlstring(L, text, (size_t)read(ends[0], text, sizeof(text)));
+    mg_log(MG_LOG_INFO, "the last one");
+    lua_pushlstring(L, text, (size_t)read(ends[0], text, sizeof(text)));
+    mg_log_open(STDERR_FILENO, MG_LOG_TEXT, MG_LOG_INFO, "moongate");
+    close(ends[0]);
+    close(ends[1]);
+    return 2;
+}
+
 int
 mgtest_base(lua_State *L)
 {
@@ -174,6 +195,7 @@ mgtest_base(lua_State *L)
         {"nearest", nearest},
         {"prefix", prefix},
         {"shared", shared},
+        {"log_unread", log_unread},
         {"shared_rounds", shared_rounds},
         {NULL, NULL},
     };

@@ -37,7 +37,7 @@ function engine.start(options)
     end
     options.fd = options.fd or host.listen(self.address)
     options.shared = options.shared or host.shared()
-    options.access_log = bench.path("access." .. #engine.running)
+    options.access_log = options.access_log or bench.path("access." .. #engine.running)
     options.log = bench.path("engine." .. #engine.running)
     self.pid, self.control = host.start(options)
     engine.running[#engine.running + 1] = self

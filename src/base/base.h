@@ -156,7 +156,11 @@ void mg_log_set(enum mg_log_format format, enum mg_log_level level);
 enum mg_log_format mg_log_format(void);
 bool mg_log_enabled(enum mg_log_level level);
 
-/* One record; embedded newlines stay one record (text: following lines are indented). */
+/* For a process that serves nobody: waits for the log's reader instead of losing records. */
+void mg_log_wait(void);
+
+/* One record; embedded newlines stay one record (text: following lines are indented). What the log's
+ * reader does not take at once is lost, and the next record that it takes says how many were. */
 void mg_log(enum mg_log_level level, const char *fmt, ...) MG_PRINTF(2, 3);
 void mg_logv(enum mg_log_level level, const char *fmt, va_list args) MG_PRINTF(2, 0);
 
@@ -181,6 +185,10 @@ uint64_t mg_str_hash(const char *data, size_t len);
 
 /* Writes all or fails (EINTR handled, EAGAIN waited for); reads a whole file up to max bytes. */
 int mg_fd_write_all(int fd, const void *data, size_t len);
+
+/* One record of a log, whole or not at all, and never waiting for whoever reads a pipe, socket or
+ * terminal. -1: not written; errno is EAGAIN if that was for a reader who does not keep up. */
+int mg_fd_write_now(int fd, const void *data, size_t len);
 int mg_fd_read_all(int fd, struct mg_buf *out, size_t max, struct mg_err *err);
 
 /* ---- shared counters ------------------------------------------------------------------------ */

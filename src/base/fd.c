@@ -1,7 +1,11 @@
 #include "base/base.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int
@@ -22,6 +26,59 @@ mg_fd_write_all(int fd, const void *data, size_t len)
         }
     }
     return 0;
+}
+
+/* ---- records that must not wait -------------------------------------------------------------- */
+
+static bool
+is_writable(int fd)
+{
+    struct pollfd state = {.fd = fd, .events = POLLOUT};
+
+    return poll(&state, 1, 0) == 1 && (state.revents & (POLLOUT | POLLERR | POLLHUP)) != 0;
+}
+
+/*
+ * A pipe keeps pages, and fills them to more than the half, as two neighbours would else have become
+ * one. What is left is enough for the record, and for those of other processes at the same moment.
+ */
+static bool
+pipe_takes(int fd, size_t len)
+{
+#ifdef F_GETPIPE_SZ
+    const size_t spare = 2 * (size_t)PIPE_BUF;
+    int size = fcntl(fd, F_GETPIPE_SZ), used = 0;
+
+    if (size < 0 || ioctl(fd, FIONREAD, &used) != 0)
+        return is_writable(fd);
+    if (used == 0)
+        return len <= (size_t)size;
+    return 2 * (size_t)used + len + spare <= (size_t)size;
+#else
+    return len <= PIPE_BUF && is_writable(fd);
+#endif
+}
+
+int
+mg_fd_write_now(int fd, const void *data, size_t len)
+{
+    struct stat st;
+    ssize_t put;
+
+    if (fstat(fd, &st) != 0)
+        return -1;
+    if ((S_ISFIFO(st.st_mode) && !pipe_takes(fd, len)) ||
+        (S_ISCHR(st.st_mode) && !is_writable(fd))) {
+        errno = EAGAIN;
+        return -1;
+    }
+    do {
+        put = S_ISSOCK(st.st_mode) ? send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                   : write(fd, data, len);
+    } while (put < 0 && errno == EINTR);
+    if (put >= 0 && (size_t)put < len)
+        errno = S_ISSOCK(st.st_mode) ? EAGAIN : ENOSPC;
+    return put == (ssize_t)len ? 0 : -1;
 }
 
 int

@@ -17,7 +17,9 @@ static struct {
     enum mg_log_format format;
     enum mg_log_level level;
     char who[32];
-} log_state = {STDERR_FILENO, MG_LOG_TEXT, MG_LOG_INFO, "moongate"};
+    bool waits;         /* for the reader */
+    unsigned long lost; /* records that the reader has not taken */
+} log_state = {STDERR_FILENO, MG_LOG_TEXT, MG_LOG_INFO, "moongate", false, 0};
 
 static int
 name_index(const char *name, const char *const *names, size_t count)
@@ -69,6 +71,12 @@ mg_log_enabled(enum mg_log_level level)
     return level >= log_state.level;
 }
 
+void
+mg_log_wait(void)
+{
+    log_state.waits = true;
+}
+
 /* Text of the message with control characters made visible; further lines are indented. */
 static void
 message_add(struct mg_buf *out, const char *message)
@@ -85,36 +93,55 @@ message_add(struct mg_buf *out, const char *message)
     }
 }
 
+static void
+record_add(struct mg_buf *out, enum mg_log_level level, const char *text)
+{
+    char now[32];
+    mg_time_text(now);
+    if (log_state.format == MG_LOG_JSON) {
+        mg_buf_addf(out, "{\"time\":\"%s\",\"level\":\"%s\",\"process\":\"%s\",\"message\":", now,
+                    level_names[level], log_state.who);
+        mg_buf_add_json(out, text, strlen(text));
+        mg_buf_adds(out, "}");
+    } else {
+        mg_buf_addf(out, "%s %-5s %s: ", now, level_names[level], log_state.who);
+        message_add(out, text);
+    }
+    mg_buf_adds(out, "\n");
+}
+
+static void
+record_write(enum mg_log_level level, const char *text)
+{
+    struct mg_buf line = {0};
+    if (log_state.lost > 0) {
+        char said[64];
+        snprintf(said, sizeof(said), "%lu records of this log were lost", log_state.lost);
+        record_add(&line, MG_LOG_WARN, said);
+    }
+    record_add(&line, level, text);
+    int (*put)(int, const void *, size_t) = log_state.waits ? mg_fd_write_all : mg_fd_write_now;
+    if (!line.failed && put(log_state.fd, line.data, line.len) == 0)
+        log_state.lost = 0;
+    else
+        log_state.lost++;
+    mg_buf_free(&line);
+}
+
 void
 mg_logv(enum mg_log_level level, const char *fmt, va_list args)
 {
     if (!mg_log_enabled(level))
         return;
     int saved = errno;
-    struct mg_buf message = {0}, line = {0};
+    struct mg_buf message = {0};
     mg_buf_addv(&message, fmt, args);
     const char *text = message.data != NULL ? message.data : fmt;
-    if (log_state.fd < 0) {
+    if (log_state.fd < 0)
         syslog(level_priorities[level], "%s: %s", log_state.who, text);
-    } else {
-        char now[32];
-        mg_time_text(now);
-        if (log_state.format == MG_LOG_JSON) {
-            mg_buf_addf(&line,
-                        "{\"time\":\"%s\",\"level\":\"%s\",\"process\":\"%s\",\"message\":", now,
-                        level_names[level], log_state.who);
-            mg_buf_add_json(&line, text, strlen(text));
-            mg_buf_adds(&line, "}");
-        } else {
-            mg_buf_addf(&line, "%s %-5s %s: ", now, level_names[level], log_state.who);
-            message_add(&line, text);
-        }
-        mg_buf_adds(&line, "\n");
-        if (!line.failed)
-            mg_fd_write_all(log_state.fd, line.data, line.len); /* nowhere to report a failure */
-    }
+    else
+        record_write(level, text);
     mg_buf_free(&message);
-    mg_buf_free(&line);
     errno = saved;
 }
 

@@ -63,6 +63,7 @@ mg_check_command(int argc, char **argv)
         return mg_usage_error("check", optind == argc ? "which script?" : "expected one script");
     load.path = argv[optind];
     mg_log_open(STDERR_FILENO, MG_LOG_TEXT, MG_LOG_INFO, "check");
+    mg_log_wait();
     int result = mg_script_load(&load, NULL, &err);
     if (json && load.report_json.len == 0)
         failure_report(&load, err.text);

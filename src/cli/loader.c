@@ -90,6 +90,7 @@ mg_loader_command(int argc, char **argv)
         return MG_EXIT_USAGE;
     fcntl(CHANNEL_FD, F_SETFD, FD_CLOEXEC); /* moongate.command starts programs */
     mg_log_open(STDERR_FILENO, MG_LOG_TEXT, MG_LOG_INFO, "loader");
+    mg_log_wait();
     load.path = path_shorten(argv[1]);
     int result = rights_reduce(&err);
     if (result == 0)

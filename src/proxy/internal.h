@@ -76,6 +76,8 @@ struct mg_engine {
     size_t session_count;  /* until their memory is freed */
     uint64_t accepted, handshakes_done, bytes_up, bytes_down; /* of closed sessions: the bytes */
     struct mg_reason_count closes[MG_REASONS];
+    uint64_t records_lost;    /* access records, since the log last went on */
+    uint64_t records_lost_at; /* loop time */
     uint64_t random; /* xorshift state: balancing, nothing secret */
     bool closing;
     void (*on_idle)(void *data);

@@ -12,7 +12,8 @@
 #include <openssl/x509.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
+
+#define LOST_QUIET_MS 1000 /* after the last lost record */
 
 struct record {
     struct mg_buf line;
@@ -243,6 +244,27 @@ record_fill(struct record *r, const struct mg_session *s)
     field_text(r, "detail", s->detail);
 }
 
+/* Said once; a reader that takes one now and then has not recovered. */
+static void
+lost(struct mg_engine *engine, int error)
+{
+    if (engine->records_lost++ == 0)
+        mg_log(MG_LOG_WARN, "access log: %s; records are lost",
+               error == EAGAIN ? "its reader does not keep up" : strerror(error));
+    engine->records_lost_at = uv_now(engine->net.loop);
+}
+
+static void
+kept(struct mg_engine *engine)
+{
+    if (engine->records_lost == 0 ||
+        uv_now(engine->net.loop) - engine->records_lost_at < LOST_QUIET_MS)
+        return;
+    mg_log(MG_LOG_WARN, "access log: goes on; %llu records were lost",
+           (unsigned long long)engine->records_lost);
+    engine->records_lost = 0;
+}
+
 void
 mg_record_write(const struct mg_session *s)
 {
@@ -258,8 +280,9 @@ mg_record_write(const struct mg_session *s)
     if (r.line.failed)
         mg_log(MG_LOG_WARN, "access record of connection %llu: out of memory",
                (unsigned long long)s->id);
-    else if (write(fd, r.line.data, r.line.len) < 0)
-        mg_log(MG_LOG_WARN, "access record of connection %llu: %s", (unsigned long long)s->id,
-               strerror(errno));
+    else if (mg_fd_write_now(fd, r.line.data, r.line.len) != 0)
+        lost(s->engine, errno);
+    else
+        kept(s->engine);
     mg_buf_free(&r.line);
 }
