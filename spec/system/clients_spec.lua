@@ -69,9 +69,11 @@ moongate.listen { name = "redis", address = "127.0.0.1:$redis_port", tls = serve
         return result.out
     end
 
+    -- "RSA-PSS" or "ECDSA"; newer versions of OpenSSL name the whole algorithm.
     local function handshake(version, sigalgs)
         local out = s_client(version, "-sigalgs", sigalgs)
-        return out:match("Peer signature type: ([%w%-]+)")
+        local name = out:match("Peer signature type: ([%w_%-]+)"):upper():gsub("_", "-")
+        return name:match("^RSA%-PSS") or name:match("^ECDSA") or name
     end
 
     for _, version in ipairs { "-tls1_2", "-tls1_3" } do

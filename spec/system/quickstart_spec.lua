@@ -24,11 +24,11 @@ describe("make run", function()
             return bench.run({ "curl", "-sS", "--cacert", ca, url }).code == 0
         end, 20)
         assert.matches("^Hello from moongate", bench.must { "curl", "-sS", "--cacert", ca, url })
-        for algorithm, type in pairs { ["ECDSA+SHA256"] = "ECDSA", ["RSA-PSS+SHA256"] = "RSA-PSS" } do
+        for algorithm, type in pairs { ["ECDSA+SHA256"] = "ecdsa", ["RSA-PSS+SHA256"] = "rsa.pss" } do
             local result = bench.run { "openssl", "s_client", "-connect", "localhost:8443", "-CAfile", ca,
                 "-sigalgs", algorithm, "-brief", "-verify_return_error" }
             assert.equal(0, result.code, result.err)
-            assert.matches("Signature type: " .. type, result.out .. result.err, 1, true)
+            assert.matches("signature type: " .. type, (result.out .. result.err):lower())
         end
         assert.equal(0, bench.run({ bench.moongate, "reload", "--control",
             build .. "/quickstart/control.sock" }).code)

@@ -211,7 +211,8 @@ guest_run(lua_State *L)
 static void
 contexts_push(lua_State *L)
 {
-    lua_getfield(L, LUA_REGISTRYINDEX, MG_OTHERS);
+    if (lua_getfield(L, LUA_REGISTRYINDEX, MG_OTHERS) != LUA_TTABLE) /* it failed before */
+        lua_newtable(L);
     mg_ssl_contexts_push(L, -1);
     lua_remove(L, -2);
     lua_pushnil(L);
@@ -244,11 +245,14 @@ testing_load(lua_State *L)
     if (status != LUA_OK)
         lua_insert(L, 4 + 1);
     tables_set(L);
-    if (status != LUA_OK)
+    contexts_push(L);
+    if (status != LUA_OK) {
+        lua_pop(L, 1);
         return lua_error(L);
+    }
     lua_getfield(L, LUA_REGISTRYINDEX, MG_LISTENERS);
     lua_getfield(L, LUA_REGISTRYINDEX, MG_BACKENDS);
-    contexts_push(L);
+    lua_pushvalue(L, -3);
     lua_pushlstring(L, guest->load.warnings.data != NULL ? guest->load.warnings.data : "",
                     guest->load.warnings.len);
     return 4;
