@@ -26,6 +26,7 @@ struct mg_lua_link {
         *L; /* the coroutine a handshake runs in, else the main thread; NULL after lua_close */
     const struct mg_openssl_hooks *hooks; /* in the state's userdata, valid while L is set */
     unsigned refs;
+    lua_Integer contexts; /* how many were made */
 };
 
 struct mg_lua_link *mg_lua_link(lua_State *L);
@@ -244,6 +245,7 @@ const EVP_MD *mg_check_digest(lua_State *L, int arg);
 /* User value 1 holds what was assigned, by the attribute's name; OpenSSL hears of most of it at setup. */
 struct mg_ssl_context {
     SSL_CTX *ctx;
+    lua_Integer number; /* in the order of making */
     bool frozen;
     bool verify_mode_set;     /* by the script, not by a default */
     bool serves;              /* frozen for a listener */

@@ -309,10 +309,18 @@ mg_ssl_contexts_freeze(lua_State *L, int others)
     others = others != 0 ? lua_absindex(L, others) : 0;
     lua_gc(L, LUA_GCCOLLECT); /* which ones are there may not depend on the collector's pace */
     mg_ssl_contexts_push(L, others);
-    for (lua_pushnil(L); lua_next(L, top + 1) != 0; lua_settop(L, top + 2)) {
-        const struct mg_ssl_context *self = mg_class_test(L, top + 2, &mg_ssl_context_class);
+    lua_newtable(L); /* by number: setup reads files, and workers must read them in one order */
+    for (lua_pushnil(L); lua_next(L, top + 1) != 0; lua_settop(L, top + 3)) {
+        const struct mg_ssl_context *self = mg_class_test(L, top + 3, &mg_ssl_context_class);
+        lua_pushvalue(L, top + 3);
         if (!self->frozen)
-            mg_ssl_context_freeze(L, top + 2, false);
+            lua_rawseti(L, top + 2, self->number);
+    }
+    lua_Integer made = mg_lua_link(L)->contexts;
+    for (lua_Integer number = 1; number <= made; number++) {
+        if (lua_rawgeti(L, top + 2, number) != LUA_TNIL)
+            mg_ssl_context_freeze(L, -1, false);
+        lua_settop(L, top + 2);
     }
     lua_settop(L, top);
 }
@@ -329,6 +337,7 @@ mg_ssl_context_create(lua_State *L)
     self->ctx = SSL_CTX_new(TLS_method());
     if (!self->ctx || mg_ssl_context_link(self->ctx, mg_lua_link(L)) < 0)
         mg_lua_openssl_error(L, "SSLError", "SSL_CTX_new");
+    self->number = ++mg_lua_link(L)->contexts;
     mg_ssl_context_remember(L, -1, self->ctx);
     SSL_CTX_set_mode(self->ctx, SSL_MODE_ENABLE_PARTIAL_WRITE |
                                     SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);

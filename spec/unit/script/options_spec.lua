@@ -186,6 +186,21 @@ describe("an object", function()
         ]])
     end)
 
+    it("takes unused contexts in the order in which they were made", function()
+        local result = checks.run([[
+            unused = {}
+            for i = 1, 20 do
+                unused[i] = openssl.SSL.SSLContext.new()
+                unused[i].name = "number " .. i
+                if i > 5 then unused[i].ca_file = i .. ".pem" end
+            end
+            moongate.listen { address = "127.0.0.1:1", backend = "a:1" }
+        ]])
+        assert.equal(1, result.code, result.out)
+        assert.matches("6.pem: No such file or directory$", result.last)
+        assert.is_nil(result.last:find("1%d.pem"), result.last)
+    end)
+
     it("leaves no backend behind that nothing uses", function()
         local result = checks.run([[
             moongate.listen { address = "127.0.0.1:1", backend = "a:1" }
