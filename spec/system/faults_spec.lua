@@ -73,3 +73,17 @@ describe("a start without stdin, stdout and stderr", function()
         assert.same({ "exit", 0 }, { program:wait() })
     end)
 end)
+
+describe("a log that nobody reads", function()
+    it("is refused if it is a named pipe, and keeps nobody waiting", function()
+        local pipe = bench.path("log.pipe")
+        bench.must { "mkfifo", pipe }
+        local web = proxy.start { port = bench.port(), workers = 1, script = ECHO }
+        web.options.settings = ("log = %q"):format(pipe)
+        local result = web:try_reload()
+        assert.equal(1, result.code)
+        assert.matches("log file " .. pipe, result.err, 1, true)
+        assert.is_true(echoes(web.options.port))
+        web:stop()
+    end)
+end)

@@ -6,12 +6,13 @@
 #include <string.h>
 #include <unistd.h>
 
+/* A named pipe that nobody reads is an error: waiting for a reader would stop the supervisor. */
 static int
 file_open(const char *path, struct mg_err *err)
 {
-    int fd = strcmp(path, "stderr") == 0
-                 ? fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)
-                 : open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640);
+    const int flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+    int fd = strcmp(path, "stderr") == 0 ? fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)
+                                         : open(path, flags, 0640);
     if (fd < 0)
         mg_err_set(err, "log file %s", path);
     return fd;

@@ -184,7 +184,7 @@ pid_file_write(const char *path, struct mg_err *err)
 {
     char text[32];
     int len = snprintf(text, sizeof(text), "%d\n", (int)getpid());
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
     if (fd < 0 || mg_fd_write_all(fd, text, (size_t)len) != 0) {
         mg_err_set(err, "pid file %s", path);
         if (fd >= 0)
