@@ -295,6 +295,7 @@ function SSLContext:freeze() end
 ---@field ExtensionFactory moongate.openssl.ExtensionFactoryClass
 ---@field Store moongate.openssl.StoreClass
 ---@field CRL moongate.openssl.CRLClass
+---@field Revoked moongate.openssl.RevokedClass
 ---@field [string] integer|string
 
 ---@class moongate.openssl.CertificateClass
