@@ -250,13 +250,57 @@ describe("close_while_connecting", function()
         end)
     end
 
-    it("a client that leaves is noticed when the backend answers or at the deadline", function()
+    it("a plain client that ends may have half-closed, and is waited for", function()
         local web = engine.start { backend = { addresses = { "127.0.0.1:" .. port }, connect_timeout = 300 } }
         local client = bench.connect(web.port)
+        client:send("x")
         client:close()
-        web:record(1)
+        assert.equal("up: connect timeout", web:record(1).reason)
         web:stop()
     end)
+
+    for _, tls in ipairs { true, false } do
+        it((tls and "TLS" or "plain") .. ": a client that resets is gone at once", function()
+            local web = engine.start { tls = tls and engine.server() or nil,
+                backend = { addresses = { "127.0.0.1:" .. port }, connect_timeout = 60000 } }
+            bench.exchange { connect = web.address, tls = tls, servername = "localhost",
+                cafile = tls and certs.ca.crt, bytes = 100, finish = "rst" }:finish()
+            local record = web:record(1)
+            assert.equal("down: closed while connecting", record.reason)
+            assert.equal(0, web:status().sessions)
+            web:stop()
+        end)
+    end
+
+    it("TLS: a client that closes without a word is gone at once", function()
+        local web = engine.start { tls = engine.server(),
+            backend = { addresses = { "127.0.0.1:" .. port }, connect_timeout = 60000 } }
+        bench.exchange { connect = web.address, tls = true, servername = "localhost", cafile = certs.ca.crt,
+            finish = "fin" }:finish()
+        assert.equal("down: closed while connecting", web:record(1).reason)
+        web:stop()
+    end)
+end)
+
+describe("a half-close while connecting", function()
+    for _, tls in ipairs { true, false } do
+        it((tls and "TLS" or "plain") .. ": is passed on behind the request", function()
+            -- A backend that is stopped takes the connection, and answers the TLS handshake later.
+            local backend = bench.echo_server { tls = true, cert = certs.ec.crt, key = certs.ec.key }
+            process.kill(backend.pid, STOP)
+            local web = engine.start { tls = tls and engine.server() or nil, backend = { servername = "localhost",
+                tls = { ca = certs.ca.crt }, addresses = { "127.0.0.1:" .. backend.port } } }
+            local client = bench.exchange { connect = web.address, tls = tls, servername = "localhost",
+                cafile = tls and certs.ca.crt, bytes = 40000 }
+            bench.wait("the connect", function() return web:status().states.connect == 1 end)
+            bench.sleep(0.2)
+            process.kill(backend.pid, CONT)
+            assert.equal(40000, client:finish().got)
+            assert.equal("relay: done", web:record(1).reason)
+            backend:stop()
+            web:stop()
+        end)
+    end
 end)
 
 describe("close_while_both_handshakes_wait", function()

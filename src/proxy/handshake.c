@@ -19,18 +19,26 @@ out_of_memory(struct mg_session *s)
     mg_session_close(s, "session: out of memory", NULL);
 }
 
-void
-mg_handshake_input(struct mg_peer *peer, const unsigned char *data, size_t len)
+bool
+mg_peer_hold(struct mg_peer *peer, const unsigned char *data, size_t len)
 {
     char *grown = mg_realloc(peer->held, peer->held_len + len);
 
     if (grown == NULL) {
         out_of_memory(peer->session);
-        return;
+        return false;
     }
     memcpy(grown + peer->held_len, data, len);
     peer->held = grown;
     peer->held_len += len;
+    return true;
+}
+
+void
+mg_handshake_input(struct mg_peer *peer, const unsigned char *data, size_t len)
+{
+    if (!mg_peer_hold(peer, data, len))
+        return;
     mg_stream_read_stop(&peer->stream);
     mg_handshake_enqueue(peer);
 }

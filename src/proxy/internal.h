@@ -223,6 +223,9 @@ mg_peer_in_handshake(const struct mg_peer *peer)
     return peer->deciding || (peer->tls.ssl != NULL && !peer->tls.handshake_done);
 }
 
+/* Adds to what is held. false: no memory, the session has closed. */
+bool mg_peer_hold(struct mg_peer *peer, const unsigned char *data, size_t len);
+
 /* Keeps the bytes until the peer's turn; stops reading. */
 void mg_handshake_input(struct mg_peer *peer, const unsigned char *data, size_t len);
 

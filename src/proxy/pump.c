@@ -361,6 +361,8 @@ void
 mg_pump_start(struct mg_session *s)
 {
     held_input(&s->down);
+    if (s->state == S_RELAY && s->down.stream.eof) /* while we were connecting */
+        mg_pump_eof(&s->down);
     if (s->state == S_RELAY)
         held_input(&s->up);
     if (s->state != S_RELAY)

@@ -327,9 +327,23 @@ on_read(struct mg_stream *stream, const unsigned char *data, size_t len)
         mg_handshake_input(peer, data, len);
         if (peer == &s->down && s->hello_us == 0 && s->state <= S_HANDSHAKE)
             first_bytes(s);
+    } else if (s->state == S_CONNECT) {
+        if (mg_peer_hold(peer, data, len) && peer->held_len >= MG_HANDSHAKE_READ)
+            mg_stream_read_stop(stream);
     } else {
         mg_pump_input(peer, data, len);
     }
+}
+
+static const char reason_vanished[] = "down: closed while connecting";
+
+/* Nobody waits for the backend any more, unless the end is that of what is held: a plain client's
+ * half-close, or close_notify behind a request. The pump tells. */
+static void
+connect_eof(struct mg_session *s)
+{
+    if (s->down.tls.ssl != NULL && s->down.held == NULL)
+        mg_session_close(s, reason_vanished, NULL);
 }
 
 static void
@@ -340,6 +354,8 @@ on_eof(struct mg_stream *stream)
 
     if (s->state == S_LINGER)
         linger_check(s);
+    else if (s->state == S_CONNECT && peer == &s->down)
+        connect_eof(s);
     else if (!mg_peer_in_handshake(peer))
         mg_pump_eof(peer);
     else if (peer == &s->up)
@@ -358,6 +374,8 @@ on_error(struct mg_stream *stream, int error)
 
     if (peer == &s->up && s->dial != NULL)
         mg_dial_failed(s, "up: reset during the handshake", uv_strerror(error));
+    else if (s->state == S_CONNECT && peer == &s->down)
+        mg_session_close(s, reason_vanished, uv_strerror(error));
     else
         mg_session_socket_error(peer, error);
 }
@@ -403,6 +421,7 @@ relay(struct mg_session *s)
 
     s->state = S_RELAY;
     s->active_at = uv_now(s->engine->net.loop);
+    s->down.stream.read_max = MG_NET_UNIT;
     s->down.twin = direct ? &s->up : &s->down;
     s->up.twin = &s->down;
     mg_session_arm(s);
@@ -445,6 +464,11 @@ mg_session_route(struct mg_session *s)
         mg_dial_start(s);
     else
         mg_session_arm(s);
+    if (s->state != S_CONNECT || s->down.held_len >= MG_HANDSHAKE_READ)
+        return;
+    s->down.stream.read_max = MG_HANDSHAKE_READ;
+    mg_stream_read_start(
+        &s->down.stream); /* to see it go, and no more than the pump's start can hold */
 }
 
 void
