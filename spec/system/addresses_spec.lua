@@ -80,6 +80,31 @@ describe("addresses", function()
         bench.wait("nobody to listen", function() return not echoes(second) end)
     end)
 
+    it("go without a reset for those in their queue, though the only worker dies over it", function()
+        web:reload(listeners("'127.0.0.1:$first'") .. [[
+
+moongate.listen { name = "narrow", address = "127.0.0.1:$second", max_connections = 1, backend = moongate.echo() }]])
+        local holder = assert(bench.connect(second))
+        holder:send("ping")
+        assert.equal("ping", holder:receive(4))
+        local clients = {}
+        for i = 1, 10 do
+            clients[i] = assert(bench.connect(second))
+            clients[i]:send("ping")
+        end
+        web:reload(listeners("'127.0.0.1:$first'"))
+        process.kill(web:wait_workers(1)[1], signals.KILL)
+        for _, client in ipairs(clients) do
+            assert.equal("ping", client:receive(4))
+            client:close()
+        end
+        holder:close()
+        bench.wait("nobody to listen", function() return not echoes(second) end)
+        assert.is_true(echoes(first))
+        web:reload()
+        assert.is_true(echoes(first))
+    end)
+
     it("may be a unix socket, which goes with its listener", function()
         local path = bench.path("web.sock")
         web:reload(listeners("'127.0.0.1:$first'", "'unix:" .. path .. "'"))

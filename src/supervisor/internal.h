@@ -79,6 +79,7 @@ struct mg_socket {
     int fd;
     unsigned backlog;
     uint64_t unsocket_at_ns; /* GOING: when the workers are told; 0 = they have been */
+    bool emptied;            /* GOING: nobody waits in its queue any more */
     bool wanted;             /* by the generation that is being prepared */
     char *unlink_path;       /* of a unix socket, or NULL */
     dev_t unlink_dev;
@@ -123,7 +124,8 @@ struct mg_worker {
     bool leaving;   /* is to drain and go, and will not be replaced */
     bool reported;  /* its death has a reason in the log already */
     uint64_t started_ns, beat_ns;
-    uint64_t ready;         /* the generation it last said READY for */
+    uint64_t heir;  /* builds this generation first, for the queues of addresses that go; 0 = no */
+    uint64_t ready; /* the generation it last said READY for */
     uint64_t serving;       /* the one it last said SERVING for */
     unsigned quick_deaths;  /* in a row, each after less than 10 s of life */
     unsigned reload_deaths; /* during the reload under way */
@@ -141,6 +143,7 @@ void mg_workers_stop(struct mg_super *super); /* none will be started any more *
 void mg_workers_kill(struct mg_super *super);
 void mg_workers_check(struct mg_super *super); /* the watchdog; from the tick */
 void mg_workers_send_socket(struct mg_super *super, struct mg_socket *socket);
+void mg_workers_send_unsocket(struct mg_super *super, const struct mg_socket *socket);
 bool mg_workers_all_ready(const struct mg_super *super, uint64_t generation);
 bool mg_workers_all_serving(const struct mg_super *super, uint64_t generation);
 unsigned mg_workers_count(const struct mg_super *super); /* leaving ones not counted */
@@ -269,6 +272,8 @@ struct mg_super {
     uint64_t generation;      /* committed; 0 = none */
     uint64_t last_generation; /* number given last */
     int snapshot_fd;          /* of the committed generation */
+    uint64_t before;          /* the one before it, while an address of it is being given up */
+    int before_fd;            /* its snapshot; -1 = none */
     struct mg_settings settings;
     struct mg_logs logs;
     struct mg_reload reload;
@@ -310,8 +315,10 @@ enum mg_retire {
 };
 void mg_super_retire_sockets(struct mg_super *super, enum mg_retire which);
 
-/* A worker has given the socket up. */
-void mg_super_socket_released(struct mg_super *super, struct mg_socket *socket, unsigned worker);
+/* A worker has emptied the queue and closed the socket, or has died with it. One that nobody has
+ * emptied waits for the next worker. */
+void mg_super_socket_released(struct mg_super *super, struct mg_socket *socket, unsigned worker,
+                              bool emptied);
 
 /* Ends the process when nothing is left to wait for. */
 void mg_super_check_done(struct mg_super *super);

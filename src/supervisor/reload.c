@@ -285,11 +285,14 @@ reload_commit(struct mg_super *super)
     deadline_set(r);
     settings_compare(&super->settings, &r->settings);
     super->settings = r->settings;
+    uint64_t before = super->generation;
     super->generation = r->generation;
     super->drained = false;
     super->drain_at_ns = 0;
-    if (super->snapshot_fd >= 0)
-        close(super->snapshot_fd);
+    if (super->before_fd >= 0)
+        close(super->before_fd);
+    super->before = before;
+    super->before_fd = super->snapshot_fd; /* forgotten below, unless an address goes */
     super->snapshot_fd = r->snapshot_fd;
     r->snapshot_fd = -1;
     mg_workers_send(super, MG_MSG_COMMIT, super->generation, NULL, -1);

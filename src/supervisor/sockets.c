@@ -211,13 +211,12 @@ void
 mg_socket_retire(struct mg_socket *socket)
 {
     bool listening = socket->state == MG_SOCKET_LISTENING;
+    socket->emptied = !listening;
     socket->state = MG_SOCKET_GOING;
     socket->unsocket_at_ns = mg_now_ns();
     file_remove(socket);
     if (listening && newcomers_ignore(socket->fd))
         socket->unsocket_at_ns += HANDSHAKE_NS;
-    close(socket->fd); /* the last worker that empties the queue ends it */
-    socket->fd = -1;
 }
 
 bool

@@ -124,14 +124,35 @@ mg_super_fail(struct mg_super *super, const char *text)
 
 /* ---- sockets -------------------------------------------------------------------------------- */
 
+static bool
+sockets_going(const struct mg_super *super)
+{
+    for (const struct mg_socket *socket = super->sockets; socket != NULL; socket = socket->next)
+        if (socket->state == MG_SOCKET_GOING)
+            return true;
+    return false;
+}
+
+static void
+before_forget(struct mg_super *super)
+{
+    if (super->before_fd >= 0)
+        close(super->before_fd);
+    super->before_fd = -1;
+}
+
 void
-mg_super_socket_released(struct mg_super *super, struct mg_socket *socket, unsigned worker)
+mg_super_socket_released(struct mg_super *super, struct mg_socket *socket, unsigned worker,
+                         bool emptied)
 {
     socket->held[worker] = false;
-    if (socket->state == MG_SOCKET_GOING && !mg_socket_is_held(socket)) {
-        mg_socket_remove(&super->sockets, socket);
-        mg_reload_settled(super);
-    }
+    socket->emptied |= emptied;
+    if (socket->state != MG_SOCKET_GOING || !socket->emptied || mg_socket_is_held(socket))
+        return;
+    mg_socket_remove(&super->sockets, socket);
+    if (!sockets_going(super))
+        before_forget(super);
+    mg_reload_settled(super);
 }
 
 /* Tells the workers about the sockets whose time has come. */
@@ -141,7 +162,7 @@ unsocket_send(struct mg_super *super, uint64_t now)
     for (struct mg_socket *socket = super->sockets; socket != NULL; socket = socket->next)
         if (socket->unsocket_at_ns != 0 && now >= socket->unsocket_at_ns) {
             socket->unsocket_at_ns = 0;
-            mg_workers_send(super, MG_MSG_UNSOCKET, 0, socket->address, -1);
+            mg_workers_send_unsocket(super, socket);
         }
 }
 
@@ -158,6 +179,8 @@ mg_super_retire_sockets(struct mg_super *super, enum mg_retire which)
         else
             mg_socket_remove(&super->sockets, socket);
     }
+    if (!sockets_going(super))
+        before_forget(super);
     unsocket_send(super, mg_now_ns());
 }
 
@@ -409,6 +432,7 @@ super_fini(struct mg_super *super)
         unlink(super->options->pid_file);
     if (super->snapshot_fd >= 0)
         close(super->snapshot_fd);
+    before_forget(super);
     if (super->shared != NULL)
         mg_shared_unmap(super->shared);
     if (super->shared_fd >= 0)
@@ -422,7 +446,7 @@ mg_supervisor_main(const struct mg_supervisor_options *options)
 {
     static struct mg_super super; /* large, and one per process */
     super.options = options;
-    super.snapshot_fd = super.shared_fd = super.reload.snapshot_fd = -1;
+    super.snapshot_fd = super.before_fd = super.shared_fd = super.reload.snapshot_fd = -1;
     super.logs = super.reload.logs = (struct mg_logs){-1, -1};
     super.started_ns = mg_now_ns();
     mg_platform_close_on_exec();

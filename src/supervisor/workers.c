@@ -26,6 +26,7 @@
 
 static void worker_spawn(struct mg_worker *w);
 static void worker_rest(struct mg_worker *w);
+static void present_send(struct mg_worker *w);
 
 /* ---- a slot --------------------------------------------------------------------------------- */
 
@@ -150,9 +151,9 @@ estate_settle(struct mg_worker *w)
     mg_shared_forget(super->shared, w->index);
     for (struct mg_socket *socket = super->sockets, *next; socket != NULL; socket = next) {
         next = socket->next;
-        mg_super_socket_released(super, socket, w->index);
+        mg_super_socket_released(super, socket, w->index, false);
     }
-    w->ready = w->serving = w->asked = 0;
+    w->heir = w->ready = w->serving = w->asked = 0;
 }
 
 static void
@@ -206,21 +207,46 @@ on_lost(struct mg_ipc *ipc, const char *why)
 }
 
 static void
+unsocket_send(struct mg_worker *w, const struct mg_socket *socket)
+{
+    mg_ipc_send(&w->ipc, MG_MSG_UNSOCKET, 0, socket->address, strlen(socket->address), NULL, 0);
+}
+
+static void
+commit_send(struct mg_worker *w, uint64_t generation)
+{
+    mg_ipc_send(&w->ipc, MG_MSG_COMMIT, generation, NULL, 0, NULL, 0);
+    for (struct mg_socket *socket = w->super->sockets; socket != NULL; socket = socket->next)
+        if (socket->state == MG_SOCKET_GOING && socket->unsocket_at_ns == 0 &&
+            socket->held[w->index])
+            unsocket_send(w, socket);
+}
+
+static void
 ready_take(struct mg_worker *w, uint64_t generation)
 {
     struct mg_super *super = w->super;
     w->ready = generation;
-    if (generation == super->generation) /* a replacement catches up */
-        mg_ipc_send(&w->ipc, MG_MSG_COMMIT, generation, NULL, 0, NULL, 0);
-    else
+    if (generation == w->heir) {
+        commit_send(w, generation);
+        present_send(w);
+    } else if (generation == super->generation) { /* a replacement catches up */
+        commit_send(w, generation);
+    } else {
         mg_reload_progress(super);
+    }
 }
 
 static void
 failure_take(struct mg_worker *w, const struct mg_msg *msg)
 {
     struct mg_super *super = w->super;
-    if (msg->number == super->reload.generation && super->reload.state == MG_RELOAD_BUILDING) {
+    if (msg->number != 0 && msg->number == w->heir) {
+        mg_log(MG_LOG_ERROR, "worker %u: %s; who waits at an address that goes is lost", w->index,
+               msg->data);
+        present_send(w);
+    } else if (msg->number == super->reload.generation &&
+               super->reload.state == MG_RELOAD_BUILDING) {
         mg_reload_build_failed(super, "%s", msg->data);
     } else if (msg->number == 0 && super->phase == MG_PHASE_STARTING) {
         w->reported = true;
@@ -249,7 +275,7 @@ unsocket_take(struct mg_worker *w, const struct mg_msg *msg)
 {
     for (struct mg_socket *socket = w->super->sockets; socket != NULL; socket = socket->next)
         if (socket->state == MG_SOCKET_GOING && strcmp(socket->address, msg->data) == 0) {
-            mg_super_socket_released(w->super, socket, w->index);
+            mg_super_socket_released(w->super, socket, w->index, true);
             return;
         }
 }
@@ -323,13 +349,13 @@ socket_send(struct mg_worker *w, struct mg_socket *socket)
                 1);
 }
 
-/* Everything a new process has to know. What cannot be sent shows as a lost channel. */
+/* What serves now, and what is being built. */
 static void
-world_send(struct mg_worker *w)
+present_send(struct mg_worker *w)
 {
     struct mg_super *super = w->super;
     struct mg_reload *reload = &super->reload;
-    hello_send(w);
+    w->heir = 0;
     for (struct mg_socket *socket = super->sockets; socket != NULL; socket = socket->next)
         if (socket->state != MG_SOCKET_GOING)
             socket_send(w, socket);
@@ -337,6 +363,29 @@ world_send(struct mg_worker *w)
         mg_ipc_send(&w->ipc, MG_MSG_BUILD, super->generation, NULL, 0, &super->snapshot_fd, 1);
     if (reload->state == MG_RELOAD_BUILDING)
         mg_ipc_send(&w->ipc, MG_MSG_BUILD, reload->generation, NULL, 0, &reload->snapshot_fd, 1);
+}
+
+/*
+ * Everything a new process has to know. What cannot be sent shows as a lost channel. Where a queue was
+ * left to it that only the generation before can serve, that one comes first, with nothing else.
+ */
+static void
+world_send(struct mg_worker *w)
+{
+    struct mg_super *super = w->super;
+    bool heir = false;
+    hello_send(w);
+    for (struct mg_socket *socket = super->sockets; socket != NULL; socket = socket->next)
+        if (socket->state == MG_SOCKET_GOING && !socket->emptied) {
+            socket_send(w, socket);
+            heir = true;
+        }
+    if (!heir || super->before_fd < 0) {
+        present_send(w);
+        return;
+    }
+    w->heir = super->before;
+    mg_ipc_send(&w->ipc, MG_MSG_BUILD, super->before, NULL, 0, &super->before_fd, 1);
 }
 
 static void
@@ -385,7 +434,7 @@ mg_workers_send(struct mg_super *super, enum mg_msg_type type, uint64_t number, 
 {
     for (size_t i = 0; i < MG_ARRAY_LEN(super->workers); i++) {
         struct mg_worker *w = super->workers[i];
-        if (w != NULL && w->connected)
+        if (w != NULL && w->connected && (type != MG_MSG_BUILD || w->heir == 0))
             mg_ipc_send(&w->ipc, type, number, text, text != NULL ? strlen(text) : 0, &fd,
                         fd >= 0 ? 1 : 0);
     }
@@ -395,8 +444,19 @@ void
 mg_workers_send_socket(struct mg_super *super, struct mg_socket *socket)
 {
     for (size_t i = 0; i < MG_ARRAY_LEN(super->workers); i++)
-        if (super->workers[i] != NULL && super->workers[i]->connected)
+        if (super->workers[i] != NULL && super->workers[i]->connected &&
+            super->workers[i]->heir == 0)
             socket_send(super->workers[i], socket);
+}
+
+/* Who has nothing to empty a queue with is told with its first COMMIT. */
+void
+mg_workers_send_unsocket(struct mg_super *super, const struct mg_socket *socket)
+{
+    for (size_t i = 0; i < MG_ARRAY_LEN(super->workers); i++)
+        if (super->workers[i] != NULL && super->workers[i]->connected &&
+            super->workers[i]->ready != 0)
+            unsocket_send(super->workers[i], socket);
 }
 
 /* Its connections may go on for limit_ms; 0 = until we end them. */
