@@ -92,6 +92,18 @@ mg_memory_connection_push(lua_State *L, const struct mg_tls_conn *conn)
     return false;
 }
 
+void
+mg_memory_connection_keep(lua_State *L, const struct mg_tls_conn *conn, int idx)
+{
+    idx = lua_absindex(L, idx);
+    if (!conn || !mg_memory_connection_push(L, conn))
+        return;
+    lua_getiuservalue(L, -1, 1);
+    lua_pushvalue(L, idx);
+    lua_rawseti(L, -2, 2);
+    lua_pop(L, 2);
+}
+
 /* The pair, unless a finalizer came too late for it. */
 static struct mg_memory_pair *
 connection_pair(lua_State *L, const struct connection *self)
@@ -385,6 +397,7 @@ mg_lua_handshake(lua_State *L)
     struct mg_memory_pair *pair = box->ptr = mg_memory_pair_new();
     if (!pair)
         mg_lua_error(L, "NoMemoryError", "openssl.handshake: out of memory");
+    pair->asks_servername = true;
     if (mg_memory_pair_open(pair, server, client, options.servername, options.session, &err) < 0)
         mg_lua_error(L, "SSLError", "openssl.handshake: %s", err.text);
     connection_push(L, 4, &pair->server); /* 5 */

@@ -31,6 +31,7 @@ mg_memory_pair_free(struct mg_memory_pair *pair)
         return;
     end_close(&pair->server);
     end_close(&pair->client);
+    SSL_CTX_free(pair->undecided);
     mg_free(pair);
 }
 
@@ -65,6 +66,60 @@ io_end(struct mg_memory_pair *pair, struct mg_memory_end *end, const struct mg_t
         end_fail(end, "out of memory");
 }
 
+/* ---- the server's context ------------------------------------------------------------------- */
+
+/* As the engine does it: the decision precedes the SSL object, refusal is an alert in plain. */
+static void
+server_choose(struct mg_memory_pair *pair, const struct mg_hello *hello)
+{
+    const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(pair->undecided);
+    struct mg_memory_end *server = &pair->server;
+    SSL_CTX *chosen = NULL;
+    char name[256];
+    int alert;
+    memcpy(name, hello->servername.data, hello->servername.len); /* at most 255 */
+    name[hello->servername.len] = '\0';
+    if (mg_ssl_context_servername(extra->link->L, pair->undecided, &server->conn, name, &chosen,
+                                  &alert) < 0) {
+        unsigned char record[MG_TLS_ALERT_RECORD];
+        mg_tls_alert_record(alert, record);
+        mg_buf_add(&pair->client.inbox, record, sizeof(record));
+        server->conn.alert_sent = (int16_t)alert;
+        end_fail(server, server->conn.callback_error ? server->conn.callback_error : "refused");
+        return;
+    }
+    SSL_CTX_free(pair->undecided);
+    pair->undecided = chosen;
+}
+
+/* true if the ClientHello was there: the server has its SSL object, or has failed. What the parser
+ * refuses is left to libssl, which says why. */
+static bool
+server_decide(struct mg_memory_pair *pair)
+{
+    struct mg_memory_end *server = &pair->server;
+    unsigned char *room = mg_malloc(MG_HELLO_MAX);
+    struct mg_hello hello;
+    if (!room) {
+        end_fail(server, "out of memory");
+        return true;
+    }
+    enum mg_hello_status status = mg_hello_read(
+        &pair->hello, (const unsigned char *)server->inbox.data, server->inbox.len, room, &hello);
+    if (status == MG_HELLO_COMPLETE && hello.servername.data)
+        server_choose(pair, &hello);
+    mg_free(room);
+    if (status == MG_HELLO_MORE || server->failed)
+        return server->failed;
+    server->failed =
+        mg_tls_conn_open(&server->conn, pair->undecided, MG_TLS_SERVER, NULL, &server->err) < 0;
+    SSL_CTX_free(pair->undecided);
+    pair->undecided = NULL;
+    return true;
+}
+
+/* ---- both ends ------------------------------------------------------------------------------- */
+
 /* One call into libssl; true if anything moved. */
 static bool
 end_step(struct mg_memory_pair *pair, struct mg_memory_end *end)
@@ -75,6 +130,8 @@ end_step(struct mg_memory_pair *pair, struct mg_memory_end *end)
     size_t got = 0;
     if (end->failed)
         return false;
+    if (end == &pair->server && pair->undecided)
+        return server_decide(pair);
     enum mg_tls_status status =
         was_done ? mg_tls_conn_read(&end->conn, &io, plain, sizeof(plain), &got, &end->err)
                  : mg_tls_conn_handshake(&end->conn, &io, &end->err);
@@ -83,12 +140,24 @@ end_step(struct mg_memory_pair *pair, struct mg_memory_end *end)
     return io.in_used > 0 || io.out_len > 0 || end->failed || was_done != end->conn.handshake_done;
 }
 
+static int
+server_open(struct mg_memory_pair *pair, SSL_CTX *ctx, struct mg_err *err)
+{
+    const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(ctx);
+    if (!pair->asks_servername || !extra || !extra->callbacks.servername_cb)
+        return mg_tls_conn_open(&pair->server.conn, ctx, MG_TLS_SERVER, NULL, err);
+    mg_tls_conn_init(&pair->server.conn, NULL);
+    SSL_CTX_up_ref(ctx);
+    pair->undecided = ctx;
+    return 0;
+}
+
 int
 mg_memory_pair_open(struct mg_memory_pair *pair, SSL_CTX *server, SSL_CTX *client,
                     const char *servername, SSL_SESSION *session, struct mg_err *err)
 {
     const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(client);
-    if (mg_tls_conn_open(&pair->server.conn, server, MG_TLS_SERVER, NULL, err) < 0 ||
+    if (server_open(pair, server, err) < 0 ||
         mg_tls_conn_open(&pair->client.conn, client, MG_TLS_CLIENT, NULL, err) < 0)
         return -1;
     if (servername && mg_tls_conn_set_servername(&pair->client.conn, servername,

@@ -411,6 +411,10 @@ struct mg_memory_end {
 
 struct mg_memory_pair {
     struct mg_memory_end server, client;
+    /* Set before opening: the server's servername_cb is asked. The proof leaves it alone. */
+    bool asks_servername;
+    SSL_CTX *undecided; /* what the server begins with, until the ClientHello has come; owned */
+    struct mg_hello_reader hello;
     unsigned char out[MG_MEMORY_OUT]; /* of one step: not on the stack, callbacks may nest pairs */
 };
 
@@ -433,6 +437,9 @@ void mg_memory_end_shutdown(struct mg_memory_pair *pair, struct mg_memory_end *e
 
 /* The Connection of conn, pushed; false and nothing: conn is not in memory. */
 bool mg_memory_connection_push(lua_State *L, const struct mg_tls_conn *conn);
+
+/* Keeps the SSLContext at idx for as long as that Connection lives; nothing if there is none. */
+void mg_memory_connection_keep(lua_State *L, const struct mg_tls_conn *conn, int idx);
 
 /* One table for names and functions of what SSLSocket tells, in the order of the reference. */
 #ifdef MG_HAVE_NPN

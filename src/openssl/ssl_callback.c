@@ -380,13 +380,15 @@ servername_body(lua_State *L)
         lua_call(L, 2, 1);
     }
     SSL_CTX *chosen = mg_ssl_context_test(L, -1);
-    if (chosen)
+    if (chosen) {
         mg_ssl_context_freeze(L, -1, false);
-    else if (!lua_isnil(L, -1))
+        mg_memory_connection_keep(L, ask->conn, -1);
+    } else if (!lua_isnil(L, -1)) {
         mg_lua_error(L, "ArgumentError", "servername_cb must return an SSLContext or nil, got %s",
                      mg_type_name(L, -1));
-    else
+    } else {
         chosen = ask->ctx;
+    }
     SSL_CTX_up_ref(chosen);
     ask->chosen = chosen;
     return 0;
