@@ -86,4 +86,18 @@ describe("a log that nobody reads", function()
         assert.is_true(echoes(web.options.port))
         web:stop()
     end)
+
+    it("holds nobody up when its reader has stopped reading", function()
+        local pipe = bench.path("full.pipe")
+        bench.must { "mkfifo", pipe }
+        bench.start { "sh", "-c", 'exec sleep 300 <"$1"', "sh", pipe }
+        bench.start({ "sh", "-c", 'exec dd if=/dev/zero oflag=nonblock bs=4096 >"$1"', "sh", pipe }):wait()
+        local web = proxy.start { port = bench.port(), workers = 1, settings = ("log = %q"):format(pipe),
+            arguments = { "--log-level", "debug" }, script = ECHO }
+        for _ = 1, 3 do
+            assert.equal(0, web:try_reload().code)
+        end
+        assert.is_true(echoes(web.options.port))
+        web:stop()
+    end)
 end)
