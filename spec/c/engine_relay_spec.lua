@@ -60,7 +60,9 @@ for _, mode in ipairs(engine.modes) do
                     return not client:alive() and not server:alive()
                 end, 20)
                 assert.equal(6 * MIB, (side == "down" and client or server):result().got)
-                assert.is_true(bench.slow or peak - before < 2 * 1024, ("grew by %d KiB"):format(peak - before))
+                -- The engine's units (0.8 MiB, touched for the first time here), a stash, libssl's records: about
+                -- 1.5 MiB. Whoever held what the slow one has not taken would need 5.
+                assert.is_true(bench.slow or peak - before < 3 * 1024, ("grew by %d KiB"):format(peak - before))
             end)
         end
     end)
