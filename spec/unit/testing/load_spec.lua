@@ -69,7 +69,10 @@ describe("testing.load", function()
         ]], KEYS)
         assert.is_true(policy.contexts.other.frozen)
         assert.is_false(mine.frozen)
-        assert.equal("TLSv1.2", testing.handshake(policy.contexts.other).version)
+        for name, version in pairs { ["other.example"] = "TLSv1.2", ["web.example"] = "TLSv1.3" } do
+            local hs = testing.handshake(policy.contexts.web, nil, { servername = name })
+            assert.equal(version, hs.version, hs.server_error)
+        end
     end)
 
     it("freezes everything", function()
