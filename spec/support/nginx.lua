@@ -9,7 +9,7 @@ local bench = require "bench"
 local nginx = {}
 local number = 0
 
--- Options: port, tls (a certificate of certs), text, address.
+-- Options: port, tls (a certificate of certs), http2 (without TLS: to those who know), text, address.
 function nginx.start(options)
     number = number + 1
     local dir = bench.path("nginx." .. number)
@@ -18,7 +18,8 @@ function nginx.start(options)
     local port = options.port or bench.port()
     local values = {
         dir = dir,
-        listen = (options.address or "127.0.0.1") .. ":" .. port .. (options.tls and " ssl" or ""),
+        listen = (options.address or "127.0.0.1") .. ":" .. port .. (options.tls and " ssl" or "")
+            .. (options.http2 and " http2" or ""),
         tls = options.tls and ("ssl_certificate %s; ssl_certificate_key %s;"):format(options.tls.crt, options.tls.key)
             or "",
         user = bench.is_root and "user root;" or "",
