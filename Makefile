@@ -137,6 +137,11 @@ gcstress: ## the specs with Lua's collector at pause 0
 check-trixie: ## the specs on Debian 13 with OpenSSL 3.5, in a chroot (root; installs packages in there)
 	@.ci/trixie $(B)/trixie VARIANT=$(VARIANT) $(if $(SPEC),SPEC="$(SPEC)")
 
+# ---- how fast it is ------------------------------------------------------------------------------
+.PHONY: bench
+bench: build $(OUT)/spec/process.so ## measure: how long testing.handshake takes
+	@LUA_PATH="lua/?.lua;;" LUA_CPATH="$(OUT)/lua/?.so;$(OUT)/spec/?.so;;" $(LUA) spec/bench/handshake.lua
+
 # ---- what reads the code -------------------------------------------------------------------------
 .PHONY: lint format layers
 C_FILES   := $(sort $(wildcard src/*/*.[ch] spec/c/*.[ch] spec/support/*.[ch] spec/system/support/*.[ch]))
