@@ -141,7 +141,7 @@ shared_rounds(lua_State *L)
     lua_Integer rounds = luaL_checkinteger(L, 1), names = luaL_checkinteger(L, 2), round;
     bool killed = lua_toboolean(L, 3), room = true;
     for (round = 0; round < rounds && room; round++) {
-        struct mg_shared_listener *slots[MG_SHARED_LISTENERS];
+        struct mg_shared_listener *slots[MG_SHARED_LISTENERS + 1]; /* one more than there are */
         for (lua_Integer i = 0; i < names; i++) {
             char name[64];
             snprintf(name, sizeof(name), "listener %lld of %lld", (long long)i, (long long)round);

@@ -96,7 +96,7 @@ describe("shared counters", function()
 
     it("have room for other names when those of old are given back", function()
         assert.equal(50, base.shared_rounds(50, 600, false))
-        assert.equal(0, base.shared_rounds(1, 1025, false))
+        assert.equal(0, base.shared_rounds(1, 2049, false))
     end)
 
     it("have room for other names when a worker that held them is killed", function()

@@ -84,6 +84,19 @@ describe("many reloads", function()
         assert.equal(RELOADS / 5, reloads.failed)
     end)
 
+    it("may give hundreds of listeners new names each", function()
+        local many = proxy.start { workers = 1, round = 0, script = [[
+for i = 1, 600 do
+    moongate.listen { name = "round $round, " .. i, address = "unix:$dir/" .. i .. ".sock", backend = moongate.echo() }
+end
+]] }
+        for round = 1, 3 do
+            many.options.round = round
+            many:reload()
+        end
+        many:stop()
+    end)
+
     it("asked for at the same time are all answered", function()
         local asked = {}
         for i = 1, 8 do

@@ -200,7 +200,7 @@ int mg_fd_read_all(int fd, struct mg_buf *out, size_t max, struct mg_err *err);
  * atomics.
  */
 #define MG_SHARED_WORKERS   256
-#define MG_SHARED_LISTENERS 1024
+#define MG_SHARED_LISTENERS 2048 /* those of generations that end count as well */
 
 struct mg_shared_listener {
     _Atomic uint64_t name_hash;                /* 0 = never used; written under the lock */
