@@ -306,7 +306,7 @@ on_control(uv_poll_t *poll, int status, int events)
     case 'd':
         mg_frontend_close(host->frontend, true, on_frontend_closed, host);
         host->frontend = NULL;
-        mg_buf_adds(&text, "draining");
+        mg_buf_addf(&text, "draining, %zu accepted", mg_engine_sessions(host->engine));
         break;
     case 'l':
         listen(host->listen_fd, 16);

@@ -17,6 +17,7 @@
 #define ACCEPTS_PER_TURN 16
 #define STARVED_MS       100
 #define NOT_YET_MS       10
+#define FLUSH_MAX        8192 /* a backlog, and as many as come while it is emptied */
 
 static void on_poll(uv_poll_t *poll, int status, int events);
 
@@ -99,13 +100,32 @@ accept_one(struct mg_acceptor *a, bool must)
     return true;
 }
 
+/* libuv has stopped polling. The error is taken off the socket, or it would be there again at once. */
+static void
+poll_failed(struct mg_acceptor *a, int status)
+{
+    int error = 0;
+    socklen_t len = sizeof(error);
+
+    if (getsockopt(a->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0 || error == 0)
+        error = -status;
+    if (!a->starvation_said)
+        mg_log(MG_LOG_WARN, "listening socket: %s; trying again every %d ms", strerror(error),
+               STARVED_MS);
+    a->starvation_said = true;
+    starve(a, STARVED_MS);
+}
+
 static void
 on_poll(uv_poll_t *poll, int status, int events)
 {
     struct mg_acceptor *a = poll->data;
 
-    (void)status; /* accept4 will say what is wrong */
     (void)events;
+    if (status < 0) {
+        poll_failed(a, status);
+        return;
+    }
     for (int i = 0; i < ACCEPTS_PER_TURN && !a->closing && !a->paused; i++)
         if (!accept_one(a, false))
             return;
@@ -170,11 +190,26 @@ mg_acceptor_resume(struct mg_acceptor *a)
     polling_update(a);
 }
 
+static void
+on_flush(uv_timer_t *timer)
+{
+    struct mg_acceptor *a = timer->data;
+
+    for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
+        if (a->flush_left-- == 0 || !accept_one(a, true)) {
+            mg_acceptor_close(a);
+            return;
+        }
+    }
+    uv_timer_start(&a->retry, on_flush, 0, 0);
+}
+
 void
 mg_acceptor_flush(struct mg_acceptor *a)
 {
-    while (!a->closing && accept_one(a, true))
-        ;
+    mg_acceptor_pause(a);
+    a->flush_left = FLUSH_MAX;
+    uv_timer_start(&a->retry, on_flush, 0, 0);
 }
 
 static void

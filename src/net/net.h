@@ -139,6 +139,7 @@ struct mg_acceptor {
     uv_timer_t retry;
     int fd; /* owned */
     bool is_unix, paused, starved, starvation_said, closing;
+    unsigned flush_left; /* accepts until it closes anyway */
     unsigned live;
 };
 
@@ -153,7 +154,7 @@ void mg_acceptor_set_tcp(struct mg_acceptor *a, bool nodelay, unsigned keepalive
 void mg_acceptor_pause(struct mg_acceptor *a);
 void mg_acceptor_resume(struct mg_acceptor *a);
 
-/* Accepts until EAGAIN: for an address that goes away. */
+/* Accepts those that wait, a few per turn, and closes then: for an address that goes away. */
 void mg_acceptor_flush(struct mg_acceptor *a);
 void mg_acceptor_close(struct mg_acceptor *a);
 

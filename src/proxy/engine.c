@@ -90,6 +90,7 @@ mg_engine_close(struct mg_engine *engine, void (*closed)(void *data), void *data
     engine->closing = true;
     engine->on_closed = closed;
     engine->on_closed_data = data;
+    mg_frontends_stop(engine);
     uv_close((uv_handle_t *)&engine->idle, on_handle_close);
     uv_close((uv_handle_t *)&engine->check, on_handle_close);
     uv_close((uv_handle_t *)&engine->full_timer, on_handle_close);

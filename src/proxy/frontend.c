@@ -164,10 +164,19 @@ mg_frontend_close(struct mg_frontend *f, bool flush, void (*closed)(void *data),
 {
     f->on_closed = closed;
     f->on_closed_data = data;
+    f->full = false;
     if (flush && f->listener != NULL)
         mg_acceptor_flush(&f->acceptor);
-    mg_acceptor_close(&f->acceptor);
-    f->full = false;
+    else
+        mg_acceptor_close(&f->acceptor);
+}
+
+void
+mg_frontends_stop(struct mg_engine *engine)
+{
+    for (struct mg_link *link = engine->frontends.next; link != &engine->frontends;
+         link = link->next)
+        mg_acceptor_close(&MG_CONTAINER_OF(link, struct mg_frontend, link)->acceptor);
 }
 
 /* ---- status ---------------------------------------------------------------------------------- */

@@ -279,6 +279,9 @@ void mg_dial_cancel(struct mg_session *s);
 /* One connection fewer of that listener: a frontend that waits for room may go on. */
 void mg_frontend_give_back(struct mg_engine *engine, struct mg_listener *listener);
 
+/* Those that are still being emptied close now; the engine closes. */
+void mg_frontends_stop(struct mg_engine *engine);
+
 /* Adds the frontends' part of the status. */
 void mg_frontend_status(const struct mg_engine *engine, struct mg_buf *out);
 

@@ -174,7 +174,8 @@ const char *mg_frontend_address(const struct mg_frontend *frontend);
 void mg_frontend_set(struct mg_frontend *frontend, struct mg_config *config,
                      struct mg_listener *listener);
 
-/* Accepts what waits in the queue until EAGAIN if `flush`, then closes; memory frees itself. */
+/* Accepts what waits in the queue if `flush`, over as many turns as it takes, then closes; memory frees
+ * itself. The listener's config must stay until `closed`. A second call without `flush` closes at once. */
 void mg_frontend_close(struct mg_frontend *frontend, bool flush, void (*closed)(void *data),
                        void *data);
 

@@ -39,7 +39,7 @@ on_frontend_closed(void *data)
 static void
 address_close(struct mg_address *a, bool flush)
 {
-    if (a->closing)
+    if (a->closing && (flush || a->frontend == NULL))
         return;
     a->closing = true;
     if (a->frontend != NULL)
