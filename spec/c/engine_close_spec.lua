@@ -110,6 +110,26 @@ for _, mode in ipairs(engine.modes) do
     end)
 end
 
+describe("truncation towards a unix socket", function()
+    it("is an end like any other, as there is no reset; only the record tells", function()
+        local path = bench.path("truncated.sock")
+        local server = require "socket.unix" ()
+        assert(server:bind(path))
+        assert(server:listen())
+        local web = engine.start { tls = engine.server(), backend = { addresses = { "unix:" .. path } } }
+        local client = bench.exchange { connect = web.address, tls = true, servername = "localhost",
+            cafile = certs.ca.crt, bytes = KIB, finish = "fin" }
+        local up = server:accept()
+        up:settimeout(10)
+        assert.equal(KIB, #up:receive("*a"))
+        assert.equal("down: truncated", web:record(1).reason)
+        client:stop()
+        up:close()
+        server:close()
+        web:stop()
+    end)
+end)
+
 describe("close_during_handshake", function()
     local web, backend
 
