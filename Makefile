@@ -46,6 +46,7 @@ GUEST_OBJ := $(filter $(foreach r,$(GUEST),$(OUT)/obj/$(r)/%),$(OBJ)) $(OUT)/obj
 TEST_ROOMS := base snapshot ipc tls net proxy
 TEST_OBJ := $(patsubst src/%.c,$(OUT)/spec/obj/%.o,$(foreach r,$(TEST_ROOMS),$(sort $(wildcard src/$(r)/*.c)))) \
             $(patsubst spec/c/%.c,$(OUT)/spec/obj/c/%.o,$(sort $(wildcard spec/c/*.c)))
+FAULT_OBJ := $(patsubst src/%.c,$(OUT)/spec/obj/%.o,$(foreach r,$(SHARED),$(sort $(wildcard src/$(r)/*.c))))
 PEERS   := $(patsubst spec/system/support/%.c,$(OUT)/spec/%,$(wildcard spec/system/support/*.c))
 
 .DEFAULT_GOAL := all
@@ -87,7 +88,7 @@ $(OUT)/obj/embedded.o: $(OUT)/obj/embedded.c
 
 # ---- what only specs use -------------------------------------------------------------------------
 .PHONY: spec-build
-spec-build: build $(OUT)/spec/mgtest.so $(PEERS) $(OUT)/spec/process.so
+spec-build: build $(OUT)/spec/mgtest.so $(PEERS) $(OUT)/spec/process.so $(OUT)/spec/lua/moongate/openssl.so
 $(OUT)/spec/obj/c/%.o: spec/c/%.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -DMG_FAULTS -fPIC -MMD -MP -c -o $@ $<
@@ -97,6 +98,10 @@ $(OUT)/spec/obj/%.o: src/%.c
 $(OUT)/spec/mgtest.so: $(TEST_OBJ)
 	@mkdir -p $(@D)
 	$(CC) $(OPT) -shared $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs openssl libuv) -lpthread
+# moongate.openssl whose allocations can be made to fail.
+$(OUT)/spec/lua/moongate/openssl.so: $(FAULT_OBJ) spec/support/faults.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -DMG_FAULTS -fPIC -shared -Wl,-z,nodelete $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs openssl) -lpthread
 # Lives in a stock lua5.4, which has no sanitizer, so it is built the same for every variant.
 $(OUT)/spec/process.so: spec/support/process.c
 	@mkdir -p $(@D)
@@ -105,7 +110,7 @@ $(OUT)/spec/%: spec/system/support/%.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -fPIE $(PIE_LD) -MMD -MP -o $@ $< $(shell pkg-config --libs openssl) -lpthread
 
--include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(PEERS:=.d)
+-include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(FAULT_OBJ:.o=.d) $(PEERS:=.d)
 
 # ---- one room at a time, for work on it ----------------------------------------------------------
 .PHONY: room

@@ -1,0 +1,78 @@
+/*
+ * faults: makes allocations of moongate.openssl fail, OpenSSL's as well as our own. Part of the spec
+ * build of that module; opened before it, because OpenSSL takes another allocator only before its
+ * first allocation.
+ */
+#include "base/base.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <openssl/crypto.h>
+
+__attribute__((visibility("default"))) int luaopen_moongate_faults(lua_State *L);
+
+static long live; /* what OpenSSL has and has not given back */
+
+static void *
+on_malloc(size_t size, const char *file MG_UNUSED, int line MG_UNUSED)
+{
+    void *ptr = mg_malloc(size);
+    live += ptr != NULL;
+    return ptr;
+}
+
+static void
+on_free(void *ptr, const char *file MG_UNUSED, int line MG_UNUSED)
+{
+    live -= ptr != NULL;
+    mg_free(ptr);
+}
+
+static void *
+on_realloc(void *old, size_t size, const char *file, int line)
+{
+    if (old == NULL)
+        return on_malloc(size, file, line);
+    if (size > 0)
+        return mg_realloc(old, size);
+    on_free(old, file, line);
+    return NULL;
+}
+
+/* fail_at(n): the n-th allocation from now fails; 0: none */
+static int
+fail_at(lua_State *L)
+{
+    mg_alloc_fail_at((long)luaL_checkinteger(L, 1));
+    return 0;
+}
+
+/* count(): allocations since fail_at */
+static int
+count(lua_State *L)
+{
+    lua_pushinteger(L, mg_alloc_count());
+    return 1;
+}
+
+static int
+live_count(lua_State *L)
+{
+    lua_pushinteger(L, live);
+    return 1;
+}
+
+__attribute__((visibility("default"))) int
+luaopen_moongate_faults(lua_State *L)
+{
+    static const luaL_Reg functions[] = {
+        {"fail_at", fail_at},
+        {"count", count},
+        {"live", live_count},
+        {NULL, NULL},
+    };
+    if (CRYPTO_set_mem_functions(on_malloc, on_realloc, on_free) != 1)
+        return luaL_error(L, "OpenSSL has allocated already");
+    luaL_newlib(L, functions);
+    return 1;
+}

@@ -1,0 +1,157 @@
+--- Every allocation fails once: what is going on then ends with an error or gets by, nothing leaks, nothing is left
+--- in OpenSSL's queue, and the same objects work afterwards.
+
+package.path = "spec/unit/support/?.lua;" .. package.path
+local build = os.getenv("MOONGATE_BUILD") or "build"
+local path = build .. "/spec/lua/moongate/openssl.so"
+local faults = assert(package.loadlib(path, "luaopen_moongate_faults"))()
+package.loaded["moongate.openssl"] = assert(package.loadlib(path, "luaopen_moongate_openssl"))()
+local fix = require "fixtures"
+local SSLContext = fix.SSLContext
+
+-- Not luassert's, whose errors are tables.
+local function must(value)
+    return value or error("not what was expected", 2)
+end
+
+local function collect()
+    collectgarbage()
+    collectgarbage()
+end
+
+-- Runs act(prepare()) with allocation n failing, for every n – or, where an act is long and FAULTS=all is not in the
+-- environment, every `step`-th; check(object) must hold afterwards.
+local function walk(prepare, act, check, step)
+    step = os.getenv("FAULTS") == "all" and 1 or step or 1
+    act(prepare()) -- what is made once and kept
+    check(prepare())
+    collect()
+    local failures, rounds, n, base = 0, 0, 1 - step, nil
+    repeat
+        n, rounds = n + step, rounds + 1
+        local object = prepare()
+        faults.fail_at(n)
+        local ok, err = pcall(act, object)
+        local used = faults.count()
+        faults.fail_at(0)
+        if not ok then
+            failures = failures + 1
+            assert.is_true(type(err) == "string" or type(err.class) == "string", tostring(err))
+        end
+        assert.same({}, fix.openssl.errors())
+        if rounds % 50 == 0 or used < n then
+            assert.is_true(pcall(check, object), ("unusable after allocation %d failed"):format(n))
+            object, err = nil, nil
+            collect()
+            base = base or faults.live()
+            assert.is_true(faults.live() <= base + 20, ("after %d: %d live, at first %d"):format(n, faults.live(), base))
+        end
+    until used < n
+    assert.is_true(failures > 0)
+    return n
+end
+
+describe("every failing allocation is survived by", function()
+    it("SSLContext.new", function()
+        walk(function() end, SSLContext.new, function() must(SSLContext.new()) end)
+    end)
+
+    it("add_certificate", function()
+        walk(SSLContext.new, function(ctx)
+            ctx:add_certificate(fix.cert "ec", fix.key "ec", { fix.cert "ca" })
+        end, function(ctx)
+            ctx:add_certificate(fix.cert "ec", fix.key "ec", { fix.cert "ca" })
+            must(fix.handshake(ctx, fix.client()).ok)
+        end)
+    end)
+
+    it("setup", function()
+        walk(function()
+            local ctx = fix.server { certs = {}, cert = fix.cert "ec", key = fix.key "ec",
+                extra_chain_cert = { fix.cert "ca" }, client_ca = { fix.cert "ca" }, cert_store = fix.store(),
+                alpn_protocols = { "h2" }, npn_protocols = { "h2" }, verify_callback = function(ok) return ok end,
+                session_id_context = "x" }
+            return ctx
+        end, function(ctx) ctx:setup() end, function(ctx)
+            ctx:setup()
+            local hs = fix.handshake(ctx, fix.client { alpn_protocols = { "h2" } })
+            must(hs.ok, hs.client_error or hs.server_error)
+            must(#hs.client.peer_cert_chain == 2) -- not the chain twice (trap 6)
+        end)
+    end)
+
+    for _, version in ipairs { "TLS1_2", "TLS1_3" } do
+        it("a handshake of " .. version, function()
+            local server = fix.server { verify_mode = 1, cert_store = fix.store(), alpn_select_cb = function(list)
+                return list[1]
+            end, keylog_cb = function() end, certs = { "ec" } }
+            local client = fix.client(fix.only(version, { cert = fix.cert "client", key = fix.key "client",
+                alpn_protocols = { "h2" } }))
+            local function shake()
+                local hs = fix.handshake(server, client)
+                if hs.ok then
+                    hs.client:write("ping")
+                    must(hs.server:read() == "ping")
+                else
+                    error(hs.server_error or hs.client_error)
+                end
+            end
+            walk(function() end, shake, shake, 7)
+        end)
+    end
+
+    it("reading a certificate", function()
+        local pem = fix.cert("ec"):to_pem()
+        local function read() must(fix.X509.Certificate.new(pem).subject:to_s() == "/CN=ec") end
+        walk(function() end, read, read, 3)
+    end)
+
+    it("reading and copying a session", function()
+        local der = fix.handshake(fix.server { certs = { "ec" } }, fix.client()).client.session:to_der()
+        local function read() must(#fix.SSL.Session.new(der):dup().id == 32) end
+        walk(function() end, read, read, 3)
+    end)
+end)
+
+describe("memory returns after", function()
+    it("2,000 contexts, cycles through closures included", function()
+        local function make()
+            local ctx = fix.server { certs = { "ec" }, cert_store = fix.store() }
+            ctx.alpn_select_cb = function() return ctx.name end
+            ctx.keylog_cb = function() return ctx end
+            ctx.servername_cb = function() return ctx end
+            ctx:setup()
+        end
+        for _ = 1, 50 do
+            make()
+        end
+        collect()
+        local before, lua_before = faults.live(), collectgarbage("count")
+        for _ = 1, 2000 do
+            make()
+        end
+        collect()
+        assert.is_true(faults.live() <= before + 50, faults.live() .. " live, before " .. before)
+        assert.is_true(collectgarbage("count") < lua_before + 200)
+    end)
+
+    it("300 handshakes whose connections refer to each other", function()
+        local server, client = fix.server { certs = { "ec" } }, fix.client()
+        local function run()
+            local hs = fix.handshake(server, client)
+            server.session_cache_mode = 2
+            local cycle = { hs.server, hs.client, hs }
+            cycle[4] = cycle
+        end
+        for _ = 1, 20 do
+            run()
+        end
+        collect()
+        local before = faults.live()
+        for _ = 1, 300 do
+            run()
+        end
+        collect()
+        assert.is_true(faults.live() <= before + 50, faults.live() .. " live, before " .. before)
+    end)
+end)
