@@ -147,9 +147,13 @@ check-trixie: ## the specs on Debian 13 with OpenSSL 3.5, in a chroot (root; ins
 bench: build $(OUT)/spec/process.so ## measure: how long testing.handshake takes
 	@LUA_PATH="lua/?.lua;;" LUA_CPATH="$(OUT)/lua/?.so;$(OUT)/spec/?.so;;" $(LUA) spec/bench/handshake.lua
 
+.PHONY: fuzz
+fuzz: ## feed the parsers of foreign bytes what libFuzzer thinks of, FUZZ_SECONDS (30) each; needs clang
+	@spec/fuzz/run $(B)/fuzz
+
 # ---- what reads the code -------------------------------------------------------------------------
 .PHONY: lint format layers
-C_FILES   := $(sort $(wildcard src/*/*.[ch] spec/c/*.[ch] spec/support/*.[ch] spec/system/support/*.[ch]))
+C_FILES   := $(sort $(wildcard src/*/*.[ch] spec/c/*.[ch] spec/fuzz/*.c spec/support/*.[ch] spec/system/support/*.[ch]))
 LUA_FILES := lua examples spec .ci/reference .ci/annotations.lua .ci/layers
 lint: $(OBJ) ## formatting, clang-tidy, luacheck, and a build with clang
 	clang-format --style=file:src/.clang-format --dry-run --Werror $(C_FILES)
