@@ -158,6 +158,16 @@ describe("a proof", function()
         assert.is_nil(result.err:find("it was run", 1, true))
     end)
 
+    it("passes over callbacks that every handshake reaches", function()
+        for _, name in ipairs { "keylog_cb", "renegotiation_cb", "session_new_cb", "session_remove_cb" } do
+            local result = passes(([[local ctx = server("ec")
+                ctx.session_cache_mode = openssl.SSL.SSLContext.SESSION_CACHE_BOTH
+                ctx.%s = function() error "it was run" end listen(ctx)]]):format(name))
+            assert.matches("EC 256 +ok +ok", result.out)
+            assert.is_nil(result.err:find("it was run", 1, true))
+        end
+    end)
+
     it("warns of certificates that have ended, end soon or have not begun", function()
         issue("soon", certs.ca, 5, "subjectAltName=DNS:soon.example")
         local result = passes([[listen(server("expired"), "a") listen(server("soon"), "b")]])
