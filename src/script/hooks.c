@@ -62,9 +62,9 @@ is_notice(const char *what)
     return false;
 }
 
-/* While contexts are proved no callback runs; none is needed, since the proof's clients offer neither ALPN nor
- * a certificate, and nobody waits for what a notice returns. One that is reached all the same fails its
- * handshake, quietly. */
+/* While contexts are proved no callback runs; none is needed, since the proof's clients offer
+ * neither ALPN nor a certificate, and nobody waits for what a notice returns. One that is reached
+ * all the same fails its handshake, quietly. */
 static int
 on_call(void *data, lua_State *L, int nargs, int nresults, const char *what,
         struct mg_tls_conn *conn)
