@@ -77,14 +77,16 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
         end
 
         it("is not called where a certificate is configured, or none is wanted", function()
-            local ctx = client(only(version, { cert = fix.cert "client", key = fix.key "client", client_cert_cb = error }))
+            local ctx = client(only(version, { cert = fix.cert "client", key = fix.key "client",
+                client_cert_cb = error }))
             assert.is_true(handshake(demanding(), ctx).ok)
             assert.is_true(handshake(server(), client(only(version, { client_cert_cb = error }))).ok)
             assert.is_true(handshake(server { client_cert_cb = error }, client(only(version))).ok)
         end)
 
         it("that raises ends the connection with internal_error (trap 12: nothing is left behind)", function()
-            local hs = handshake(demanding(), client(only(version, { client_cert_cb = function() error("no card") end })))
+            local hs = handshake(demanding(), client(only(version, {
+                client_cert_cb = function() error("no card") end })))
             fails(hs, "client", "client_cert_cb", "no card")
             assert.equal("internal_error", hs.alert)
         end)
@@ -95,10 +97,10 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
 
         it("of a server is told of " .. (tls13 and "every ticket" or "sessions it keeps"), function()
             local calls, ctx = noting(server { num_tickets = 2 }, "session_new_cb")
-            local hs = handshake(ctx, client(only(version)))
+            assert.is_true(handshake(ctx, client(only(version))).ok)
             assert.equal(tls13 and 2 or 0, #calls) -- trap 18
             calls, ctx = noting(without_tickets(server { num_tickets = 2 }), "session_new_cb")
-            hs = handshake(ctx, client(only(version)))
+            local hs = handshake(ctx, client(only(version)))
             assert.equal(tls13 and 2 or 1, #calls)
             assert.equal(hs.server, calls[1][1])
             assert.is_true(calls[#calls][2] == hs.server.session)
@@ -189,7 +191,8 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
             for _ = 1, 3 do
                 local second = keeping(function(_, id) return kept[id] end,
                     { session_cache_mode = SSLContext.SESSION_CACHE_SERVER })
-                assert.is_true(handshake(second, client_ctx, { servername = "localhost", session = session }).session_reused)
+                local hs = handshake(second, client_ctx, { servername = "localhost", session = session })
+                assert.is_true(hs.session_reused)
             end
             first:flush_sessions(0)
             collectgarbage()

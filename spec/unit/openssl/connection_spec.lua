@@ -73,10 +73,12 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
 
         it("check their arguments", function()
             raises("ArgumentError", "expected a positive number", hs.client.read, hs.client, 0)
-            raises("TypeError", "Connection:write: argument 1: expected a string, got nil", hs.client.write, hs.client, nil)
+            raises("TypeError", "Connection:write: argument 1: expected a string, got nil", hs.client.write,
+                hs.client, nil)
             raises("TypeError", "expected Connection before the colon", hs.client.read, {})
             raises("ArgumentError", "length: expected 1 to 4096", hs.client.export_keying_material, hs.client, "l", 0)
-            raises("ArgumentError", "length: expected 1 to 4096", hs.client.export_keying_material, hs.client, "l", 4097)
+            raises("ArgumentError", "length: expected 1 to 4096", hs.client.export_keying_material, hs.client, "l",
+                4097)
             raises("NoMethodError", "Connection.ssl_verison: no such field (did you mean ssl_version?)",
                 function() return hs.client.ssl_verison end)
             raises("NoMethodError", "Connection.cipher: is read-only", fix.assign, hs.client, "cipher", 1)

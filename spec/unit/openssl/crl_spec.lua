@@ -92,7 +92,8 @@ describe("a CRL that is built", function()
         revoked.serial = serial
         revoked.time = 1700000000
         if reason then
-            revoked:add_extension(X509.ExtensionFactory.new():create_extension("CRLReason", "ASN1:ENUMERATED:" .. reason))
+            local factory = X509.ExtensionFactory.new()
+            revoked:add_extension(factory:create_extension("CRLReason", "ASN1:ENUMERATED:" .. reason))
         end
         return revoked
     end
@@ -249,6 +250,7 @@ describe("Store:verify with a callback", function()
         assert.is_false(ok)
         assert.truthy(tostring(err):find("yield", 1, true))
         raises("TypeError", "expected a function", store.verify, store, fix.cert "ec", nil, "x")
-        raises("TypeError", "Store.verify_callback: expected a function, got string", fix.assign, store, "verify_callback", "x")
+        raises("TypeError", "Store.verify_callback: expected a function, got string", fix.assign, store,
+            "verify_callback", "x")
     end)
 end)

@@ -486,8 +486,8 @@ describe("openssl.handshake", function()
     end)
 
     it("knows its options", function()
-        raises("ArgumentError", 'openssl.handshake: unknown option "sni" (there are servername and session)', handshake, server(),
-            client(),
+        raises("ArgumentError", 'openssl.handshake: unknown option "sni" (there are servername and session)', handshake,
+            server(), client(),
             { sni = "x" })
         raises("TypeError", "openssl.handshake.servername: expected a string, got number", handshake, server(),
             client(),

@@ -32,7 +32,8 @@ describe("SSL.verify_hostname", function()
         { "www.example.com", "www.*.com", false }, { "localhost", "localhost", true },
         { "LOCALHOST", "localhost", false }, { "localhost.", "localhost", false }, { "localhost", "*", false },
         { "www.example.com\0.evil", "www.example.com", false }, { "www.example.com", "www.example.com\0.evil", false },
-        { "w\xc3\xa4.example.com", "*.example.com", false }, { "", "", true }, { "", "a.b", false }, { ".", "a.b", false },
+        { "w\xc3\xa4.example.com", "*.example.com", false }, { "", "", true }, { "", "a.b", false },
+        { ".", "a.b", false },
         { ("a"):rep(100000), ("a"):rep(100000) .. ".b", false },
     } do
         it(("%q against %q: %s"):format(row[1]:sub(1, 40), row[2]:sub(1, 40), row[3]), function()
@@ -76,6 +77,7 @@ describe("SSL.verify_certificate_identity", function()
         assert.is_true(hs.client:post_connection_check("localhost"))
         raises("SSLError", 'hostname "other.test" does not match the server certificate',
             hs.client.post_connection_check, hs.client, "other.test")
-        raises("SSLError", "there is no certificate of the peer", hs.server.post_connection_check, hs.server, "x") -- trap 27
+        -- trap 27
+        raises("SSLError", "there is no certificate of the peer", hs.server.post_connection_check, hs.server, "x")
     end)
 end)

@@ -94,7 +94,8 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
 
         it("is resumed for the same name in other letters", function()
             local server_ctx, client_ctx = server(), client(only(version, { verify_hostname = false }))
-            assert.is_true(resume(server_ctx, client_ctx, session_of(server_ctx, client_ctx), "LocalHost").session_reused)
+            local session = session_of(server_ctx, client_ctx)
+            assert.is_true(resume(server_ctx, client_ctx, session, "LocalHost").session_reused)
         end)
 
         it("is not resumed for another name", function()
@@ -212,7 +213,8 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
         -- ---- the cache ---------------------------------------------------------------------------
 
         it("is not kept with SESSION_CACHE_OFF", function()
-            local server_ctx, client_ctx = stateful { session_cache_mode = SSLContext.SESSION_CACHE_OFF }, client(only(version))
+            local server_ctx, client_ctx = stateful { session_cache_mode = SSLContext.SESSION_CACHE_OFF },
+                client(only(version))
             local hs = resume(server_ctx, client_ctx, session_of(server_ctx, client_ctx))
             assert.is_true(hs.ok)
             assert.is_false(hs.session_reused)
@@ -299,8 +301,10 @@ describe("the session cache of a context", function()
 
     it("checks its arguments", function()
         local ctx = SSLContext.new()
-        raises("TypeError", "SSLContext:session_add: argument 1: expected Session, got string", ctx.session_add, ctx, "x")
-        raises("TypeError", "SSLContext:session_remove: argument 1: expected Session, got nil", ctx.session_remove, ctx, nil)
+        raises("TypeError", "SSLContext:session_add: argument 1: expected Session, got string", ctx.session_add,
+            ctx, "x")
+        raises("TypeError", "SSLContext:session_remove: argument 1: expected Session, got nil", ctx.session_remove,
+            ctx, nil)
         raises("ArgumentError", "SSLContext:flush_sessions: arg must be Time or nil", ctx.flush_sessions, ctx, "now")
         raises("ArgumentError", "SSLContext:flush_sessions: arg must be Time or nil", ctx.flush_sessions, ctx, 1.5)
         raises("NoMethodError", "SSLContext.session_cache_stats: is read-only", assign, ctx, "session_cache_stats", {})

@@ -23,7 +23,7 @@ describe("trap", function()
         assert.is_true(ctx:setup())
     end)
 
-    it("4: setup and freeze return true, then nil; flush_sessions returns the context, set_params no options", function()
+    it("4: setup and freeze return true, then nil, flush_sessions the context, set_params no options", function()
         local ctx = server()
         local applied = ctx:set_params {}
         assert.same({ verify_mode = SSL.VERIFY_PEER, verify_hostname = true }, applied)
@@ -77,7 +77,8 @@ describe("trap", function()
 
     it("10: only true accepts in verify_callback, and wipes the error", function()
         local function verifying(answer)
-            return handshake(server(), client { cert_store = X509.Store.new(), verify_callback = function() return answer end })
+            return handshake(server(), client { cert_store = X509.Store.new(),
+                verify_callback = function() return answer end })
         end
         assert.is_true(verifying(true).ok)
         assert.equal(0, verifying(true).client.verify_result)

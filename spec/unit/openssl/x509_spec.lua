@@ -330,7 +330,8 @@ describe("what a certificate says about where to ask", function()
     it("is read from its extensions", function()
         local cert = with {
             crlDistributionPoints = "URI:http://a.example/1.crl,URI:http://a.example/2.crl",
-            authorityInfoAccess = "OCSP;URI:http://o.example,caIssuers;URI:http://c.example/ca.der,caIssuers;email:a@b.c",
+            authorityInfoAccess = "OCSP;URI:http://o.example,caIssuers;URI:http://c.example/ca.der," ..
+                "caIssuers;email:a@b.c",
         }
         assert.same({ "http://a.example/1.crl", "http://a.example/2.crl" }, cert.crl_uris)
         assert.same({ "http://c.example/ca.der" }, cert.ca_issuer_uris)
