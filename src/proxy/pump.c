@@ -145,7 +145,11 @@ finish(struct mg_peer *peer)
         return true;
     err.text[0] = '\0';
     if (peer->tls.ssl != NULL) {
-        if (mg_tls_conn_shutdown(&peer->tls, &io, &err) != MG_TLS_OK) {
+        enum mg_tls_status status = mg_tls_conn_shutdown(&peer->tls, &io, &err);
+
+        if (status == MG_TLS_WANT_READ)
+            return true; /* as if it were parked */
+        if (status != MG_TLS_OK) {
             tls_failed(peer, &err);
             return false;
         }
@@ -181,11 +185,11 @@ unpark(struct mg_peer *peer)
     size_t len = peer->parked_len;
     bool open;
 
-    if (parked == NULL)
+    if (parked == NULL && (!peer->finish_wanted || peer->finished))
         return true;
     peer->parked = NULL;
     peer->parked_len = 0;
-    open = encrypted_send(peer, (unsigned char *)parked, len);
+    open = parked == NULL || encrypted_send(peer, (unsigned char *)parked, len);
     mg_free(parked);
     if (!open || peer->parked != NULL)
         return open;

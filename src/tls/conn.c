@@ -340,6 +340,8 @@ mg_tls_conn_shutdown(struct mg_tls_conn *conn, struct mg_tls_io *io, struct mg_e
 
     if (conn->close_notify_sent)
         return MG_TLS_OK;
+    if (SSL_in_init(conn->ssl)) /* libssl refuses, and takes it for a failure */
+        return MG_TLS_WANT_READ;
     call_begin(conn, io);
     rc = SSL_shutdown(conn->ssl);
     if (rc == 0 || rc == 1) { /* sent; whether the peer's has come is told by reading */

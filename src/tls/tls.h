@@ -178,7 +178,8 @@ enum mg_tls_status mg_tls_conn_write(struct mg_tls_conn *conn, struct mg_tls_io 
                                      const void *data, size_t len, size_t *used,
                                      struct mg_err *err);
 
-/* Writes close_notify into the output (once). OK, or WANT_WRITE. */
+/* Writes close_notify into the output (once). OK, WANT_WRITE, or WANT_READ in the middle of a message of
+ * the peer's. */
 enum mg_tls_status mg_tls_conn_shutdown(struct mg_tls_conn *conn, struct mg_tls_io *io,
                                         struct mg_err *err);
 
