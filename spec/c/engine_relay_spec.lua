@@ -192,7 +192,9 @@ describe("idle TLS connections", function()
         load:stop()
         web:wait_idle()
         web:stop()
-        assert.is_true(bench.slow or each < 17, ("%.1f KiB"):format(each))
+        -- Newer versions of OpenSSL hold more per connection: 24 to 25 KiB were measured with 3.5.
+        local minor = tonumber(bench.must({ "openssl", "version" }):match("^OpenSSL 3%.(%d+)"))
+        assert.is_true(bench.slow or each < (minor >= 2 and 27 or 17), ("%.1f KiB"):format(each))
     end)
 end)
 
