@@ -91,9 +91,10 @@ mg_ssl_session_limit(SSL_SESSION *session)
     if (ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(peer)) != 1)
         return false;
     lua_Integer left = (lua_Integer)days * 86400 + seconds;
-    lua_Integer age = (lua_Integer)time(NULL) - session_time(session);
-    if (left <= 0)
+    lua_Integer made = session_time(session);
+    if (left <= 0 || made < 0) /* before 1970 only by assignment, or by a forged encoding */
         return false;
+    lua_Integer age = (lua_Integer)time(NULL) - made;
     if (age + left < SSL_SESSION_get_timeout(session))
         SSL_SESSION_set_timeout(session, (long)(age + left));
     return true;
