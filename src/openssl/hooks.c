@@ -64,7 +64,8 @@ key_keep(void *data MG_UNUSED, EVP_PKEY **key MG_UNUSED, struct mg_err *err MG_U
 }
 
 static int
-signature_keep(void *data MG_UNUSED, struct mg_buf *signature MG_UNUSED, struct mg_err *err MG_UNUSED)
+signature_keep(void *data MG_UNUSED, struct mg_buf *signature MG_UNUSED,
+               struct mg_err *err MG_UNUSED)
 {
     return 0;
 }
