@@ -109,7 +109,8 @@ describe("a log that nobody reads", function()
         local kept, last = base.log_unread(3000)
         local lines = select(2, kept:gsub("moongate: record %d+ x+\n", ""))
         assert.is_true(lines > 100 and lines < 3000)
-        assert.matches("^[^\n]+warn  moongate: " .. 3000 - lines .. " records of this log were lost\n[^\n]+the last one\n$",
+        assert.matches("^[^\n]+warn  moongate: " .. 3000 - lines
+            .. " records of this log were lost\n[^\n]+the last one\n$",
             last)
     end)
 end)

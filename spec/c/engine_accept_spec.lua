@@ -2,7 +2,6 @@
 
 local bench = require "bench"
 local engine = require "engine"
-local socket = require "socket"
 
 teardown(engine.cleanup)
 

@@ -285,8 +285,11 @@ describe("close_while_connecting", function()
                 backend = { addresses = { "127.0.0.1:" .. port }, connect_timeout = 60000 } }
             bench.exchange { connect = web.address, tls = tls, servername = "localhost",
                 cafile = tls and certs.ca.crt, bytes = 100, finish = "rst" }:finish()
-            local record = web:record(1)
-            assert.equal("down: closed while connecting", record.reason)
+            -- A TLS client is through with its handshake before we are: its reset may be found by the answer to it.
+            local reason = web:record(1).reason
+            if not (tls and reason == "down: reset") then
+                assert.equal("down: closed while connecting", reason)
+            end
             assert.equal(0, web:status().sessions)
             web:stop()
         end)

@@ -87,7 +87,8 @@ end)
 describe("a client that asks for answers and does not read them", function()
     it("is no longer read, and is found not to be reading", function()
         local web = engine.between(engine.modes[1], { idle_timeout = 1000 })
-        local server = bench.exchange { listen = "127.0.0.1:" .. web.backend_port, bytes = 64 * MIB, finish_when = "eof" }
+        local server = bench.exchange { listen = "127.0.0.1:" .. web.backend_port, bytes = 64 * MIB,
+            finish_when = "eof" }
         local part = times(2, { DATA, ("x"):rep(16384) }, { DATA, ("x"):rep(7000) })
         part[#part + 1] = update(true)
         say(web, 2000, part)

@@ -28,7 +28,7 @@
 
 #define MG_VERSION "0.1.0"
 
-#define MG_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define MG_ARRAY_LEN(a)                    (sizeof(a) / sizeof((a)[0]))
 #define MG_CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 /* ---- alloc ---------------------------------------------------------------------------------- */
@@ -75,7 +75,7 @@ void mg_err_prefix(struct mg_err *err, const char *fmt, ...) MG_PRINTF(2, 3);
  * All zero is a valid empty buffer.
  */
 struct mg_buf {
-    char *data;  /* NULL while empty; owned */
+    char *data; /* NULL while empty; owned */
     size_t len;
     size_t cap;
     bool failed;
@@ -203,9 +203,9 @@ int mg_fd_read_all(int fd, struct mg_buf *out, size_t max, struct mg_err *err);
 #define MG_SHARED_LISTENERS 2048 /* those of generations that end count as well */
 
 struct mg_shared_listener {
-    _Atomic uint64_t name_hash;                /* 0 = never used; written under the lock */
-    _Atomic int32_t open[MG_SHARED_WORKERS];   /* connections, per worker */
-    _Atomic int32_t users[MG_SHARED_WORKERS];  /* configs that hold the slot, per worker */
+    _Atomic uint64_t name_hash;               /* 0 = never used; written under the lock */
+    _Atomic int32_t open[MG_SHARED_WORKERS];  /* connections, per worker */
+    _Atomic int32_t users[MG_SHARED_WORKERS]; /* configs that hold the slot, per worker */
 };
 
 struct mg_shared {

@@ -78,7 +78,7 @@ struct mg_engine {
     struct mg_reason_count closes[MG_REASONS];
     uint64_t records_lost;    /* access records, since the log last went on */
     uint64_t records_lost_at; /* loop time */
-    uint64_t random; /* xorshift state: balancing, nothing secret */
+    uint64_t random;          /* xorshift state: balancing, nothing secret */
     bool closing;
     void (*on_idle)(void *data);
     void *on_idle_data;

@@ -81,7 +81,8 @@ describe("a replayed script", function()
             moongate.listen { address = "127.0.0.1:$port", backend = function()
                 local texts = {}
                 for i, ctx in ipairs(contexts) do
-                    texts[i] = tostring(ctx.frozen) .. " " .. select(2, pcall(function() ctx.groups = "X25519" end)).class
+                    local _, refusal = pcall(function() ctx.groups = "X25519" end)
+                    texts[i] = tostring(ctx.frozen) .. " " .. refusal.class
                 end
                 print("frozen: " .. table.concat(texts, ", "))
                 return nil, "seen"
