@@ -193,5 +193,5 @@ clean: ## remove everything that was built
 
 help: ## this list
 	@echo "make run and make test are all it takes; both install what is missing. Targets:"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | sort | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | sort | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 	@echo "Variables: VARIANT=release|asan|gcstress, SPEC=path, CFLAGS, LDFLAGS, PREFIX, DESTDIR"
