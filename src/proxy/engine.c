@@ -155,6 +155,12 @@ mg_engine_sessions(const struct mg_engine *engine)
     return engine->session_count;
 }
 
+uint64_t
+mg_engine_accepted(const struct mg_engine *engine)
+{
+    return engine->accepted;
+}
+
 void
 mg_engine_on_idle(struct mg_engine *engine, void (*idle)(void *data), void *data)
 {

@@ -149,6 +149,9 @@ void mg_engine_close_sessions(struct mg_engine *engine, const struct mg_config *
 
 size_t mg_engine_sessions(const struct mg_engine *engine);
 
+/* Connections accepted since the start. */
+uint64_t mg_engine_accepted(const struct mg_engine *engine);
+
 /* Adds a JSON object (no newline): totals, per listener, closes by reason, states. */
 void mg_engine_status(const struct mg_engine *engine, struct mg_buf *out);
 

@@ -102,6 +102,8 @@ struct mg_worker_process {
     bool engine_closing;
     size_t peak;         /* of sessions since the heap was last given back */
     uint64_t trimmed_ms; /* when that was, in loop time */
+    uint64_t trim_accepted,
+        beat_accepted; /* connections accepted until then, until the last heartbeat */
     uv_timer_t heartbeat, reaper, drain;
     unsigned live; /* open handles of the worker's own: these timers, the channel, generations */
 };

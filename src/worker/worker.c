@@ -26,12 +26,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define HEARTBEAT_MS 200
-#define HELLO_MS     10000
-#define TRIM_PEAK    256  /* sessions that are worth it */
-#define TRIM_MS      5000 /* between two times */
-#define CURRENT_CAP  256
-#define EXIT_LEAK    70
+#define HEARTBEAT_MS  200
+#define HELLO_MS      10000
+#define TRIM_PEAK     256  /* sessions at once that are worth it */
+#define TRIM_ACCEPTED 1000 /* or one after the other */
+#define TRIM_QUIET    16   /* fewer connections in a heartbeat: it is quiet */
+#define TRIM_MS       5000 /* between two times */
+#define CURRENT_CAP   256
+#define EXIT_LEAK     70
 
 void
 mg_worker_send(struct mg_worker_process *w, enum mg_msg_type type, uint64_t number,
@@ -239,20 +241,28 @@ on_message(struct mg_ipc *ipc, struct mg_msg *msg)
     }
 }
 
-/* After a storm the C library keeps what it took for it; so most of that is given back. */
+/*
+ * After a storm the C library keeps what it took for it; so most of that is given back: when half of many
+ * connections have gone, or when it is quiet after many that were too short for a heartbeat to see.
+ */
 static void
 heap_trim(struct mg_worker_process *w)
 {
 #ifdef MG_HAVE_MALLOC_TRIM
     size_t sessions = mg_engine_sessions(w->engine);
     uint64_t now = uv_now(&w->loop);
+    uint64_t accepted = mg_engine_accepted(w->engine);
+    bool quiet = accepted - w->beat_accepted < TRIM_QUIET;
+    w->beat_accepted = accepted;
     if (sessions > w->peak)
         w->peak = sessions;
-    if (w->peak < TRIM_PEAK || sessions >= w->peak / 2 || now - w->trimmed_ms < TRIM_MS ||
-        mg_generations_building(w))
+    bool ebbed = w->peak >= TRIM_PEAK && sessions < w->peak / 2;
+    bool passed = quiet && accepted - w->trim_accepted >= TRIM_ACCEPTED;
+    if ((!ebbed && !passed) || now - w->trimmed_ms < TRIM_MS || mg_generations_building(w))
         return;
     malloc_trim(0);
     w->peak = sessions;
+    w->trim_accepted = accepted;
     w->trimmed_ms = now;
 #else
     (void)w;
