@@ -52,6 +52,8 @@ for _, mode in ipairs(engine.modes) do
             it("holds little for a slow " .. name, function()
                 local slow = { recv_rate = 4 * MIB, recv_delay = 100 }
                 local fast = { bytes = 6 * MIB }
+                -- What a process touches once (libcrypto's pages, the engine's units: up to 5 MiB) is not held data.
+                carried({ bytes = 2 * MIB }, { bytes = 2 * MIB })
                 local before = bench.memory(web.pid)
                 local client, server = web:connect(side == "down" and slow or fast, side == "down" and fast or slow)
                 local peak = 0
@@ -60,9 +62,7 @@ for _, mode in ipairs(engine.modes) do
                     return not client:alive() and not server:alive()
                 end, 20)
                 assert.equal(6 * MIB, (side == "down" and client or server):result().got)
-                -- The engine's units (0.8 MiB, touched for the first time here), a stash, libssl's records: about
-                -- 1.5 MiB. Whoever held what the slow one has not taken would need 5.
-                assert.is_true(bench.slow or peak - before < 3 * 1024, ("grew by %d KiB"):format(peak - before))
+                assert.is_true(bench.slow or peak - before < 2 * 1024, ("grew by %d KiB"):format(peak - before))
             end)
         end
     end)
