@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -312,6 +313,12 @@ on_control(uv_poll_t *poll, int status, int events)
         listen(host->listen_fd, 16);
         mg_buf_adds(&text, "listening");
         break;
+    case 'm': {
+        struct mallinfo2 heap = mallinfo2();
+
+        mg_buf_addf(&text, "%zu", heap.uordblks + heap.hblkhd);
+        break;
+    }
     case 'g':
         mg_buf_addf(&text, "%u", host->configs);
         break;
@@ -462,7 +469,8 @@ engine_start(lua_State *L)
     return 2;
 }
 
-/* ask(control fd, "status" | "reload" | "close" | "drain" (the frontend) | "listen" | "generations" | "fail N": the N-th allocation
+/* ask(control fd, "status" | "reload" | "close" | "drain" (the frontend) | "listen" | "generations" |
+ * "memory" (bytes that are allocated and not freed) | "fail N": the N-th allocation
  * from then on fails, 0 = none; answers how many there have been) → its answer */
 static int
 engine_ask(lua_State *L)

@@ -186,9 +186,9 @@ describe("idle TLS connections", function()
         end
         hold(50):stop()
         web:wait_idle()
-        local before = bench.memory(web.pid)
+        local before = tonumber(web:ask("memory"))
         local load = hold(400)
-        local each = (bench.memory(web.pid) - before) / 400
+        local each = (tonumber(web:ask("memory")) - before) / 400 / KIB
         load:stop()
         web:wait_idle()
         web:stop()

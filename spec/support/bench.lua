@@ -303,14 +303,16 @@ end
 
 -- ---- /proc ---------------------------------------------------------------------------------------
 
--- Resident KiB; shared pages are divided among their users where we may see that.
+-- KiB that the process holds: anonymous and shared memory, not the pages of files. The share of libcrypto's
+-- pages that counts as ours grows by a MiB when another process that has it mapped ends.
 function bench.memory(pid)
-    local pss = bench.read("/proc/" .. pid .. "/smaps_rollup"):match("\nPss:%s+(%d+)")
-    if pss then
-        return tonumber(pss)
+    local map = bench.read("/proc/" .. pid .. "/smaps_rollup")
+    local anonymous, shared = map:match("\nPss_Anon:%s+(%d+)"), map:match("\nPss_Shmem:%s+(%d+)")
+    if not anonymous then -- not ours to look at (a process that is not dumpable), or an older kernel
+        local status = bench.read("/proc/" .. pid .. "/status")
+        anonymous, shared = status:match("\nRssAnon:%s+(%d+)"), status:match("\nRssShmem:%s+(%d+)")
     end
-    local pages = bench.read("/proc/" .. pid .. "/statm"):match("^%d+ (%d+)")
-    return pages and tonumber(pages) * 4 or 0
+    return anonymous and tonumber(anonymous) + tonumber(shared or 0) or 0
 end
 
 -- Open descriptors, or nil where we may not look (a process that is not dumpable, and we are not root).
