@@ -250,7 +250,12 @@ describe("route", function()
                 backend = { kind = "echo" } }
             local result, record = connect(web, { tls = tls, servername = "localhost",
                 cafile = tls and certs.ca.crt })
-            assert_cut(result)
+            if tls then
+                assert.equal("alert:internal_error", result["end"])
+                assert.equal("internal_error", record.alert_sent)
+            else
+                assert_cut(result)
+            end
             assert.equal("route: refused", record.reason)
             assert.equal("closed on Sundays", record.detail)
             web:stop()

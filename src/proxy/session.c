@@ -428,6 +428,23 @@ relay(struct mg_session *s)
     mg_pump_start(s);
 }
 
+/* There is no backend for this client: it is told so by an alert. A plain one gets a reset. */
+static void
+route_refused(struct mg_session *s, const char *reason, const char *detail)
+{
+    struct mg_tls_io io = {.out = s->engine->out, .out_cap = MG_OUT_UNIT};
+    int rc = 0;
+
+    if (s->down.tls.ssl != NULL)
+        mg_tls_conn_abort(&s->down.tls, &io);
+    if (io.out_len > 0)
+        rc = mg_stream_write(&s->down.stream, io.out, io.out_len);
+    if (io.out_len > 0 && rc >= 0)
+        mg_handshake_refused(s, reason, detail);
+    else
+        mg_session_close(s, reason, detail);
+}
+
 /* The script's answer, for a listener without a fixed backend. */
 static bool
 route_ask(struct mg_session *s)
@@ -436,11 +453,11 @@ route_ask(struct mg_session *s)
     struct mg_route route = {0};
 
     if (policy == NULL || policy->route == NULL) {
-        mg_session_close(s, "route: no backend", NULL);
+        route_refused(s, "route: no backend", NULL);
         return false;
     }
     if (policy->route(s->config->policy_data, s, s->listener, &route) != 0) {
-        mg_session_close(s, "route: refused", route.reason[0] != '\0' ? route.reason : NULL);
+        route_refused(s, "route: refused", route.reason[0] != '\0' ? route.reason : NULL);
         return false;
     }
     s->backend = route.backend;

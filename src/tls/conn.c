@@ -353,6 +353,44 @@ mg_tls_conn_shutdown(struct mg_tls_conn *conn, struct mg_tls_io *io, struct mg_e
     return status;
 }
 
+/*
+ * libssl sends an alert when its state machine fails, and offers no other way to send a fatal one. After
+ * the handshake a server has two ways into the state machine: TLS 1.3 sends one more ticket, which needs
+ * a session id that we refuse to make (internal_error); TLS 1.2 asks for a renegotiation, for which the
+ * connection has no cipher any more (handshake_failure).
+ */
+static int
+on_session_id(SSL *ssl, unsigned char *id, unsigned int *id_len)
+{
+    (void)ssl;
+    (void)id;
+    (void)id_len;
+    return 0;
+}
+
+static int
+state_machine_fail(SSL *ssl)
+{
+    if (SSL_version(ssl) >= TLS1_3_VERSION)
+        return SSL_set_generate_session_id(ssl, on_session_id) && SSL_new_session_ticket(ssl);
+    SSL_clear_options(ssl, SSL_OP_NO_RENEGOTIATION);
+    SSL_set_cipher_list(ssl, "NONE"); /* an error, and afterwards the list is empty */
+    return SSL_renegotiate(ssl);
+}
+
+void
+mg_tls_conn_abort(struct mg_tls_conn *conn, struct mg_tls_io *io)
+{
+    if (!conn->handshake_done || conn->close_notify_sent || SSL_in_init(conn->ssl) ||
+        !SSL_is_server(conn->ssl))
+        return;
+    call_begin(conn, io);
+    if (state_machine_fail(conn->ssl))
+        SSL_do_handshake(conn->ssl);
+    conn->io = NULL;
+    ERR_clear_error();
+}
+
 /* ---- alerts ---------------------------------------------------------------------------------- */
 
 /* The registry's names; OpenSSL's own are longer sentences and differ between versions. */

@@ -183,6 +183,10 @@ enum mg_tls_status mg_tls_conn_write(struct mg_tls_conn *conn, struct mg_tls_io 
 enum mg_tls_status mg_tls_conn_shutdown(struct mg_tls_conn *conn, struct mg_tls_io *io,
                                         struct mg_err *err);
 
+/* Server, after the handshake: writes a fatal alert into the output – internal_error, in TLS 1.2
+ * handshake_failure – and ends the connection for good. Where that cannot be, nothing is written. */
+void mg_tls_conn_abort(struct mg_tls_conn *conn, struct mg_tls_io *io);
+
 /* Frees the SSL object; the session stays resumable. Idempotent. */
 void mg_tls_conn_close(struct mg_tls_conn *conn);
 
