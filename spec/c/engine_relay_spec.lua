@@ -192,9 +192,9 @@ describe("idle TLS connections", function()
         load:stop()
         web:wait_idle()
         web:stop()
-        -- Newer versions of OpenSSL hold more per connection: 24 to 25 KiB were measured with 3.5.
+        -- Of it libssl alone holds 13.4 KiB in 3.0, and 27.1 in 3.5, where 6 are the key share of ML-KEM.
         local minor = tonumber(bench.must({ "openssl", "version" }):match("^OpenSSL 3%.(%d+)"))
-        assert.is_true(bench.slow or each < (minor >= 2 and 27 or 17), ("%.1f KiB"):format(each))
+        assert.is_true(bench.slow or each < (minor >= 2 and 31.5 or 17), ("%.1f KiB"):format(each))
     end)
 end)
 

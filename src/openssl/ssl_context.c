@@ -337,6 +337,7 @@ mg_ssl_context_create(lua_State *L)
     self->ctx = SSL_CTX_new(TLS_method());
     if (!self->ctx || mg_ssl_context_link(self->ctx, mg_lua_link(L)) < 0)
         mg_lua_openssl_error(L, "SSLError", "SSL_CTX_new");
+    ERR_clear_error(); /* of what it has gone on without */
     self->number = ++mg_lua_link(L)->contexts;
     mg_ssl_context_remember(L, -1, self->ctx);
     SSL_CTX_set_mode(self->ctx, SSL_MODE_ENABLE_PARTIAL_WRITE |
