@@ -283,42 +283,55 @@ describe("through the real binary", function()
             return
         end
 
-        -- A capture of everything on `port`, running; nil and why where the kernel allows none, as in some containers.
+        -- A capture of everything on `port`, running, and how many connections of ours may be in it; nil and why
+        -- where the kernel allows none, as in some containers. What tshark says when it begins depends on its
+        -- version, and the file's header may come too early: it has begun when it has seen a connection.
         local function capture(port, file)
             local tshark = bench.start { "tshark", "-i", "lo", "-f", "tcp port " .. port, "-w", file }
+            local probes, header = 0, nil
             bench.wait("tshark to capture", function()
-                return tshark:errors():find("Capture started", 1, true) or not tshark:alive()
+                header = header or #bench.read(file) > 0 and #bench.read(file)
+                if header then
+                    probes = probes + 1
+                    bench.connect(port):close()
+                end
+                return header and #bench.read(file) > header or not tshark:alive()
             end)
             if not tshark:alive() and tshark:errors():lower():find("permission") then
                 return nil, tshark:errors()
             end
             assert(tshark:alive(), tshark:errors())
-            return tshark
+            return tshark, probes
         end
 
-        -- The plaintext of the capture's first connection, as far as the keys in `key_log` give it.
-        local function decrypted(file, port, key_log)
+        -- The plaintext of one of the capture's connections, as far as the keys in `key_log` give it.
+        local function decrypted(file, port, key_log, stream)
             return bench.run(command("tshark", "-r", file, "-d", ("tcp.port==%d,tls"):format(port), "-o",
-                "tls.keylog_file:" .. key_log, "-q", "-z", "follow,tls,ascii,0")).out
+                "tls.keylog_file:" .. key_log, "-q", "-z", "follow,tls,ascii," .. stream)).out
         end
 
         for _, version in ipairs(VERSIONS) do
             it("decrypt a capture in tshark, TLS " .. version, function()
                 local file = bench.path(("capture.%s.pcapng"):format(version))
-                local tshark, why = capture(ports.open, file)
+                local tshark, probes = capture(ports.open, file)
                 if not tshark then
-                    pending("no capture on the loopback interface: " .. why)
+                    pending("no capture on the loopback interface: " .. probes)
                     return
                 end
                 local key_log = bench.write("keys." .. version, table.concat(fetch(version), "\n") .. "\n")
                 local none = bench.write("nokeys." .. version, "")
-                local text = bench.wait("the page in the capture", function()
-                    local plain = decrypted(file, ports.open, key_log)
-                    return plain:find(TEXT, 1, true) and plain
+                local text, stream
+                bench.wait("the page in the capture", function()
+                    for i = 0, probes + 1 do -- curl may have tried ::1 first
+                        text, stream = decrypted(file, ports.open, key_log, i), i
+                        if text:find(TEXT, 1, true) then
+                            return true
+                        end
+                    end
                 end, 30)
                 tshark:stop()
                 assert.matches("GET / HTTP/1.1", text, 1, true)
-                assert.is_nil(decrypted(file, ports.open, none):find(TEXT, 1, true))
+                assert.is_nil(decrypted(file, ports.open, none, stream):find(TEXT, 1, true))
             end)
         end
     end)

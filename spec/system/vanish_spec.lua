@@ -5,6 +5,9 @@ local certs = require "certs"
 local proxy = require "proxy"
 
 local COUNT = bench.slow and 100 or 1000
+local ROUNDS = 6
+-- KiB: what a worker makes once, and less than 100 bytes of each of the connections below.
+local GROWTH = 2048
 
 describe("vanishing clients", function()
     local web, port
@@ -26,8 +29,8 @@ describe("vanishing clients", function()
     it("cost neither descriptor nor memory", function()
         local worker = web:wait_workers(1)[1]
         local before = bench.memory(worker)
-        local descriptors, peak, least = nil, 0, math.huge
-        for round = 1, 6 do
+        local descriptors
+        for round = 1, ROUNDS do
             assert.equal(4 * COUNT, vanish("0,1,5,100").connected)
             web:records(round * 4 * COUNT)
             bench.wait("all connections to be closed", function() return web:open_connections() == 0 end)
@@ -37,17 +40,11 @@ describe("vanishing clients", function()
                     return bench.descriptors(worker) <= descriptors
                 end)
             end
-            -- How much of the heap's free memory is resident changes from round to round; a leak only adds.
-            if round <= 3 then
-                peak = math.max(peak, bench.memory(worker))
-            else
-                least = math.min(least, bench.memory(worker))
-            end
         end
+        -- How much the heap keeps in between depends on how many happened to be there at once.
         if not bench.sanitized then
-            assert.is_true(least < peak + 512, ("the worker grew by %d KiB"):format(least - peak))
             bench.wait("the memory of the storm to be given back", function()
-                return bench.memory(worker) < before + 4096
+                return bench.memory(worker) < before + GROWTH
             end)
         end
         assert.equal(worker, web:workers()[1])
