@@ -9,9 +9,9 @@
 #define _GNU_SOURCE 1 /* accept4, memfd_create, SO_PEERCRED, pipe2 */
 #endif
 
-#if defined(__linux__)
-#define MG_HAVE_MEMFD         1 /* memfd_create with F_ADD_SEALS */
-#define MG_HAVE_PRCTL         1 /* NO_NEW_PRIVS, DUMPABLE, PDEATHSIG */
+#if defined(__linux__) && !defined(MG_PORTABLE) /* defined: as if this were another system */
+#define MG_HAVE_MEMFD         1                 /* memfd_create with F_ADD_SEALS */
+#define MG_HAVE_PRCTL         1                 /* NO_NEW_PRIVS, DUMPABLE, PDEATHSIG */
 #define MG_HAVE_INOTIFY       1
 #define MG_HAVE_SOCKET_FILTER 1 /* SO_ATTACH_FILTER */
 #define MG_HAVE_SIOCOUTQ      1 /* how much of a socket's output the other side has not taken */

@@ -14,6 +14,7 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -188,7 +189,7 @@ worker_rest(struct mg_worker *w)
 }
 
 static void
-on_exit(uv_process_t *process, int64_t status, int signal)
+on_worker_exit(uv_process_t *process, int64_t status, int signal)
 {
     struct mg_worker *w = process->data;
     uv_close((uv_handle_t *)process, on_handle_close);
@@ -405,8 +406,8 @@ worker_spawn(struct mg_worker *w)
         return;
     }
     w->live++;
-    int result = mg_platform_spawn(&super->loop, &w->process, "--worker", NULL, pair[1], on_exit,
-                                   on_handle_close, &err);
+    int result = mg_platform_spawn(&super->loop, &w->process, "--worker", NULL, pair[1],
+                                   on_worker_exit, on_handle_close, &err);
     close(pair[1]);
     w->process.data = w;
     if (result != 0) {
