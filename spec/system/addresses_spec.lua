@@ -211,7 +211,8 @@ moongate.listen { name = "plain", address = "127.0.0.1:$plain", backend = moonga
         local newcomer = socket.tcp4()
         newcomer:settimeout(0.1)
         local _, reason = newcomer:connect("127.0.0.1", options.plain)
-        assert.equal("timeout", reason)
+        -- Half a second long; on a busy machine it may have passed.
+        assert.is_true(reason == "timeout" or reason == "connection refused", reason)
         newcomer:close()
         bench.wait("a refusal", function()
             local next_one = socket.tcp4()
