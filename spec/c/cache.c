@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -138,21 +137,27 @@ oversize(lua_State *L)
     return 1;
 }
 
-/* contains(cache, text): anywhere in the shared memory */
+/* contains(cache, text): anywhere in the shared memory that has ever been touched */
 static int
 contains(lua_State *L)
 {
-    struct stat st;
     size_t len;
     const char *text = luaL_checklstring(L, 2, &len);
     const struct handle *h = check(L);
-    void *map;
+    off_t at = 0, end = 0;
+    bool found = false;
 
-    if (fstat(h->fd, &st) != 0)
-        return luaL_error(L, "fstat");
-    map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, h->fd, 0);
-    lua_pushboolean(L, memmem(map, (size_t)st.st_size, text, len) != NULL);
-    munmap(map, (size_t)st.st_size);
+    while (!found && (at = lseek(h->fd, end, SEEK_DATA)) >= 0) {
+        char *map;
+
+        end = lseek(h->fd, at, SEEK_HOLE);
+        map = mmap(NULL, (size_t)(end - at), PROT_READ, MAP_SHARED, h->fd, at);
+        if (map == MAP_FAILED)
+            return luaL_error(L, "mmap");
+        found = memmem(map, (size_t)(end - at), text, len) != NULL;
+        munmap(map, (size_t)(end - at));
+    }
+    lua_pushboolean(L, found);
     return 1;
 }
 

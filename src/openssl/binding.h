@@ -50,6 +50,11 @@ struct mg_openssl_hooks {
 void mg_openssl_set_hooks(lua_State *L, const struct mg_openssl_hooks *hooks);
 const struct mg_openssl_hooks *mg_openssl_hooks(lua_State *L);
 
+/* Sessions of every context of this process are kept in there from now on, found by their policy. To be
+ * called before the first context is made; borrowed. Without it each context has its own in the
+ * process's memory. */
+void mg_openssl_set_cache(struct mg_cache *cache);
+
 /* ---- class: the attribute dispatcher -------------------------------------------------------- */
 
 struct mg_class;

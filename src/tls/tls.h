@@ -120,6 +120,8 @@ struct mg_tls_conn {
     /* Server: within it its sessions are resumed, e.g. the listener's name. Set after opening, borrowed
      * until the handshake is done; NULL is a scope, too. */
     const char *scope;
+    /* Client, or NULL: told of every session that may be resumed later. Takes its own reference. */
+    void (*on_session)(struct mg_tls_conn *conn, SSL_SESSION *session);
     /* A callback that failed in Lua leaves its message here; it is part of the handshake's error. */
     char *callback_error; /* owned, or NULL */
     /* Server: what the ClientHello offered, "h2,http/1.1", printable; owned, or NULL. */
