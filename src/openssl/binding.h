@@ -149,9 +149,11 @@ struct mg_ssl_context_facts {
     bool verify_callback;
     bool verify_mode_set; /* assigned by the script, or by set_params */
     int verify_mode;
-    bool has_client_ca;       /* client_ca, ca_file, ca_path or cert_store given */
-    char name[128];           /* ctx.name or "" */
-    unsigned char digest[32]; /* policy digest: ARCHITECTURE 7 */
+    bool has_client_ca; /* client_ca, ca_file, ca_path or cert_store given */
+    char name[128];     /* ctx.name or "" */
+    bool client_cert_cb;
+    unsigned char digest[32];         /* policy digest: ARCHITECTURE 7 */
+    unsigned char session_policy[32]; /* that with session_id_context: what sessions are bound to */
 };
 void mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts);
 

@@ -420,9 +420,6 @@ SSL_SESSION *mg_attr_ssl_session(lua_State *L, int idx, const char *cls, const c
 /* From now on sessions of ctx carry that id, mixed with the SNI; others are not resumed. */
 int mg_ssl_session_bind(SSL_CTX *ctx, const unsigned char id[32]);
 
-/* When it was made, in Unix seconds. */
-lua_Integer mg_ssl_session_time(const SSL_SESSION *session);
-
 /* Whether the certificate it was agreed with is still in time. */
 bool mg_ssl_session_is_current(SSL_SESSION *session);
 

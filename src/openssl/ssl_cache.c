@@ -114,7 +114,7 @@ static int64_t
 session_expires(const SSL_SESSION *session)
 {
     int64_t at;
-    if (__builtin_add_overflow((int64_t)mg_ssl_session_time(session),
+    if (__builtin_add_overflow(mg_tls_session_time(session),
                                (int64_t)SSL_SESSION_get_timeout(session), &at))
         at = INT64_MAX;
     return at;

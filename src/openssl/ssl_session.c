@@ -71,16 +71,6 @@ mg_ssl_session_is_current(SSL_SESSION *session)
     return !peer || X509_cmp_time(X509_get0_notAfter(peer), NULL) > 0;
 }
 
-lua_Integer
-mg_ssl_session_time(const SSL_SESSION *session)
-{
-#ifdef MG_HAVE_SSL_SESSION_TIME_EX
-    return (lua_Integer)SSL_SESSION_get_time_ex(session);
-#else
-    return (lua_Integer)SSL_SESSION_get_time(session);
-#endif
-}
-
 bool
 mg_ssl_session_limit(SSL_SESSION *session)
 {
@@ -91,7 +81,7 @@ mg_ssl_session_limit(SSL_SESSION *session)
     if (ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(peer)) != 1)
         return false;
     lua_Integer left = (lua_Integer)days * 86400 + seconds;
-    lua_Integer made = mg_ssl_session_time(session);
+    lua_Integer made = mg_tls_session_time(session);
     if (left <= 0 || made < 0) /* before 1970 only by assignment, or by a forged encoding */
         return false;
     lua_Integer age = (lua_Integer)time(NULL) - made;
@@ -260,7 +250,7 @@ get_id(lua_State *L, void *self)
 static int
 get_time(lua_State *L, void *self)
 {
-    lua_Integer seconds = mg_ssl_session_time(attr_session(self));
+    lua_Integer seconds = mg_tls_session_time(attr_session(self));
     if (seconds == 0)
         lua_pushnil(L);
     else

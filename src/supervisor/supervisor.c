@@ -451,7 +451,8 @@ mg_supervisor_main(const struct mg_supervisor_options *options)
 {
     static struct mg_super super; /* large, and one per process */
     super.options = options;
-    super.snapshot_fd = super.before_fd = super.shared_fd = super.sessions_fd = super.reload.snapshot_fd = -1;
+    super.snapshot_fd = super.before_fd = super.shared_fd = super.sessions_fd =
+        super.reload.snapshot_fd = -1;
     super.logs = super.reload.logs = (struct mg_logs){-1, -1};
     super.started_ns = mg_now_ns();
     mg_platform_close_on_exec();

@@ -212,6 +212,9 @@ void mg_tls_alert_record(int alert, unsigned char out[MG_TLS_ALERT_RECORD]);
 int mg_tls_ticket_setup(SSL_CTX *ctx, const void *secret, size_t secret_len, const void *previous,
                         size_t previous_len, unsigned rotation_s, struct mg_err *err);
 
+/* When a session was made, in Unix seconds. */
+int64_t mg_tls_session_time(const SSL_SESSION *session);
+
 /* Gives ctx the keys of `from`, if that has any and ctx has none. */
 int mg_tls_ticket_share(SSL_CTX *ctx, const SSL_CTX *from, struct mg_err *err);
 
