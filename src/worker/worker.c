@@ -182,7 +182,8 @@ status_send(struct mg_worker_process *w, uint64_t request)
     mg_buf_add(&text, "\n", 2); /* with the NUL that ends the lines */
     mg_buf_addf(&text, "\"connections\":%zu,\"generations\":", connections);
     mg_generations_json(w, &text);
-    mg_buf_adds(&text, ",\"engine\":");
+    mg_buf_addf(&text, ",\"sessions_too_long\":%llu,\"engine\":",
+                (unsigned long long)mg_cache_oversize(w->sessions));
     mg_engine_status(w->engine, &text);
     if (!text.failed)
         mg_ipc_send(&w->ipc, MG_MSG_STATUS, request, text.data, text.len, NULL, 0);
