@@ -140,5 +140,66 @@ moongate.listen { name = "web", address = "127.0.0.1:$port",
         web:stop()
     end)
 
+    -- What s_server -msg saw: each message of that name, as bytes.
+    local function messages(text, name)
+        local found = {}
+        for hex in text:gmatch("Handshake %[length %x+%], " .. name .. "\n(.-)\n[^ ]") do
+            found[#found + 1] = hex:gsub("%s", ""):gsub("%x%x", function(two)
+                return string.char(tonumber(two, 16))
+            end)
+        end
+        return found
+    end
+
+    -- The ticket that a ClientHello offers, if any: its last extension.
+    local function offered(hello)
+        local at = 4 + 2 + 32 + 1
+        local _, after = string.unpack(">s1", hello, at)
+        _, after = string.unpack(">s2", hello, after)
+        _, after = string.unpack(">s1", hello, after)
+        local extensions = string.unpack(">s2", hello, after)
+        at = 1
+        while at < #extensions do
+            local kind, content
+            kind, content, at = string.unpack(">I2s2", extensions, at)
+            if kind == 41 then
+                return (string.unpack(">s2", content, 3))
+            end
+        end
+        return nil
+    end
+
+    local function issued(ticket)
+        local _, after = string.unpack(">s1", ticket, 4 + 8 + 1)
+        return (string.unpack(">s2", ticket, after))
+    end
+
+    it("of TLS 1.3 is offered once, and the newest first", function()
+        local port, backend_port = bench.port(), bench.port()
+        local backend = bench.start { "openssl", "s_server", "-accept", tostring(backend_port), "-cert", certs.ec.crt,
+            "-key", certs.ec.key, "-tls1_3", "-msg", "-rev", "-num_tickets", "3" }
+        bench.wait("s_server to listen", function() return backend:output():find("ACCEPT", 1, true) end)
+        local web = proxy.start { workers = 1, port = port, backend = backend_port, script = [[
+moongate.listen { name = "web", address = "127.0.0.1:$port",
+    backend = moongate.backend { address = "127.0.0.1:$backend", servername = "localhost", tls = client() } }
+]] }
+        for i = 1, 5 do
+            local client = bench.connect(port)
+            client:send("abc\n")
+            assert.equal("cba", client:receive("*l"))
+            client:close()
+            web:record(i)
+        end
+        local hellos, tickets = messages(backend:output(), "ClientHello"),
+            messages(backend:output(), "NewSessionTicket")
+        assert.same({ 5, 7 }, { #hellos, #tickets }) -- three, then one each time
+        assert.is_nil(offered(hellos[1]))
+        for i = 2, 5 do
+            assert.equal(issued(tickets[i + 1]), offered(hellos[i]))
+        end
+        backend:stop()
+        web:stop()
+    end)
+
     teardown(proxy.cleanup)
 end)
