@@ -1,7 +1,7 @@
 /*
  * A cache in shared memory: bytes under (owner, id), for all workers.
  *
- * Two tables of fixed slots, small and large, in sets of WAYS. The happy path is: put claims a slot of
+ * Three tables of fixed slots, by size, in sets of WAYS. The happy path is: put claims a slot of
  * the set by compare-and-swap, writes, publishes; get copies a slot between two looks at its word.
  * Possible failure modes are: the writer dies or is stopped in the middle (the slot stays claimed, all
  * others are as usable as ever, and after LEASE_MS whoever wants that one takes it over), a stopped
@@ -21,8 +21,7 @@
 #include <unistd.h>
 
 #define WAYS        16u
-#define SMALL_WORDS 64u   /* 512 bytes: a session without certificate */
-#define LARGE_WORDS 1024u /* 8 KiB */
+#define TABLES      3
 #define ID_WORDS    (MG_CACHE_ID_MAX / 8)
 #define OWNERS      16384u
 #define OWNER_WAYS  16u
@@ -51,7 +50,7 @@ struct arena {
     _Atomic uint64_t oversize;
     uint64_t unused[6];
     struct owner owners[OWNERS];
-    struct slot slots[]; /* of the small table, then of the large one; their words follow */
+    struct slot slots[]; /* of all tables; all their words follow */
 };
 
 struct table {
@@ -63,7 +62,7 @@ struct table {
 struct mg_cache {
     struct arena *arena;
     size_t size;
-    struct table tables[2];
+    struct table tables[TABLES];
 };
 
 /* The oldest entries of an owner, found by one scan; those that have gone meanwhile are skipped. */
@@ -87,14 +86,19 @@ void (*mg_cache_writing)(void);
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-static size_t
-arena_size(const size_t sets[2])
-{
-    return sizeof(struct arena) + WAYS * (sets[0] + sets[1]) * sizeof(struct slot) +
-           WAYS * 8 * (sets[0] * SMALL_WORDS + sets[1] * LARGE_WORDS);
-}
+/* A session without a certificate, with one, with an unusual one. */
+static const size_t table_words[TABLES] = {512 / 8, 2048 / 8, 8192 / 8};
+static const size_t shared_sets[TABLES] = {4096, 1024, 128}, private_sets[TABLES] = {2048, 256, 16};
 
-static const size_t shared_sets[2] = {4096, 512}, private_sets[2] = {2048, 64};
+static size_t
+arena_size(const size_t sets[TABLES])
+{
+    size_t size = sizeof(struct arena);
+
+    for (int t = 0; t < TABLES; t++)
+        size += WAYS * sets[t] * (sizeof(struct slot) + 8 * table_words[t]);
+    return size;
+}
 
 int
 mg_cache_create(struct mg_err *err)
@@ -103,12 +107,11 @@ mg_cache_create(struct mg_err *err)
 }
 
 static struct mg_cache *
-cache_new(struct arena *arena, const size_t sets[2], struct mg_err *err)
+cache_new(struct arena *arena, const size_t sets[TABLES], struct mg_err *err)
 {
-    static const size_t slot_words[2] = {SMALL_WORDS, LARGE_WORDS};
     struct mg_cache *cache = mg_calloc(1, sizeof(*cache));
     struct slot *slots = arena->slots;
-    _Atomic uint64_t *words = (_Atomic uint64_t *)(void *)(slots + WAYS * (sets[0] + sets[1]));
+    _Atomic uint64_t *words;
 
     if (cache == NULL) {
         munmap(arena, arena_size(sets));
@@ -117,10 +120,14 @@ cache_new(struct arena *arena, const size_t sets[2], struct mg_err *err)
     }
     cache->arena = arena;
     cache->size = arena_size(sets);
-    for (int i = 0; i < 2; i++) {
-        cache->tables[i] = (struct table){slots, words, sets[i], slot_words[i]};
-        slots += WAYS * sets[i];
-        words += WAYS * sets[i] * slot_words[i];
+    for (int t = 0; t < TABLES; t++) {
+        cache->tables[t] = (struct table){slots, NULL, sets[t], table_words[t]};
+        slots += WAYS * sets[t];
+    }
+    words = (_Atomic uint64_t *)(void *)slots;
+    for (int t = 0; t < TABLES; t++) {
+        cache->tables[t].words = words;
+        words += WAYS * sets[t] * table_words[t];
     }
     return cache;
 }
@@ -342,8 +349,6 @@ static bool
 slot_take(const struct mg_cache *cache, const struct table *table, struct slot *slot, uint64_t word,
           struct mg_cache_entry *out)
 {
-    struct mg_cache_entry none;
-    struct mg_cache_entry *entry = out != NULL ? out : &none;
     uint64_t claim = slot_claim(slot, word), owner;
     bool whole = false;
 
@@ -351,7 +356,7 @@ slot_take(const struct mg_cache *cache, const struct table *table, struct slot *
         return false;
     owner = atomic_load_explicit(&slot->owner, memory_order_relaxed);
     if (is_valid(word))
-        whole = out == NULL || slot_copy(table, slot, entry);
+        whole = out == NULL || slot_copy(table, slot, out);
     slot_wipe(table, slot);
     slot_publish(slot, claim, 0);
     if (is_valid(word))
@@ -373,46 +378,56 @@ set_of(const struct table *table, uint64_t key)
     return table->slots + WAYS * (key % table->sets);
 }
 
-/* A whole, unchanged copy. What is torn and claimed by nobody is emptied. */
-static bool
-slot_read(const struct mg_cache *cache, const struct table *table, struct slot *slot,
-          struct mg_cache_entry *out)
-{
-    uint64_t word = atomic_load(&slot->word);
-    bool whole;
+struct sought {
+    uint64_t owner, key;
+    uint64_t id[ID_WORDS];
+    size_t id_len;
+};
 
-    if (!is_valid(word))
+static bool
+sought_init(struct sought *sought, uint64_t owner, const void *id, size_t id_len)
+{
+    memset(sought, 0, sizeof(*sought));
+    if (id_len > MG_CACHE_ID_MAX)
         return false;
-    whole = slot_copy(table, slot, out);
-    atomic_thread_fence(memory_order_acquire);
-    if (atomic_load_explicit(&slot->word, memory_order_relaxed) != word)
-        return false;
-    if (!whole)
-        slot_take(cache, table, slot, word, NULL);
-    return whole;
+    *sought = (struct sought){owner, key_of(owner, id, id_len), {0}, id_len};
+    memcpy(sought->id, id, id_len);
+    return true;
 }
 
-/* Copies the entry into *out and tells where it is. */
+/* Whether the slot has that entry; *word is the slot's then. */
 static bool
-entry_find(const struct mg_cache *cache, uint64_t owner, const void *id, size_t id_len,
-           struct mg_cache_entry *out, const struct table **in, struct slot **at)
+slot_has(const struct table *table, const struct slot *slot, const struct sought *sought,
+         uint64_t *word)
 {
-    uint64_t key = key_of(owner, id, id_len);
+    const _Atomic uint64_t *words = slot_words(table, slot);
+    bool same;
 
-    for (int t = 0; t < 2; t++) {
-        struct slot *set = set_of(&cache->tables[t], key);
+    if (atomic_load_explicit(&slot->key, memory_order_relaxed) != sought->key)
+        return false;
+    *word = atomic_load_explicit(&slot->word, memory_order_acquire);
+    same = is_valid(*word) &&
+           atomic_load_explicit(&slot->owner, memory_order_relaxed) == sought->owner &&
+           atomic_load_explicit(&slot->sizes, memory_order_relaxed) >> 32 == sought->id_len;
+    for (size_t i = 0; i < ID_WORDS && same; i++)
+        same = atomic_load_explicit(&words[i], memory_order_relaxed) == sought->id[i];
+    atomic_thread_fence(memory_order_acquire);
+    return same && atomic_load_explicit(&slot->word, memory_order_relaxed) == *word;
+}
 
-        for (unsigned i = 0; i < WAYS; i++) {
-            if (atomic_load_explicit(&set[i].key, memory_order_relaxed) != key ||
-                !slot_read(cache, &cache->tables[t], &set[i], out) || out->owner != owner ||
-                out->id_len != id_len || memcmp(out->id, id, id_len) != 0)
-                continue;
-            *in = &cache->tables[t];
-            *at = &set[i];
-            return true;
-        }
-    }
+/* A whole, unchanged copy. What is torn and claimed by nobody is emptied. */
+static bool
+slot_read(const struct mg_cache *cache, const struct table *table, struct slot *slot, uint64_t word,
+          struct mg_cache_entry *out)
+{
+    bool whole = slot_copy(table, slot, out);
+
+    atomic_thread_fence(memory_order_acquire);
+    if (whole && atomic_load_explicit(&slot->word, memory_order_relaxed) == word)
+        return true;
     mg_wipe(out, sizeof(*out));
+    if (!whole)
+        slot_take(cache, table, slot, word, NULL); /* unless it has changed */
     return false;
 }
 
@@ -420,28 +435,39 @@ bool
 mg_cache_get(const struct mg_cache *cache, uint64_t owner, const void *id, size_t id_len,
              struct mg_cache_entry *out)
 {
-    const struct table *table;
-    struct slot *slot;
+    struct sought sought;
+    uint64_t word;
 
-    return id_len <= MG_CACHE_ID_MAX && entry_find(cache, owner, id, id_len, out, &table, &slot);
+    if (!sought_init(&sought, owner, id, id_len))
+        return false;
+    for (int t = 0; t < TABLES; t++) {
+        const struct table *table = &cache->tables[t];
+        struct slot *set = set_of(table, sought.key);
+
+        for (unsigned i = 0; i < WAYS; i++)
+            if (slot_has(table, &set[i], &sought, &word) &&
+                slot_read(cache, table, &set[i], word, out))
+                return true;
+    }
+    return false;
 }
 
 bool
 mg_cache_remove(struct mg_cache *cache, uint64_t owner, const void *id, size_t id_len)
 {
-    const struct table *table;
-    struct slot *slot;
-    struct mg_cache_entry entry;
+    struct sought sought;
     bool found = false;
+    uint64_t word;
 
-    if (id_len > MG_CACHE_ID_MAX)
+    if (!sought_init(&sought, owner, id, id_len))
         return false;
-    while (entry_find(cache, owner, id, id_len, &entry, &table, &slot)) {
-        uint64_t word = atomic_load(&slot->word);
+    for (int t = 0; t < TABLES; t++) {
+        const struct table *table = &cache->tables[t];
+        struct slot *set = set_of(table, sought.key);
 
-        if (atomic_load(&slot->order) == entry.order && is_valid(word))
-            found = slot_take(cache, table, slot, word, NULL) || found;
-        mg_wipe(&entry, sizeof(entry));
+        for (unsigned i = 0; i < WAYS; i++)
+            if (slot_has(table, &set[i], &sought, &word))
+                found = slot_take(cache, table, &set[i], word, NULL) || found;
     }
     return found;
 }
@@ -459,10 +485,10 @@ mg_cache_sweep(struct mg_cache *cache, uint64_t owner, int64_t before,
                void (*gone)(void *data, const struct mg_cache_entry *entry), void *data)
 {
     int64_t abandoned = (int64_t)time(NULL) - ABANDONED_S;
-    struct mg_cache_entry entry;
+    struct mg_cache_entry *entry = gone != NULL ? mg_malloc(sizeof(*entry)) : NULL;
     size_t count = 0;
 
-    for (int t = 0; t < 2; t++) {
+    for (int t = 0; t < TABLES; t++) {
         const struct table *table = &cache->tables[t];
 
         for (size_t i = 0; i < WAYS * table->sets; i++) {
@@ -474,14 +500,14 @@ mg_cache_sweep(struct mg_cache *cache, uint64_t owner, int64_t before,
                 (is_valid(word) && expires < abandoned && !slot_is_of(slot, word, owner)))
                 slot_take(cache, table, slot, word, NULL);
             if (!slot_is_of(slot, word, owner) || (before != 0 && expires >= before) ||
-                !slot_take(cache, table, slot, word, &entry))
+                !slot_take(cache, table, slot, word, entry))
                 continue;
             count++;
-            if (gone != NULL)
-                gone(data, &entry);
+            if (entry != NULL)
+                gone(data, entry);
         }
     }
-    mg_wipe(&entry, sizeof(entry));
+    mg_free_secret(entry, sizeof(*entry));
     return count;
 }
 
@@ -508,7 +534,7 @@ owner_scan(const struct mg_cache *cache, uint64_t owner, struct victims *victims
 {
     size_t count = 0;
 
-    for (int t = 0; t < 2; t++) {
+    for (int t = 0; t < TABLES; t++) {
         const struct table *table = &cache->tables[t];
 
         for (size_t i = 0; i < WAYS * table->sets; i++) {
@@ -546,13 +572,12 @@ victim_take(const struct putting *put, const struct victim *victim)
 {
     struct slot *slot = &victim->table->slots[victim->index];
     uint64_t word = atomic_load(&slot->word);
-    struct mg_cache_entry entry;
+    struct mg_cache_entry *entry = mg_malloc(sizeof(*entry));
 
-    if (!is_valid(word) || atomic_load(&slot->order) != victim->order ||
-        !slot_take(put->cache, victim->table, slot, word, &entry))
-        return;
-    put->gone(put->data, &entry);
-    mg_wipe(&entry, sizeof(entry));
+    if (is_valid(word) && atomic_load(&slot->order) == victim->order &&
+        slot_take(put->cache, victim->table, slot, word, entry) && entry != NULL)
+        put->gone(put->data, entry);
+    mg_free_secret(entry, sizeof(*entry));
 }
 
 /* Makes room for one more of the owner, whose row counts it already. */
@@ -618,14 +643,15 @@ slot_choose(struct slot *set, uint64_t *word)
 static void
 slot_vacate(const struct putting *put, const struct table *table, struct slot *slot)
 {
-    struct mg_cache_entry entry;
-    bool whole = slot_copy(table, slot, &entry);
+    uint64_t owner = atomic_load_explicit(&slot->owner, memory_order_relaxed);
+    struct mg_cache_entry *entry = owner == put->entry->owner ? mg_malloc(sizeof(*entry)) : NULL;
+    bool whole = entry != NULL && slot_copy(table, slot, entry);
 
-    owner_count(put->cache, entry.owner, -1);
+    owner_count(put->cache, owner, -1);
     slot_wipe(table, slot);
-    if (whole && entry.owner == put->entry->owner)
-        put->gone(put->data, &entry);
-    mg_wipe(&entry, sizeof(entry));
+    if (whole)
+        put->gone(put->data, entry);
+    mg_free_secret(entry, sizeof(*entry));
 }
 
 static bool
@@ -664,14 +690,17 @@ mg_cache_put(struct mg_cache *cache, struct mg_cache_entry *entry, size_t limit,
              void (*gone)(void *data, const struct mg_cache_entry *entry), void *data)
 {
     const struct putting put = {cache, entry, gone, data};
-    const struct table *table = &cache->tables[entry->len > 8 * (SMALL_WORDS - ID_WORDS)];
-    struct slot *set = set_of(table, key_of(entry->owner, entry->id, entry->id_len)), *slot;
+    const struct table *table = cache->tables;
+    struct slot *set, *slot;
     uint64_t word, claim = 0;
 
     if (entry->len > MG_CACHE_DATA_MAX || entry->id_len > MG_CACHE_ID_MAX) {
         atomic_fetch_add(&cache->arena->oversize, 1);
         return false;
     }
+    while (entry->len > 8 * (table->slot_words - ID_WORDS))
+        table++;
+    set = set_of(table, key_of(entry->owner, entry->id, entry->id_len));
     mg_cache_remove(cache, entry->owner, entry->id, entry->id_len);
     owner_count(cache, entry->owner, 1);
     if (limit > 0)

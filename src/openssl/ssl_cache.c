@@ -149,24 +149,35 @@ entry_session(const struct mg_cache_entry *entry)
     return session;
 }
 
-/* The entry whose session that is, if it is one still. */
+/* On the heap: eight KiB would be much for the stack of whoever calls us from inside libssl. */
+static struct mg_cache_entry *
+entry_new(void)
+{
+    return cache_get() ? mg_malloc(sizeof(struct mg_cache_entry)) : NULL;
+}
+
+static void
+entry_free(struct mg_cache_entry *entry)
+{
+    mg_free_secret(entry, sizeof(*entry));
+}
+
+/* Whether that session is an entry of the owner's, still. */
 static bool
-entry_of(const SSL_SESSION *session, uint64_t owner, struct mg_cache_entry *entry)
+is_entry(const SSL_SESSION *session, uint64_t owner)
 {
     const struct note *note = note_get(session);
+    struct mg_cache_entry *entry = note && note->owner == owner ? entry_new() : NULL;
     unsigned id_len;
     const unsigned char *id = SSL_SESSION_get_id(session, &id_len);
-    struct mg_cache *cache = note && note->owner == owner ? cache_get() : NULL;
-    if (!cache || !mg_cache_get(cache, owner, id, id_len, entry))
-        return false;
-    if (entry->order == note->order)
-        return true;
-    mg_wipe(entry, sizeof(*entry));
-    return false;
+    bool found =
+        entry && mg_cache_get(cache_get(), owner, id, id_len, entry) && entry->order == note->order;
+    entry_free(entry);
+    return found;
 }
 
 struct leaving {
-    SSL_CTX *ctx;
+    SSL_CTX *ctx; /* NULL: not known, and nobody is told */
     bool crowded_out;
 };
 
@@ -175,6 +186,8 @@ static void
 on_gone(void *data, const struct mg_cache_entry *entry)
 {
     const struct leaving *leaving = data;
+    if (!leaving->ctx)
+        return; /* its own place was taken by another meanwhile, in a set that is full */
     struct mg_ssl_context_extra *extra = mg_ssl_context_extra(leaving->ctx);
     extra->cache.full += leaving->crowded_out;
     if (!extra->callbacks.session_remove_cb)
@@ -186,35 +199,34 @@ on_gone(void *data, const struct mg_cache_entry *entry)
 }
 
 static bool
+session_put_as(uint64_t owner, size_t limit, SSL_SESSION *session, struct leaving *leaving)
+{
+    struct mg_cache_entry *entry = entry_new();
+    ERR_set_mark();
+    bool done = entry && entry_make(entry, owner, session) &&
+                mg_cache_put(cache_get(), entry, limit, on_gone, leaving);
+    ERR_pop_to_mark();
+    if (done)
+        note_set(session, owner, entry->order);
+    entry_free(entry);
+    return done;
+}
+
+static bool
 session_put(SSL_CTX *ctx, SSL_SESSION *session)
 {
     const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(ctx);
     struct leaving leaving = {ctx, true};
-    struct mg_cache *cache = cache_get();
-    struct mg_cache_entry entry;
-    ERR_set_mark();
-    bool done = cache && entry_make(&entry, extra->cache.owner, session) &&
-                mg_cache_put(cache, &entry, (size_t)extra->cache.size, on_gone, &leaving);
-    ERR_pop_to_mark();
-    if (done)
-        note_set(session, entry.owner, entry.order);
-    mg_wipe(&entry, sizeof(entry));
-    return done;
+    return session_put_as(extra->cache.owner, (size_t)extra->cache.size, session, &leaving);
 }
 
 void
 mg_ssl_cache_refresh(SSL_SESSION *session)
 {
     const struct note *note = note_get(session);
-    struct mg_cache_entry entry;
-    if (!note || !entry_of(session, note->owner, &entry))
-        return;
-    ERR_set_mark();
-    if (entry_make(&entry, note->owner, session) &&
-        mg_cache_put(cache_get(), &entry, 0, on_gone, NULL))
-        note_set(session, entry.owner, entry.order);
-    ERR_pop_to_mark();
-    mg_wipe(&entry, sizeof(entry));
+    struct leaving leaving = {NULL, false};
+    if (note && is_entry(session, note->owner))
+        session_put_as(note->owner, 0, session, &leaving);
 }
 
 /* ---- what libssl tells ----------------------------------------------------------------------- */
@@ -261,22 +273,20 @@ SSL_SESSION *
 mg_ssl_cache_find(SSL *ssl, const unsigned char *id, size_t id_len)
 {
     struct mg_ssl_context_extra *extra = mg_ssl_context_extra(SSL_get_SSL_CTX(ssl));
-    struct mg_cache *cache = cache_get();
-    struct mg_cache_entry entry;
     SSL_SESSION *session = NULL;
     if (extra->cache.mode & SSL_SESS_CACHE_NO_INTERNAL_LOOKUP)
         return NULL;
-    if (cache && mg_cache_get(cache, extra->cache.owner, id, id_len, &entry)) {
-        session = entry_session(&entry);
-        if (session)
-            note_set(session, entry.owner, entry.order);
-        mg_wipe(&entry, sizeof(entry));
-    }
+    struct mg_cache_entry *entry = entry_new();
+    if (entry && mg_cache_get(cache_get(), extra->cache.owner, id, id_len, entry))
+        session = entry_session(entry);
     if (session && SSL_SESSION_get_protocol_version(session) != SSL_version(ssl)) {
         SSL_SESSION_free(session);
         session = NULL;
     }
+    if (session)
+        note_set(session, entry->owner, entry->order);
     extra->cache.misses += session == NULL;
+    entry_free(entry);
     return session;
 }
 
@@ -346,10 +356,14 @@ mg_ssl_cache_originate(SSL_CTX *ctx)
 static void
 on_moving(void *data, const struct mg_cache_entry *entry)
 {
-    struct mg_cache_entry moved = *entry;
-    moved.owner = *(const uint64_t *)data;
-    mg_cache_put(shared_cache, &moved, 0, on_gone, NULL); /* no limit: nobody has to leave */
-    mg_wipe(&moved, sizeof(moved));
+    struct mg_cache_entry *moved = entry_new();
+    struct leaving leaving = {NULL, false};
+    if (!moved)
+        return;
+    *moved = *entry;
+    moved->owner = *(const uint64_t *)data;
+    mg_cache_put(shared_cache, moved, 0, on_gone, &leaving);
+    entry_free(moved);
 }
 
 void
@@ -460,11 +474,8 @@ mg_ssl_context_session_add(lua_State *L)
     SSL_CTX *ctx = check_cache(L);
     mg_check_count(L, 1, 1);
     SSL_SESSION *session = mg_ssl_session_check(L, 2);
-    struct mg_cache_entry entry;
-    bool there = entry_of(session, mg_ssl_context_extra(ctx)->cache.owner, &entry);
-    if (there)
-        mg_wipe(&entry, sizeof(entry));
-    lua_pushboolean(L, !there && mg_ssl_session_limit(session) && session_put(ctx, session));
+    lua_pushboolean(L, !is_entry(session, mg_ssl_context_extra(ctx)->cache.owner) &&
+                           mg_ssl_session_limit(session) && session_put(ctx, session));
     return 1;
 }
 

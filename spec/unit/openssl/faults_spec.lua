@@ -127,7 +127,7 @@ describe("every failing allocation is survived by", function()
                 must(server.session_cache_stats.cache_num == 1)
                 must(shake(hs.client.session).session_reused)
                 must(server:session_remove(hs.server.session))
-            end, 11)
+            end, 29)
         end)
     end
 
