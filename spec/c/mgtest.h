@@ -9,6 +9,7 @@
 
 /* Each pushes a table of functions. Weak, so that one room can be worked on without the others. */
 int mgtest_base(lua_State *L) __attribute__((weak));
+int mgtest_cache(lua_State *L) __attribute__((weak));
 int mgtest_snapshot(lua_State *L) __attribute__((weak));
 int mgtest_ipc(lua_State *L) __attribute__((weak));
 int mgtest_tls(lua_State *L) __attribute__((weak));

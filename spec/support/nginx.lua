@@ -9,7 +9,8 @@ local bench = require "bench"
 local nginx = {}
 local number = 0
 
--- Options: port, tls (a certificate of certs), http2 (without TLS: to those who know), text, address.
+-- Options: port, tls (a certificate of certs), http2 (without TLS: to those who know), text, address, more (lines for
+-- its server). /tls says what it knows of the connection: "r" or "." for resumed or not, version, server name.
 function nginx.start(options)
     number = number + 1
     local dir = bench.path("nginx." .. number)
@@ -23,6 +24,7 @@ function nginx.start(options)
         tls = options.tls and ("ssl_certificate %s; ssl_certificate_key %s;"):format(options.tls.crt, options.tls.key)
             or "",
         user = bench.is_root and "user root;" or "",
+        more = options.more or "",
     }
     local config = bench.write(dir .. "/nginx.conf", bench.fill([[
 $user
@@ -35,7 +37,10 @@ http {
     access_log off;
     client_body_temp_path $dir/body; proxy_temp_path $dir/proxy; fastcgi_temp_path $dir/fcgi;
     uwsgi_temp_path $dir/uwsgi; scgi_temp_path $dir/scgi;
-    server { listen $listen; $tls root $dir/html; }
+    server {
+        listen $listen; $tls root $dir/html; $more
+        location = /tls { return 200 "$ssl_session_reused $ssl_protocol $ssl_server_name\n"; }
+    }
 }
 ]], values))
     local program = bench.start { "nginx", "-p", dir, "-c", config, "-e", dir .. "/error.log" }

@@ -124,6 +124,40 @@ describe("the example", function()
             { got {}, got { alpn = "h2" }, got { cert = certs.client.crt, key = certs.client.key } })
     end)
 
+    -- "New" or "Reused"
+    local function s_client(port, version, ...)
+        return bench.must({ "openssl", "s_client", "-connect", "127.0.0.1:" .. port, "-CAfile", certs.ca.crt,
+            "-servername", "localhost", "-ign_eof", version, input = "hello\n", ... })
+            :match("(%a+), TLSv1%.%d, Cipher is")
+    end
+
+    describe_example("sessions", function()
+        local port, web = example("sessions")
+        local session = bench.path("example.session")
+        for _, version in ipairs { "-tls1_2", "-tls1_3" } do
+            assert.equal("New", s_client(port, version, "-sess_out", session))
+            assert.equal("Reused", s_client(port, version, "-sess_in", session))
+        end
+        web:wait_log("a session for 127.0.0.1")
+        web:wait_log("known to us: 127.0.0.1")
+    end)
+
+    describe_example("fleet", function()
+        local first = example("fleet") -- before there is a secret
+        bench.write(keys() .. "/ticket.secret", ("s"):rep(48))
+        local second, third = example("fleet"), example("fleet")
+        bench.write(keys() .. "/ticket.secret.old", ("s"):rep(48))
+        bench.write(keys() .. "/ticket.secret", ("t"):rep(48))
+        local changed = example("fleet")
+        local session = bench.path("example.session")
+        for _, version in ipairs { "-tls1_2", "-tls1_3" } do
+            assert.equal("New", s_client(second, version, "-sess_out", session))
+            assert.equal("Reused", s_client(third, version, "-sess_in", session))
+            assert.equal("Reused", s_client(changed, version, "-sess_in", session))
+            assert.equal("New", s_client(first, version, "-sess_in", session))
+        end
+    end)
+
     it("that is not tried here does not exist", function()
         for _, name in ipairs(process.list("examples")) do
             local example_name = not name:match("_spec%.lua$") and name:match("^(.*)%.lua$")

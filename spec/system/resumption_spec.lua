@@ -64,6 +64,9 @@ describe("resumption", function()
         end
         ports.clients = bench.port()
         parts[#parts + 1] = MADE:format(CHANGES["client certificates"], "clients", ports.clients)
+        ports.stateful = bench.port()
+        parts[#parts + 1] = MADE:format(CHANGES["client certificates"] ..
+            " ctx.options = ctx.options | openssl.SSL.OP_NO_TICKET", "stateful", ports.stateful)
         web = proxy.start { workers = 1, script = table.concat(parts, "\n") }
     end)
     teardown(proxy.cleanup)
@@ -101,13 +104,18 @@ describe("resumption", function()
         end)
 
         it("ends with the client's certificate " .. version, function()
-            local crt, key, ending = short_lived(3)
+            local crt, key, ending = short_lived(bench.slow and 12 or 4)
             local session = bench.path("short.pem")
             os.remove(session)
+            local kept = bench.path("kept.pem")
+            os.remove(kept)
             connect("clients", version, "-cert", crt, "-key", key, "-sess_out", session)
+            connect("stateful", version, "-cert", crt, "-key", key, "-sess_out", kept)
             assert.is_true(connect("clients", version, "-cert", crt, "-key", key, "-sess_in", session))
+            assert.is_true(connect("stateful", version, "-cert", crt, "-key", key, "-sess_in", kept))
             bench.wait("the certificate's end", function() return os.time() > ending end)
             assert.is_false(connect("clients", version, "-sess_in", session))
+            assert.is_false(connect("stateful", version, "-sess_in", kept))
         end)
     end
 

@@ -7,6 +7,7 @@
  *   addr    socket addresses as users write them
  *   log     one line, one write(2); text or JSON
  *   shared  counters over all workers
+ *   cache   bytes under a key, for all workers: TLS sessions
  *
  * Convention of the whole project: functions that can fail return 0 or -1 (or a pointer or NULL) and
  * take `struct mg_err *` as their last argument; they fill it exactly when they fail.
@@ -214,6 +215,9 @@ struct mg_shared {
     struct mg_shared_listener listener[MG_SHARED_LISTENERS];
 };
 
+/* Memory for several processes: a descriptor without a name whose size is fixed. */
+int mg_shared_memory(const char *name, size_t size, struct mg_err *err);
+
 /* Creates the mapping's fd (supervisor), or maps a received one (worker). */
 int mg_shared_create(struct mg_err *err);
 struct mg_shared *mg_shared_map(int fd, struct mg_err *err);
@@ -236,5 +240,56 @@ int64_t mg_shared_listener_open(const struct mg_shared_listener *slot);
 
 /* Takes back everything worker `index` had. */
 void mg_shared_forget(struct mg_shared *shared, unsigned index);
+
+/* ---- cache ----------------------------------------------------------------------------------- */
+
+/*
+ * Bytes under (owner, id) in memory that all workers share; bounded, never waiting, indifferent to a
+ * process that dies or is stopped anywhere. What cannot be had whole is a miss. Memory of entries that
+ * go is wiped; core dumps leave it out. All functions may be called by several threads.
+ */
+#define MG_CACHE_ID_MAX   32u
+#define MG_CACHE_DATA_MAX (8192u - MG_CACHE_ID_MAX)
+
+struct mg_cache;
+
+/* A copy. Whoever has one wipes it. */
+struct mg_cache_entry {
+    uint64_t owner; /* not 0 */
+    uint64_t order; /* younger entries have higher numbers; no two the same */
+    int64_t expires;
+    size_t id_len, len;
+    unsigned char id[MG_CACHE_ID_MAX];
+    unsigned char data[MG_CACHE_DATA_MAX];
+};
+
+/* Creates the memory's fd (supervisor); maps a received one, or with -1 memory of this process alone. */
+int mg_cache_create(struct mg_err *err);
+struct mg_cache *mg_cache_map(int fd, struct mg_err *err);
+void mg_cache_unmap(struct mg_cache *cache);
+
+/*
+ * Puts the entry in the place of one with that id and sets its order. If the owner has `limit` others
+ * (0 = any number), the oldest has to leave, as it may have to where the memory is full; gone is told.
+ * false: it is not there, being too long (which is counted) or because of writers in its way.
+ */
+bool mg_cache_put(struct mg_cache *cache, struct mg_cache_entry *entry, size_t limit,
+                  void (*gone)(void *data, const struct mg_cache_entry *entry), void *data);
+
+/* false: not there; *out is wiped. */
+bool mg_cache_get(const struct mg_cache *cache, uint64_t owner, const void *id, size_t id_len,
+                  struct mg_cache_entry *out);
+bool mg_cache_remove(struct mg_cache *cache, uint64_t owner, const void *id, size_t id_len);
+
+/* Removes what has expired by `before` (0: everything); gone may be NULL. Their number. */
+size_t mg_cache_sweep(struct mg_cache *cache, uint64_t owner, int64_t before,
+                      void (*gone)(void *data, const struct mg_cache_entry *entry), void *data);
+size_t mg_cache_count(const struct mg_cache *cache, uint64_t owner);
+uint64_t mg_cache_oversize(const struct mg_cache *cache); /* not put, over all owners */
+
+#ifdef MG_FAULTS
+/* Test builds: called in the middle of writing a slot. */
+extern void (*mg_cache_writing)(void);
+#endif
 
 #endif

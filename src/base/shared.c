@@ -21,26 +21,32 @@ mg_shared_fix_size(int fd)
 }
 
 int
-mg_shared_create(struct mg_err *err)
+mg_shared_memory(const char *name, size_t size, struct mg_err *err)
 {
 #ifdef MG_HAVE_MEMFD
-    int fd = memfd_create("moongate-counters", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 #else
-    char path[] = "/tmp/moongate-counters-XXXXXX";
+    char path[] = "/tmp/moongate-shared-XXXXXX";
     int fd = mkostemp(path, O_CLOEXEC);
     if (fd >= 0)
         unlink(path);
 #endif
     if (fd < 0) {
-        mg_err_set(err, "shared counters");
+        mg_err_set(err, "%s", name);
         return -1;
     }
-    if (ftruncate(fd, sizeof(struct mg_shared)) != 0 || mg_shared_fix_size(fd) != 0) {
-        mg_err_set(err, "shared counters: %zu bytes", sizeof(struct mg_shared));
+    if (ftruncate(fd, (off_t)size) != 0 || mg_shared_fix_size(fd) != 0) {
+        mg_err_set(err, "%s: %zu bytes", name, size);
         close(fd);
         return -1;
     }
     return fd;
+}
+
+int
+mg_shared_create(struct mg_err *err)
+{
+    return mg_shared_memory("moongate-counters", sizeof(struct mg_shared), err);
 }
 
 struct mg_shared *

@@ -19,7 +19,7 @@
 /* Who sends it → to whom: S supervisor, L loader, W worker, C command line. */
 enum mg_msg_type {
     /* S→W: the first message; payload = "key=value\n" lines (index, user, secret, log …), of which
-     * "fds=shared,current,log,access" names the descriptors in order. */
+     * "fds=shared,sessions,current,log,access" names the descriptors in order. */
     MG_MSG_HELLO = 1,
     /* S→W: payload = canonical address, fd = the bound socket. The worker keeps it until UNSOCKET;
      * the supervisor listens on it just before COMMIT. */

@@ -50,6 +50,11 @@ struct mg_openssl_hooks {
 void mg_openssl_set_hooks(lua_State *L, const struct mg_openssl_hooks *hooks);
 const struct mg_openssl_hooks *mg_openssl_hooks(lua_State *L);
 
+/* Sessions of every context of this process are kept in there from now on, found by their policy. To be
+ * called before the first context is made; borrowed. Without it each context has its own in the
+ * process's memory. */
+void mg_openssl_set_cache(struct mg_cache *cache);
+
 /* ---- class: the attribute dispatcher -------------------------------------------------------- */
 
 struct mg_class;
@@ -144,9 +149,11 @@ struct mg_ssl_context_facts {
     bool verify_callback;
     bool verify_mode_set; /* assigned by the script, or by set_params */
     int verify_mode;
-    bool has_client_ca;       /* client_ca, ca_file, ca_path or cert_store given */
-    char name[128];           /* ctx.name or "" */
-    unsigned char digest[32]; /* policy digest: ARCHITECTURE 7 */
+    bool has_client_ca; /* client_ca, ca_file, ca_path or cert_store given */
+    char name[128];     /* ctx.name or "" */
+    bool client_cert_cb;
+    unsigned char digest[32];         /* policy digest: ARCHITECTURE 7 */
+    unsigned char session_policy[32]; /* that with session_id_context: what sessions are bound to */
 };
 void mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts);
 

@@ -316,6 +316,17 @@ struct mg_callbacks {
     MG_CALLBACKS(MG_CALLBACK_FLAG)
 };
 
+/* The session cache of a context (ssl_cache.c). */
+struct mg_ssl_cache {
+    uint64_t owner;  /* of its entries in the memory */
+    bool own;        /* nobody else has that number: the entries go with the context */
+    bool originates; /* sessions with backends are wanted, whatever mode says */
+    uint32_t mode;   /* as assigned */
+    long size;       /* entries at most; 0 = any number */
+    long misses, cb_hits, full;
+    long cleared_at; /* connections at the last sweep */
+};
+
 /* What an SSL_CTX carries for callbacks and in-memory handshakes, in its ex_data. */
 struct mg_ssl_context_extra {
     struct mg_lua_link *link; /* one reference, or NULL */
@@ -324,7 +335,8 @@ struct mg_ssl_context_extra {
     unsigned char *npn; /* npn_protocols, likewise */
     size_t npn_len;
     struct mg_callbacks callbacks; /* which are set */
-    bool cache_locked;             /* session_remove_cb is running */
+    struct mg_ssl_cache cache;
+    bool cache_locked; /* session_remove_cb is running */
     bool verify_hostname;
     unsigned char session_id_context[32]; /* once set up; mixed with the SNI per connection */
 };
@@ -359,6 +371,29 @@ void mg_callback_renegotiation(const SSL *ssl);
 void mg_callback_tmp_dh(const SSL *ssl);
 
 /* ---- the session cache (ssl_cache.c) --------------------------------------------------------- */
+
+/* None of these raises. */
+int mg_ssl_cache_init(SSL_CTX *ctx); /* -1: no random number */
+void mg_ssl_cache_fini(const struct mg_ssl_cache *cache);
+
+/* The context's sessions carry that id from now on: what workers share is found by it. */
+void mg_ssl_cache_bind(SSL_CTX *ctx, const unsigned char id[32]);
+
+/* Clients of that context tell about their sessions also where session_cache_mode says nothing of them. */
+void mg_ssl_cache_originate(SSL_CTX *ctx);
+
+/* libssl has made a session; wants one (adds a reference; NULL: none); has got it from session_get_cb;
+ * drops it (whether it was there). */
+void mg_ssl_cache_store(SSL *ssl, SSL_SESSION *session);
+SSL_SESSION *mg_ssl_cache_find(SSL *ssl, const unsigned char *id, size_t id_len);
+void mg_ssl_cache_given(SSL *ssl, SSL_SESSION *session);
+bool mg_ssl_cache_forget(const SSL_CTX *ctx, const SSL_SESSION *session);
+
+/* The session's time or timeout was assigned: so is that of the entry it is, if it is one. */
+void mg_ssl_cache_refresh(SSL_SESSION *session);
+
+/* Calls session_remove_cb (ssl_notify.c). */
+void mg_callback_session_remove(SSL_CTX *ctx, SSL_SESSION *session);
 
 int mg_ssl_cache_get_mode(lua_State *L, void *self);
 void mg_ssl_cache_set_mode(lua_State *L, void *self, int value);

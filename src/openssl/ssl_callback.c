@@ -25,6 +25,7 @@ extra_free(void *parent MG_UNUSED, void *ptr, CRYPTO_EX_DATA *ad MG_UNUSED, int 
     struct mg_ssl_context_extra *extra = ptr;
     if (!extra)
         return;
+    mg_ssl_cache_fini(&extra->cache);
     mg_lua_link_unref(extra->link);
     mg_free(extra->alpn);
     mg_free(extra->npn);
@@ -55,7 +56,7 @@ mg_ssl_context_link(SSL_CTX *ctx, struct mg_lua_link *link)
     extra->link = link;
     if (link)
         link->refs++;
-    return 0;
+    return mg_ssl_cache_init(ctx);
 }
 
 /* ---- into Lua ------------------------------------------------------------------------------- */

@@ -484,7 +484,10 @@ mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts)
     if (mg_ssl_context_value(L, idx, "name") == LUA_TSTRING)
         mg_str_copy(facts->name, sizeof(facts->name), lua_tostring(L, -1));
     lua_pop(L, 1);
+    facts->client_cert_cb = value_is_true(L, idx, "client_cert_cb");
     memcpy(facts->digest, self->digest, sizeof(facts->digest));
+    memcpy(facts->session_policy, mg_ssl_context_extra(self->ctx)->session_id_context,
+           sizeof(facts->session_policy));
 }
 
 /* ---- the class ------------------------------------------------------------------------------ */

@@ -117,19 +117,25 @@ session_get_body(lua_State *L)
     lua_pushlstring(L, (const char *)get->id, (size_t)get->id_len);
     lua_call(L, 2, 1);
     SSL_SESSION *session = mg_ssl_session_test(L, -1);
-    /* A copy, because libssl puts it into this context's cache and it may be in another's. */
+    /* A copy, because the handshake may change it and it may be an entry of another cache. */
     if (session && mg_ssl_session_limit(session))
         get->session = SSL_SESSION_dup(session);
     return 0;
 }
 
-/* Anything but a Session is a miss. That it was made under this policy libssl checks. */
+/* The cache is asked first, then the script. Anything but a Session is a miss. That it was made under
+ * this policy libssl checks. */
 static SSL_SESSION *
 on_session_get(SSL *ssl, const unsigned char *id, int id_len, int *copy)
 {
     struct session_get get = {.ssl = ssl, .id = id, .id_len = id_len};
     *copy = 0; /* the reference is libssl's */
+    get.session = mg_ssl_cache_find(ssl, id, (size_t)id_len);
+    if (get.session || !mg_ssl_context_extra(SSL_get_SSL_CTX(ssl))->callbacks.session_get_cb)
+        return get.session;
     mg_callback_call(ssl, "session_get_cb", session_get_body, &get);
+    if (get.session)
+        mg_ssl_cache_given(ssl, get.session);
     return get.session;
 }
 
@@ -138,6 +144,5 @@ mg_callbacks_install_deciding(SSL_CTX *ctx, const struct mg_callbacks *set)
 {
     if (set->client_cert_cb)
         SSL_CTX_set_cert_cb(ctx, on_certificate, NULL);
-    if (set->session_get_cb)
-        SSL_CTX_sess_set_get_cb(ctx, on_session_get);
+    SSL_CTX_sess_set_get_cb(ctx, on_session_get);
 }

@@ -25,16 +25,21 @@ session_new_body(lua_State *L)
     return 0;
 }
 
-/* Runs without session_new_cb, too: libssl's cache must forget a session when the peer's certificate
- * ends. 0: we keep no reference of libssl's. */
+/* Runs without session_new_cb, too: libssl itself keeps nothing. 0: nor do we keep its reference. */
 static int
 on_session_new(SSL *ssl, SSL_SESSION *session)
 {
     struct notice notice = {.ssl = ssl, .session = session};
-    SSL_CTX *ctx = SSL_get_SSL_CTX(ssl);
-    if (!mg_ssl_session_limit(session))
-        SSL_CTX_remove_session(ctx, session);
-    if (mg_ssl_context_extra(ctx)->callbacks.session_new_cb)
+    const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(SSL_get_SSL_CTX(ssl));
+    struct mg_tls_conn *conn = mg_tls_conn_of(ssl);
+    bool lasts = mg_ssl_session_limit(session);
+    if (lasts && conn && conn->on_session)
+        conn->on_session(conn, session);
+    if (!(extra->cache.mode & (SSL_is_server(ssl) ? SSL_SESS_CACHE_SERVER : SSL_SESS_CACHE_CLIENT)))
+        return 0; /* only the line above wanted to know */
+    if (lasts)
+        mg_ssl_cache_store(ssl, session);
+    if (extra->callbacks.session_new_cb)
         mg_callback_call(ssl, "session_new_cb", session_new_body, &notice);
     return 0;
 }
@@ -52,9 +57,9 @@ session_remove_body(lua_State *L)
     return 0;
 }
 
-/* Runs under libssl's lock of the cache, which the callback must therefore leave alone. */
-static void
-on_session_remove(SSL_CTX *ctx, SSL_SESSION *session)
+/* In Ruby it runs under the cache's lock; what would not be possible then, is not possible here. */
+void
+mg_callback_session_remove(SSL_CTX *ctx, SSL_SESSION *session)
 {
     struct notice notice = {.ctx = ctx, .session = session};
     struct mg_ssl_context_extra *extra = mg_ssl_context_extra(ctx);
@@ -62,6 +67,19 @@ on_session_remove(SSL_CTX *ctx, SSL_SESSION *session)
     extra->cache_locked = true;
     mg_callback_call_context(ctx, "session_remove_cb", session_remove_body, &notice);
     extra->cache_locked = nested;
+}
+
+/* The session has failed or expired, or a client that has used a ticket will not use it again. */
+static void
+on_session_remove(SSL_CTX *ctx, SSL_SESSION *session)
+{
+    const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(ctx);
+    mg_ssl_cache_forget(ctx, session);
+    if (!(extra->cache.mode & SSL_SESS_CACHE_CLIENT) && extra->cache.originates &&
+        SSL_SESSION_has_ticket(session))
+        return; /* a backend's, of which the script was never told */
+    if (extra->callbacks.session_remove_cb)
+        mg_callback_session_remove(ctx, session);
 }
 
 /* ---- key log and handshakes ------------------------------------------------------------------ */
@@ -107,8 +125,7 @@ void
 mg_callbacks_install_notifying(SSL_CTX *ctx, const struct mg_callbacks *set)
 {
     SSL_CTX_sess_set_new_cb(ctx, on_session_new);
-    if (set->session_remove_cb)
-        SSL_CTX_sess_set_remove_cb(ctx, on_session_remove);
+    SSL_CTX_sess_set_remove_cb(ctx, on_session_remove);
     if (set->keylog_cb)
         SSL_CTX_set_keylog_callback(ctx, on_keylog);
 }

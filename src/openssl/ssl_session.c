@@ -71,16 +71,6 @@ mg_ssl_session_is_current(SSL_SESSION *session)
     return !peer || X509_cmp_time(X509_get0_notAfter(peer), NULL) > 0;
 }
 
-static lua_Integer
-session_time(const SSL_SESSION *session)
-{
-#ifdef MG_HAVE_SSL_SESSION_TIME_EX
-    return (lua_Integer)SSL_SESSION_get_time_ex(session);
-#else
-    return (lua_Integer)SSL_SESSION_get_time(session);
-#endif
-}
-
 bool
 mg_ssl_session_limit(SSL_SESSION *session)
 {
@@ -91,7 +81,7 @@ mg_ssl_session_limit(SSL_SESSION *session)
     if (ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(peer)) != 1)
         return false;
     lua_Integer left = (lua_Integer)days * 86400 + seconds;
-    lua_Integer made = session_time(session);
+    lua_Integer made = mg_tls_session_time(session);
     if (left <= 0 || made < 0) /* before 1970 only by assignment, or by a forged encoding */
         return false;
     lua_Integer age = (lua_Integer)time(NULL) - made;
@@ -125,6 +115,7 @@ int
 mg_ssl_session_bind(SSL_CTX *ctx, const unsigned char id[32])
 {
     memcpy(mg_ssl_context_extra(ctx)->session_id_context, id, 32);
+    mg_ssl_cache_bind(ctx, id);
     SSL_CTX_set_client_hello_cb(ctx, on_client_hello, NULL);
     return SSL_CTX_set_session_ticket_cb(ctx, NULL, on_ticket_opened, NULL) == 1 &&
                    SSL_CTX_set_session_id_context(ctx, id, 32) == 1
@@ -259,7 +250,7 @@ get_id(lua_State *L, void *self)
 static int
 get_time(lua_State *L, void *self)
 {
-    lua_Integer seconds = session_time(attr_session(self));
+    lua_Integer seconds = mg_tls_session_time(attr_session(self));
     if (seconds == 0)
         lua_pushnil(L);
     else
@@ -277,6 +268,7 @@ set_time(lua_State *L, void *self, int value)
     SSL_SESSION_set_time(attr_session(self), (long)seconds);
 #endif
     mg_ssl_session_limit(attr_session(self));
+    mg_ssl_cache_refresh(attr_session(self));
 }
 
 static int
@@ -291,6 +283,7 @@ set_timeout(lua_State *L, void *self, int value)
 {
     SSL_SESSION_set_timeout(attr_session(self), (long)mg_attr_integer(L, value, CLS, "timeout"));
     mg_ssl_session_limit(attr_session(self));
+    mg_ssl_cache_refresh(attr_session(self));
 }
 
 /* ---- methods -------------------------------------------------------------------------------- */

@@ -526,10 +526,12 @@ freeze_protected(lua_State *L)
     }
     if (!self->frozen)
         context_apply(L, 1, self);
-    if (freeze->as_client)
+    if (freeze->as_client) {
         self->client = true;
-    else
+        mg_ssl_cache_originate(self->ctx);
+    } else {
         self->serves = true;
+    }
     return 0;
 }
 

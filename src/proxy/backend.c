@@ -84,6 +84,7 @@ mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
     char text[MG_ADDR_TEXT];
 
     mg_resolver_cancel(&dial->wait);
+    mg_reuse_forget(s);
     dial->deadline = 0;
     dial->reason = reason;
     mg_free(dial->detail);
@@ -166,6 +167,7 @@ tls_start(struct mg_session *s)
         mg_dial_failed(s, "up: certificate not accepted", err.text);
         return;
     }
+    mg_reuse_offer(s, name);
     s->up.stream.read_max = MG_HANDSHAKE_READ;
     mg_handshake_enqueue(&s->up);
 }

@@ -19,6 +19,7 @@ memory_free(struct mg_engine *engine)
 {
     mg_free(engine->plain);
     mg_free(engine->out);
+    mg_reuse_free(engine->reuse);
     mg_free(engine);
 }
 
@@ -34,7 +35,8 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
     engine->options = *options;
     engine->plain = mg_malloc(MG_NET_UNIT);
     engine->out = mg_malloc(MG_OUT_UNIT);
-    if (engine->plain == NULL || engine->out == NULL) {
+    engine->reuse = mg_reuse_new();
+    if (engine->plain == NULL || engine->out == NULL || engine->reuse == NULL) {
         mg_err_setx(err, "engine: out of memory");
         memory_free(engine);
         return NULL;

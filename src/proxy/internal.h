@@ -79,6 +79,7 @@ struct mg_engine {
     uint64_t records_lost;    /* access records, since the log last went on */
     uint64_t records_lost_at; /* loop time */
     uint64_t random;          /* xorshift state: balancing, nothing secret */
+    struct mg_reuse *reuse;   /* TLS sessions with backends; owned */
     bool closing;
     void (*on_idle)(void *data);
     void *on_idle_data;
@@ -273,6 +274,18 @@ void mg_dial_closed(struct mg_session *s);
 /* Loop time of the current address's deadline; 0 = none. */
 uint64_t mg_dial_deadline(const struct mg_session *s);
 void mg_dial_cancel(struct mg_session *s);
+
+/* ---- reuse.c --------------------------------------------------------------------------------- */
+
+struct mg_reuse *mg_reuse_new(void);
+void mg_reuse_free(struct mg_reuse *reuse);
+
+/* up is about to shake hands with its backend under that name: a session that is kept is offered, and
+ * those to come are kept. */
+void mg_reuse_offer(struct mg_session *s, const char *servername);
+
+/* That handshake has failed: none of the sessions that it might have offered is offered again. */
+void mg_reuse_forget(struct mg_session *s);
 
 /* ---- frontend.c, record.c -------------------------------------------------------------------- */
 

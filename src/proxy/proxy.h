@@ -40,10 +40,12 @@ struct mg_backend {
     struct mg_backend_address *addresses; /* owned array */
     size_t address_count;
     enum mg_balance balance;
-    SSL_CTX *tls;          /* originate with it (one reference), or NULL = plain */
-    bool verify_hostname;  /* the name below must match the certificate */
-    char *servername;      /* owned; NULL = host of the address that is connected to */
-    bool servername_asked; /* policy->servername decides per connection */
+    SSL_CTX *tls;                 /* originate with it (one reference), or NULL = plain */
+    bool verify_hostname;         /* the name below must match the certificate */
+    bool tls_resumes;             /* sessions are kept and offered, under ... */
+    unsigned char tls_policy[32]; /* ... what they depend on in the context */
+    char *servername;             /* owned; NULL = host of the address that is connected to */
+    bool servername_asked;        /* policy->servername decides per connection */
     unsigned connect_timeout_ms;
     unsigned resolve_interval_s;
     char *reply; /* MG_BACKEND_REPLY: owned bytes */
@@ -142,6 +144,9 @@ void mg_engine_set_access_fd(struct mg_engine *engine, int fd); /* after USR1 */
 
 /* Makes run-time parts (resolvers, shared slots) of a config; loop thread, before its first use. */
 int mg_engine_activate(struct mg_engine *engine, struct mg_config *config, struct mg_err *err);
+
+/* That config is the current one: TLS sessions with backends that it does not have are dropped. */
+void mg_engine_use(struct mg_engine *engine, const struct mg_config *config);
 
 /* Closes every session (of that config, or of all when NULL) now, with that constant reason. */
 void mg_engine_close_sessions(struct mg_engine *engine, const struct mg_config *config,

@@ -330,6 +330,9 @@ backend_fill(lua_State *L, int object, struct mg_backend *b)
     lua_pop(L, 1);
     b->tls = context_take(L, object, &facts);
     b->verify_hostname = facts.verify_hostname;
+    /* Where the script chooses our certificate each time, a session would bring back an earlier one. */
+    b->tls_resumes = b->tls != NULL && !facts.client_cert_cb;
+    memcpy(b->tls_policy, facts.session_policy, sizeof(b->tls_policy));
     self->built = b;
 }
 

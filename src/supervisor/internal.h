@@ -283,6 +283,7 @@ struct mg_super {
     struct mg_control *control; /* NULL if there is none */
     struct mg_shared *shared;
     int shared_fd;
+    int sessions_fd;      /* TLS sessions of all workers; not mapped here */
     char secret[97];      /* hex; for ticket keys */
     bool drained;         /* `drain` was asked for: no socket is listened on */
     uint64_t drain_at_ns; /* when `drain` gives the sockets up; 0 = not asked */

@@ -381,6 +381,9 @@ super_prepare(struct mg_super *super, struct mg_err *err)
     super->shared_fd = mg_shared_create(err);
     if (super->shared_fd < 0)
         return -1;
+    super->sessions_fd = mg_cache_create(err);
+    if (super->sessions_fd < 0)
+        return -1;
     super->shared = mg_shared_map(super->shared_fd, err);
     return super->shared != NULL ? 0 : -1;
 }
@@ -437,6 +440,8 @@ super_fini(struct mg_super *super)
         mg_shared_unmap(super->shared);
     if (super->shared_fd >= 0)
         close(super->shared_fd);
+    if (super->sessions_fd >= 0)
+        close(super->sessions_fd);
     mg_wipe(super->secret, sizeof(super->secret));
     mg_free(super->script);
 }
@@ -446,7 +451,8 @@ mg_supervisor_main(const struct mg_supervisor_options *options)
 {
     static struct mg_super super; /* large, and one per process */
     super.options = options;
-    super.snapshot_fd = super.before_fd = super.shared_fd = super.reload.snapshot_fd = -1;
+    super.snapshot_fd = super.before_fd = super.shared_fd = super.sessions_fd =
+        super.reload.snapshot_fd = -1;
     super.logs = super.reload.logs = (struct mg_logs){-1, -1};
     super.started_ns = mg_now_ns();
     mg_platform_close_on_exec();

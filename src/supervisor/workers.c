@@ -324,7 +324,8 @@ hello_send(struct mg_worker *w)
     int fds[MG_IPC_FDS];
     size_t count = 0;
     fds[count++] = super->shared_fd;
-    mg_buf_adds(&names, "shared");
+    fds[count++] = super->sessions_fd;
+    mg_buf_adds(&names, "shared,sessions");
     if (w->current != NULL) {
         fds[count++] = w->current_fd;
         mg_buf_adds(&names, ",current");

@@ -244,3 +244,13 @@ mg_tls_ticket_share(SSL_CTX *ctx, const SSL_CTX *from, struct mg_err *err)
     return mg_tls_ticket_setup(ctx, keys->secret[0], keys->secret_len[0], keys->secret[1],
                                keys->secret_len[1], keys->rotation_s, err);
 }
+
+int64_t
+mg_tls_session_time(const SSL_SESSION *session)
+{
+#ifdef MG_HAVE_SSL_SESSION_TIME_EX
+    return (int64_t)SSL_SESSION_get_time_ex(session);
+#else
+    return (int64_t)SSL_SESSION_get_time(session);
+#endif
+}

@@ -120,6 +120,8 @@ struct mg_tls_conn {
     /* Server: within it its sessions are resumed, e.g. the listener's name. Set after opening, borrowed
      * until the handshake is done; NULL is a scope, too. */
     const char *scope;
+    /* Client, or NULL: told of every session that may be resumed later. Takes its own reference. */
+    void (*on_session)(struct mg_tls_conn *conn, SSL_SESSION *session);
     /* A callback that failed in Lua leaves its message here; it is part of the handshake's error. */
     char *callback_error; /* owned, or NULL */
     /* Server: what the ClientHello offered, "h2,http/1.1", printable; owned, or NULL. */
@@ -213,6 +215,9 @@ void mg_tls_alert_record(int alert, unsigned char out[MG_TLS_ALERT_RECORD]);
  */
 int mg_tls_ticket_setup(SSL_CTX *ctx, const void *secret, size_t secret_len, const void *previous,
                         size_t previous_len, unsigned rotation_s, struct mg_err *err);
+
+/* When a session was made, in Unix seconds. */
+int64_t mg_tls_session_time(const SSL_SESSION *session);
 
 /* Gives ctx the keys of `from`, if that has any and ctx has none. */
 int mg_tls_ticket_share(SSL_CTX *ctx, const SSL_CTX *from, struct mg_err *err);

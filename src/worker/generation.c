@@ -234,6 +234,7 @@ mg_generation_commit(struct mg_worker_process *w, uint64_t number)
     struct mg_generation *old = w->current;
     g->state = MG_GENERATION_CURRENT;
     mg_addresses_use(w, g->config);
+    mg_engine_use(w->engine, g->config);
     if (old != NULL && g->generation_timeout_ms > 0)
         uv_timer_start(&old->timeout, on_timeout, g->generation_timeout_ms, 0);
     current_release(w);

@@ -92,6 +92,7 @@ struct mg_worker_process {
     unsigned index;
     struct mg_engine *engine;
     struct mg_shared *shared;
+    struct mg_cache *sessions;         /* TLS sessions, for all workers */
     struct mg_generation *generations; /* oldest first */
     struct mg_generation *current;
     struct mg_address *addresses;

@@ -7,6 +7,7 @@
  * QUIT (connections are closed now), something is left over at the end (exit 70, which specs look
  * for).
  */
+#include "openssl/binding.h"
 #include "worker/internal.h"
 
 #include <errno.h>
@@ -181,7 +182,8 @@ status_send(struct mg_worker_process *w, uint64_t request)
     mg_buf_add(&text, "\n", 2); /* with the NUL that ends the lines */
     mg_buf_addf(&text, "\"connections\":%zu,\"generations\":", connections);
     mg_generations_json(w, &text);
-    mg_buf_adds(&text, ",\"engine\":");
+    mg_buf_addf(&text, ",\"sessions_too_long\":%llu,\"engine\":",
+                (unsigned long long)mg_cache_oversize(w->sessions));
     mg_engine_status(w->engine, &text);
     if (!text.failed)
         mg_ipc_send(&w->ipc, MG_MSG_STATUS, request, text.data, text.len, NULL, 0);
@@ -316,6 +318,13 @@ shared_take(struct mg_worker_process *w, struct mg_msg *hello, struct mg_err *er
     }
     w->shared = mg_shared_map(fd, err);
     close(fd);
+    fd = mg_msg_take_fd(hello, "sessions");
+    w->sessions = w->shared != NULL && fd >= 0 ? mg_cache_map(fd, err) : NULL;
+    if (fd >= 0)
+        close(fd);
+    else if (w->shared != NULL)
+        mg_err_setx(err, "HELLO without memory for sessions");
+    mg_openssl_set_cache(w->sessions);
     fd = mg_msg_take_fd(hello, "current");
     if (fd >= 0) {
         void *page = mmap(NULL, CURRENT_CAP, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -323,7 +332,7 @@ shared_take(struct mg_worker_process *w, struct mg_msg *hello, struct mg_err *er
         if (page != MAP_FAILED)
             mg_script_set_current(page, CURRENT_CAP);
     }
-    return w->shared != NULL ? 0 : -1;
+    return w->shared != NULL && w->sessions != NULL ? 0 : -1;
 }
 
 /* What loads files when it is first used must be used while there still may be files. */
@@ -468,6 +477,8 @@ mg_worker_main(int channel)
     mg_free_secret(w->secret, w->secret_len);
     if (w->shared != NULL)
         mg_shared_unmap(w->shared);
+    mg_openssl_set_cache(NULL);
+    mg_cache_unmap(w->sessions);
     if (w->access_fd >= 0)
         close(w->access_fd);
     return status;

@@ -195,9 +195,9 @@ function SSLContextClass.new(version) end
 ---@field security_level integer
 ---@field options integer OP_* flags; an assignment replaces all
 ---@field tmp_dh? moongate.openssl.PKey a DH key whose parameters DHE suites use instead of automatic ones
----@field session_cache_mode integer SESSION_CACHE_* flags; can be written on a frozen context
----@field session_cache_size integer 0 is without limit (20480); can be written on a frozen context
----@field session_cache_stats table<string, integer> cache_num, connect, connect_good, connect_renegotiate, accept, accept_good, accept_renegotiate, cache_hits, cb_hits, cache_misses, cache_full, timeouts
+---@field session_cache_mode integer SESSION_CACHE_* flags; can be written on a frozen context, for this worker
+---@field session_cache_size integer sessions of this context, over all workers; the oldest make room. 0 is as many as fit (20480); can be written on a frozen context
+---@field session_cache_stats table<string, integer> cache_num (over all workers; the rest is this one's), connect, connect_good, connect_renegotiate, accept, accept_good, accept_renegotiate, cache_hits, cb_hits, cache_misses, cache_full, timeouts
 ---@field num_tickets integer TLS 1.3 tickets per handshake, 0 to 16 (1)
 ---@field cert? moongate.openssl.Certificate with key; add_certificate is the better way
 ---@field key? moongate.openssl.PKey
@@ -235,10 +235,12 @@ function SSLContext:enable_fallback_scsv() end
 ---@param max? integer|string
 function SSLContext:set_minmax_proto_version(min, max) end
 
+--- Puts it into the cache – which all workers share –, also with SESSION_CACHE_OFF.
 ---@param session moongate.openssl.Session
----@return boolean added false only for one that is there already
+---@return boolean added false for one that is there already, one whose peer's certificate has ended, and one of more than 8 KiB
 function SSLContext:session_add(session) end
 
+--- Removes the one with that id, for all workers.
 ---@param session moongate.openssl.Session
 ---@return boolean removed
 function SSLContext:session_remove(session) end

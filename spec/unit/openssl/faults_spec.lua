@@ -102,6 +102,35 @@ describe("every failing allocation is survived by", function()
         end)
     end
 
+    for _, version in ipairs { "TLS1_2", "TLS1_3" } do
+        it("sessions that come into the cache, are found, and leave: " .. version, function()
+            local gone = 0
+            local server = fix.server { certs = { "ec" }, verify_mode = 1, cert_store = fix.store(),
+                session_remove_cb = function() gone = gone + 1 end }
+            server.options = server.options | fix.SSL.OP_NO_TICKET
+            server.session_cache_size = 3
+            local client = fix.client(fix.only(version, { cert = fix.cert "client", key = fix.key "client" }))
+            local function shake(session)
+                local hs = fix.handshake(server, client, { servername = "localhost", session = session })
+                return hs.ok and hs or error(hs.server_error or hs.client_error)
+            end
+            local function act()
+                local hs = shake()
+                shake(hs.client.session)
+                server:session_add(hs.server.session:dup())
+                hs.server.session.timeout = 100
+                server:session_remove(hs.server.session)
+            end
+            walk(function() end, act, function()
+                server:flush_sessions(0)
+                local hs = shake()
+                must(server.session_cache_stats.cache_num == 1)
+                must(shake(hs.client.session).session_reused)
+                must(server:session_remove(hs.server.session))
+            end, 29)
+        end)
+    end
+
     it("reading a certificate", function()
         local pem = fix.cert("ec"):to_pem()
         local function read() must(fix.X509.Certificate.new(pem).subject:to_s() == "/CN=ec") end

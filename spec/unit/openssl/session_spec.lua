@@ -325,4 +325,132 @@ describe("the session cache of a context", function()
         ctx.session_cache_size = 5
         assert.same({ 3, 5 }, { ctx.session_cache_mode, ctx.session_cache_size })
     end)
+
+    -- ---- modes ---------------------------------------------------------------------------------------
+
+    local NO_LOOKUP = SSLContext.SESSION_CACHE_SERVER | SSLContext.SESSION_CACHE_NO_INTERNAL_LOOKUP
+    local NO_STORE = SSLContext.SESSION_CACHE_SERVER | SSLContext.SESSION_CACHE_NO_INTERNAL_STORE
+
+    for _, version in ipairs { "TLS1_2", "TLS1_3" } do
+        local function there_and_back(server_ctx)
+            local client_ctx = client(only(version))
+            local hs = resume(server_ctx, client_ctx, handshake(server_ctx, client_ctx).client.session)
+            assert.is_true(hs.ok, hs.client_error)
+            return hs.session_reused, server_ctx.session_cache_stats
+        end
+
+        it("keeps and finds: " .. version, function()
+            local reused, stats = there_and_back(stateful())
+            assert.is_true(reused)
+            assert.same({ 1, 0, 0 }, { stats.cache_hits, stats.cache_misses, stats.cb_hits })
+        end)
+
+        it("is not looked into with NO_INTERNAL_LOOKUP: " .. version, function()
+            local reused, stats = there_and_back(stateful { session_cache_mode = NO_LOOKUP })
+            assert.is_false(reused)
+            assert.same({ 0, 0, true }, { stats.cache_hits, stats.cache_misses, stats.cache_num > 0 })
+        end)
+
+        it("takes in nothing with NO_INTERNAL_STORE, but what is added: " .. version, function()
+            local server_ctx, client_ctx = stateful { session_cache_mode = NO_STORE }, client(only(version))
+            local reused, stats = there_and_back(server_ctx)
+            assert.is_false(reused)
+            assert.same({ 0, 1 }, { stats.cache_num, stats.cache_misses })
+            local hs = handshake(server_ctx, client_ctx)
+            assert.is_true(server_ctx:session_add(hs.server.session))
+            assert.is_true(resume(server_ctx, client_ctx, hs.client.session).session_reused)
+        end)
+
+        it("takes in what session_get_cb gives, unless it is told not to: " .. version, function()
+            for mode, calls in pairs { [SSLContext.SESSION_CACHE_SERVER] = 1, [NO_STORE] = 2 } do
+                local server_ctx, client_ctx = stateful { session_cache_mode = mode }, client(only(version))
+                local kept, asked = {}, 0
+                server_ctx.session_new_cb = function(_, session) kept[session.id] = session end
+                server_ctx.session_get_cb = function(_, id)
+                    asked = asked + 1
+                    return kept[id]
+                end
+                local session = handshake(server_ctx, client_ctx).client.session
+                server_ctx:flush_sessions(0)
+                local before = server_ctx.session_cache_stats.cache_misses
+                for _ = 1, 2 do
+                    assert.is_true(resume(server_ctx, client_ctx, session).session_reused)
+                end
+                local stats = server_ctx.session_cache_stats
+                assert.same({ calls, calls, calls }, { asked, stats.cb_hits, stats.cache_misses - before })
+            end
+        end)
+
+        it("forgets what has expired, every 255 connections, unless it is told not to: " .. version, function()
+            for mode, left in pairs { [2] = false, [2 | SSLContext.SESSION_CACHE_NO_AUTO_CLEAR] = true } do
+                local removed = 0
+                local server_ctx, client_ctx = stateful { session_cache_mode = mode, session_remove_cb = function()
+                    removed = removed + 1
+                end }, client(only(version))
+                local hs = handshake(server_ctx, client_ctx)
+                hs.server.session.time = os.time() - 100000
+                for _ = 1, 260 do
+                    handshake(server_ctx, client_ctx)
+                end
+                assert.equal(left and 261 or 260, server_ctx.session_cache_stats.cache_num)
+                assert.equal(left and 0 or 1, removed)
+            end
+        end)
+
+        it("keeps the youngest, at most so many, and tells of those that leave: " .. version, function()
+            local gone, sessions = {}, {}
+            local server_ctx = stateful { session_remove_cb = function(_, session) gone[#gone + 1] = session.id end }
+            local client_ctx = client(only(version))
+            server_ctx.session_cache_size = 5
+            for i = 1, 8 do
+                sessions[i] = handshake(server_ctx, client_ctx)
+            end
+            local stats = server_ctx.session_cache_stats
+            assert.same({ 5, 3 }, { stats.cache_num, stats.cache_full })
+            for i = 1, 8 do
+                assert.equal(i <= 3 and sessions[i].server.session.id or nil, gone[i])
+            end
+            for i = 8, 1, -1 do -- a resumed TLS 1.3 connection makes a session, too
+                server_ctx.session_cache_size = 0
+                assert.equal(i > 3, resume(server_ctx, client_ctx, sessions[i].client.session).session_reused)
+            end
+        end)
+    end
+
+    it("is a context's own: another one with the same policy does not see it", function()
+        local first, second, client_ctx = stateful(), stateful(), client(only "TLS1_2")
+        local hs = handshake(first, client_ctx)
+        assert.same({ 1, 0 }, { first.session_cache_stats.cache_num, second.session_cache_stats.cache_num })
+        assert.is_false(resume(second, client_ctx, hs.client.session).session_reused)
+        assert.is_false(second:session_remove(hs.server.session))
+        second:flush_sessions(0)
+        assert.is_true(resume(first, client_ctx, hs.client.session).session_reused)
+    end)
+
+    it("holds before setup what is added, and afterwards", function()
+        local made = stateful()
+        local client_ctx = client(only "TLS1_2")
+        local hs = handshake(made, client_ctx)
+        local ctx = stateful()
+        assert.is_true(ctx:session_add(hs.server.session:dup()))
+        assert.equal(1, ctx.session_cache_stats.cache_num)
+        assert.is_true(resume(ctx, client_ctx, hs.client.session).session_reused)
+    end)
+
+    it("does not take in a session that is too long", function()
+        local names = {}
+        for i = 1, 300 do
+            names[i] = ("DNS:%s%d.example"):format(("long"):rep(8), i)
+        end
+        local big = fix.certificate { subject = "/CN=big", key = fix.key "client", issuer = fix.cert "ca",
+            issuer_key = fix.key "ca", names = table.concat(names, ",") }
+        assert.is_true(#big:to_der() > 8192)
+        local server_ctx = stateful { verify_mode = 1, cert_store = fix.store() }
+        local client_ctx = client(only("TLS1_2", { cert = big, key = fix.key "client" }))
+        local hs = handshake(server_ctx, client_ctx)
+        assert.is_true(hs.ok, hs.server_error)
+        assert.equal(0, server_ctx.session_cache_stats.cache_num)
+        assert.is_false(server_ctx:session_add(hs.server.session))
+        assert.is_false(resume(server_ctx, client_ctx, hs.client.session).session_reused)
+    end)
 end)
