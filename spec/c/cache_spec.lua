@@ -13,8 +13,8 @@ for _, shared in ipairs { true, false } do
         before_each(function() c = cache.new(shared) end)
 
         it("gives back what was put, small, large and empty", function()
-            for _, data in ipairs { "", "x", ("y"):rep(480), ("y"):rep(481), ("z"):rep(2016), ("z"):rep(2017), ("w"):rep(8160),
-                "\0\1\0" } do
+            for _, data in ipairs { "", "x", ("y"):rep(480), ("y"):rep(481), ("z"):rep(2016), ("z"):rep(2017),
+                ("w"):rep(8160), "\0\1\0" } do
                 assert.is_true((cache.put(c, 1, "id" .. #data, data, NOW + 100)))
                 local got, expires = cache.get(c, 1, "id" .. #data)
                 assert.same({ data, NOW + 100 }, { got, expires })
