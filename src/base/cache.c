@@ -43,6 +43,7 @@ struct slot {
 struct owner {
     _Atomic uint64_t key; /* 0 = never used */
     _Atomic int64_t count;
+    _Atomic int64_t events[MG_CACHE_EVENTS];
 };
 
 struct arena {
@@ -189,23 +190,37 @@ owner_find(const struct mg_cache *cache, uint64_t owner)
     return NULL;
 }
 
+/* Makes the row its own, if nobody or, with `used`, an owner without entries has it. */
+static bool
+owner_settle(struct owner *row, uint64_t owner, bool used)
+{
+    uint64_t key = atomic_load(&row->key);
+    int64_t count = atomic_load(&row->count);
+
+    if (key == owner)
+        return true; /* another process was faster */
+    if ((key != 0 && (!used || count > 0)) ||
+        !atomic_compare_exchange_strong(&row->key, &key, owner))
+        return key == owner;
+    if (key != 0) {
+        atomic_compare_exchange_strong(&row->count, &count, 0);
+        for (unsigned i = 0; i < MG_CACHE_EVENTS; i++)
+            atomic_store(&row->events[i], 0);
+    }
+    return true;
+}
+
 /* Its row, made if need be; NULL: all that it could have are in use. */
 static struct owner *
 owner_need(const struct mg_cache *cache, uint64_t owner)
 {
     struct owner *row = owner_find(cache, owner);
 
-    for (unsigned i = 0; i < OWNER_WAYS && row == NULL; i++) {
-        struct owner *at = owner_at(cache, owner, i);
-        uint64_t key = atomic_load(&at->key);
+    for (unsigned i = 0; i < 2 * OWNER_WAYS && row == NULL; i++) {
+        struct owner *at = owner_at(cache, owner, i % OWNER_WAYS);
 
-        if ((key == 0 || atomic_load(&at->count) <= 0) &&
-            atomic_compare_exchange_strong(&at->key, &key, owner)) {
-            atomic_store(&at->count, 0);
+        if (owner_settle(at, owner, i >= OWNER_WAYS))
             row = at;
-        } else if (key == owner) {
-            row = at;
-        }
     }
     return row;
 }
@@ -217,6 +232,25 @@ owner_count(const struct mg_cache *cache, uint64_t owner, int by)
 
     if (row != NULL)
         atomic_fetch_add(&row->count, by);
+}
+
+void
+mg_cache_events_add(struct mg_cache *cache, uint64_t owner, const int64_t by[MG_CACHE_EVENTS])
+{
+    struct owner *row = owner_need(cache, owner);
+
+    for (unsigned i = 0; i < MG_CACHE_EVENTS && row != NULL; i++)
+        if (by[i] != 0)
+            atomic_fetch_add(&row->events[i], by[i]);
+}
+
+void
+mg_cache_events_get(const struct mg_cache *cache, uint64_t owner, int64_t out[MG_CACHE_EVENTS])
+{
+    const struct owner *row = owner_find(cache, owner);
+
+    for (unsigned i = 0; i < MG_CACHE_EVENTS; i++)
+        out[i] = row != NULL ? atomic_load(&row->events[i]) : 0;
 }
 
 /* ---- a slot ---------------------------------------------------------------------------------- */
