@@ -113,7 +113,7 @@ describe("the cache's memory", function()
             swept = function(c) cache.sweep(c, 1, 0) end,
             ["made room"] = function(c) cache.put(c, 1, "other", "x", NOW + 100, 1) end,
             replaced = function(c) cache.put(c, 1, "id", "x") end,
-            ["ended, nobody's any more"] = function(c) cache.sweep(c, 99, NOW) end,
+            ["ended long ago"] = cache.tidy,
         } do
             local c = cache.new(true)
             local ended = title:find("ended") and NOW - 7200 or NOW + 100
@@ -146,7 +146,7 @@ describe("a writer that is", function()
             -- what it has written goes, too
             assert.is_true(cache.contains(c, "secret s"))
             bench.wait("the slot to be taken over", function()
-                cache.sweep(c, 99, NOW)
+                cache.tidy(c)
                 return not cache.contains(c, "secret s")
             end)
             if how == "stop" then
@@ -163,7 +163,7 @@ describe("a writer that is", function()
         local pid = cache.interrupted(c, 1, "half", SECRET, "stop")
         finally(function() if pid then cache.resume(pid) end end)
         bench.wait("the slot to be taken over", function()
-            cache.sweep(c, 99, NOW)
+            cache.tidy(c)
             return not cache.contains(c, "secret s")
         end)
         -- the set's first free slot is the one it had

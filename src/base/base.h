@@ -284,6 +284,10 @@ bool mg_cache_remove(struct mg_cache *cache, uint64_t owner, const void *id, siz
 /* Removes what has expired by `before` (0: everything); gone may be NULL. Their number. */
 size_t mg_cache_sweep(struct mg_cache *cache, uint64_t owner, int64_t before,
                       void (*gone)(void *data, const struct mg_cache_entry *entry), void *data);
+
+/* Wipes what dead writers have left, and what ended long ago, whoever it belonged to. */
+void mg_cache_tidy(struct mg_cache *cache);
+
 size_t mg_cache_count(const struct mg_cache *cache, uint64_t owner);
 
 /* Numbers that an owner counts over all processes: what they mean is the caller's business. An owner

@@ -27,7 +27,7 @@
 #define OWNER_WAYS  16u
 #define LEASE_MS    1000u /* a slot is written in microseconds */
 #define VICTIMS     64u
-#define ABANDONED_S 3600 /* so long after its end anybody removes an entry */
+#define ABANDONED_S 600 /* so long after its end an entry goes that nobody has removed */
 
 /* A slot's word: claimed, sequence (31 bits), then when claimed: by that millisecond; else: VALID. */
 #define CLAIMED (1ull << 63)
@@ -518,7 +518,6 @@ size_t
 mg_cache_sweep(struct mg_cache *cache, uint64_t owner, int64_t before,
                void (*gone)(void *data, const struct mg_cache_entry *entry), void *data)
 {
-    int64_t abandoned = (int64_t)time(NULL) - ABANDONED_S;
     struct mg_cache_entry *entry = gone != NULL ? mg_malloc(sizeof(*entry)) : NULL;
     size_t count = 0;
 
@@ -530,9 +529,6 @@ mg_cache_sweep(struct mg_cache *cache, uint64_t owner, int64_t before,
             uint64_t word = atomic_load(&slot->word);
             int64_t expires = atomic_load_explicit(&slot->expires, memory_order_relaxed);
 
-            if (is_orphan(word) ||
-                (is_valid(word) && expires < abandoned && !slot_is_of(slot, word, owner)))
-                slot_take(cache, table, slot, word, NULL);
             if (!slot_is_of(slot, word, owner) || (before != 0 && expires >= before) ||
                 !slot_take(cache, table, slot, word, entry))
                 continue;
@@ -543,6 +539,26 @@ mg_cache_sweep(struct mg_cache *cache, uint64_t owner, int64_t before,
     }
     mg_free_secret(entry, sizeof(*entry));
     return count;
+}
+
+void
+mg_cache_tidy(struct mg_cache *cache)
+{
+    int64_t abandoned = (int64_t)time(NULL) - ABANDONED_S;
+
+    if (atomic_load(&cache->arena->order) == 0)
+        return; /* its pages need not come to be */
+    for (int t = 0; t < TABLES; t++) {
+        const struct table *table = &cache->tables[t];
+
+        for (size_t i = 0; i < WAYS * table->sets; i++) {
+            struct slot *slot = &table->slots[i];
+            uint64_t word = atomic_load(&slot->word);
+
+            if (is_orphan(word) || (is_valid(word) && atomic_load(&slot->expires) < abandoned))
+                slot_take(cache, table, slot, word, NULL);
+        }
+    }
 }
 
 /* Keeps the oldest ones, in order. */
