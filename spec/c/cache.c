@@ -123,6 +123,13 @@ sweep(lua_State *L)
 }
 
 static int
+tidy(lua_State *L)
+{
+    mg_cache_tidy(check(L)->cache);
+    return 0;
+}
+
+static int
 count(lua_State *L)
 {
     lua_pushinteger(
@@ -282,10 +289,13 @@ int
 mgtest_cache(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"new", cache_new},       {"put", put},           {"get", get},
-        {"remove", remove_entry}, {"sweep", sweep},       {"count", count},
-        {"oversize", oversize},   {"contains", contains}, {"interrupted", interrupted},
-        {"resume", resume},       {"crowd", crowd},       {NULL, NULL},
+        {"new", cache_new},     {"put", put},
+        {"get", get},           {"remove", remove_entry},
+        {"sweep", sweep},       {"tidy", tidy},
+        {"count", count},       {"oversize", oversize},
+        {"contains", contains}, {"interrupted", interrupted},
+        {"resume", resume},     {"crowd", crowd},
+        {NULL, NULL},
     };
     luaL_newlib(L, functions);
     return 1;

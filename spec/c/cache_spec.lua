@@ -13,8 +13,8 @@ for _, shared in ipairs { true, false } do
         before_each(function() c = cache.new(shared) end)
 
         it("gives back what was put, small, large and empty", function()
-            for _, data in ipairs { "", "x", ("y"):rep(480), ("y"):rep(481), ("z"):rep(2016), ("z"):rep(2017), ("w"):rep(8160),
-                "\0\1\0" } do
+            for _, data in ipairs { "", "x", ("y"):rep(480), ("y"):rep(481), ("z"):rep(2016), ("z"):rep(2017),
+                ("w"):rep(8160), "\0\1\0" } do
                 assert.is_true((cache.put(c, 1, "id" .. #data, data, NOW + 100)))
                 local got, expires = cache.get(c, 1, "id" .. #data)
                 assert.same({ data, NOW + 100 }, { got, expires })
@@ -113,7 +113,7 @@ describe("the cache's memory", function()
             swept = function(c) cache.sweep(c, 1, 0) end,
             ["made room"] = function(c) cache.put(c, 1, "other", "x", NOW + 100, 1) end,
             replaced = function(c) cache.put(c, 1, "id", "x") end,
-            ["ended, nobody's any more"] = function(c) cache.sweep(c, 99, NOW) end,
+            ["ended long ago"] = cache.tidy,
         } do
             local c = cache.new(true)
             local ended = title:find("ended") and NOW - 7200 or NOW + 100
@@ -146,7 +146,7 @@ describe("a writer that is", function()
             -- what it has written goes, too
             assert.is_true(cache.contains(c, "secret s"))
             bench.wait("the slot to be taken over", function()
-                cache.sweep(c, 99, NOW)
+                cache.tidy(c)
                 return not cache.contains(c, "secret s")
             end)
             if how == "stop" then
@@ -163,7 +163,7 @@ describe("a writer that is", function()
         local pid = cache.interrupted(c, 1, "half", SECRET, "stop")
         finally(function() if pid then cache.resume(pid) end end)
         bench.wait("the slot to be taken over", function()
-            cache.sweep(c, 99, NOW)
+            cache.tidy(c)
             return not cache.contains(c, "secret s")
         end)
         -- the set's first free slot is the one it had

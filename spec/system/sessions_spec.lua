@@ -86,6 +86,37 @@ end }
         end)
     end
 
+    it("has one set of statistics", function()
+        local session = bench.path("session")
+        os.remove(session)
+        local function stats(index)
+            local hits, misses, full = ask(index, "stats"):match("^(%d+) hits, (%d+) misses, (%d+) full")
+            return { tonumber(hits), tonumber(misses), tonumber(full) }
+        end
+        ask(1, "flush")
+        local before = stats(1)
+        assert.equal("New", visit(1, "-tls1_2", "-sess_out", session))
+        assert.equal("Reused", visit(2, "-tls1_2", "-sess_in", session))
+        assert.equal("Reused", visit(1, "-tls1_2", "-sess_in", session))
+        ask(2, "flush")
+        assert.equal("New", visit(2, "-tls1_2", "-sess_in", session))
+        before[1], before[2] = before[1] + 2, before[2] + 1
+        assert.same({ before, before }, { stats(1), stats(2) })
+    end)
+
+    it("is not in a core dump", function()
+        for _, pid in ipairs(web:wait_workers(2)) do
+            local maps = io.open("/proc/" .. pid .. "/smaps")
+            if not maps then
+                pending("smaps are for root")
+                return
+            end
+            local text = maps:read("a")
+            maps:close()
+            assert.matches(" dd", text:match("memfd:moongate%-sessions.-VmFlags:([^\n]*)"), 1, true)
+        end
+    end)
+
     it("forgets for both what one removes or lets expire, and knows what one adds", function()
         local session = bench.path("session")
         os.remove(session)

@@ -284,7 +284,19 @@ bool mg_cache_remove(struct mg_cache *cache, uint64_t owner, const void *id, siz
 /* Removes what has expired by `before` (0: everything); gone may be NULL. Their number. */
 size_t mg_cache_sweep(struct mg_cache *cache, uint64_t owner, int64_t before,
                       void (*gone)(void *data, const struct mg_cache_entry *entry), void *data);
+
+/* Wipes what dead writers have left, and what ended long ago, whoever it belonged to. */
+void mg_cache_tidy(struct mg_cache *cache);
+
 size_t mg_cache_count(const struct mg_cache *cache, uint64_t owner);
+
+/* Numbers that an owner counts over all processes: what they mean is the caller's business. An owner
+ * without entries may lose them to another where there are very many owners. */
+#define MG_CACHE_EVENTS 11
+void mg_cache_events_add(struct mg_cache *cache, uint64_t owner, const int64_t by[MG_CACHE_EVENTS]);
+void mg_cache_events_get(const struct mg_cache *cache, uint64_t owner,
+                         int64_t out[MG_CACHE_EVENTS]);
+
 uint64_t mg_cache_oversize(const struct mg_cache *cache); /* not put, over all owners */
 
 #ifdef MG_FAULTS

@@ -27,7 +27,7 @@
 #define OWNER_WAYS  16u
 #define LEASE_MS    1000u /* a slot is written in microseconds */
 #define VICTIMS     64u
-#define ABANDONED_S 3600 /* so long after its end anybody removes an entry */
+#define ABANDONED_S 600 /* so long after its end an entry goes that nobody has removed */
 
 /* A slot's word: claimed, sequence (31 bits), then when claimed: by that millisecond; else: VALID. */
 #define CLAIMED (1ull << 63)
@@ -43,6 +43,7 @@ struct slot {
 struct owner {
     _Atomic uint64_t key; /* 0 = never used */
     _Atomic int64_t count;
+    _Atomic int64_t events[MG_CACHE_EVENTS];
 };
 
 struct arena {
@@ -189,23 +190,37 @@ owner_find(const struct mg_cache *cache, uint64_t owner)
     return NULL;
 }
 
+/* Makes the row its own, if nobody or, with `used`, an owner without entries has it. */
+static bool
+owner_settle(struct owner *row, uint64_t owner, bool used)
+{
+    uint64_t key = atomic_load(&row->key);
+    int64_t count = atomic_load(&row->count);
+
+    if (key == owner)
+        return true; /* another process was faster */
+    if ((key != 0 && (!used || count > 0)) ||
+        !atomic_compare_exchange_strong(&row->key, &key, owner))
+        return key == owner;
+    if (key != 0) {
+        atomic_compare_exchange_strong(&row->count, &count, 0);
+        for (unsigned i = 0; i < MG_CACHE_EVENTS; i++)
+            atomic_store(&row->events[i], 0);
+    }
+    return true;
+}
+
 /* Its row, made if need be; NULL: all that it could have are in use. */
 static struct owner *
 owner_need(const struct mg_cache *cache, uint64_t owner)
 {
     struct owner *row = owner_find(cache, owner);
 
-    for (unsigned i = 0; i < OWNER_WAYS && row == NULL; i++) {
-        struct owner *at = owner_at(cache, owner, i);
-        uint64_t key = atomic_load(&at->key);
+    for (unsigned i = 0; i < 2 * OWNER_WAYS && row == NULL; i++) {
+        struct owner *at = owner_at(cache, owner, i % OWNER_WAYS);
 
-        if ((key == 0 || atomic_load(&at->count) <= 0) &&
-            atomic_compare_exchange_strong(&at->key, &key, owner)) {
-            atomic_store(&at->count, 0);
+        if (owner_settle(at, owner, i >= OWNER_WAYS))
             row = at;
-        } else if (key == owner) {
-            row = at;
-        }
     }
     return row;
 }
@@ -217,6 +232,25 @@ owner_count(const struct mg_cache *cache, uint64_t owner, int by)
 
     if (row != NULL)
         atomic_fetch_add(&row->count, by);
+}
+
+void
+mg_cache_events_add(struct mg_cache *cache, uint64_t owner, const int64_t by[MG_CACHE_EVENTS])
+{
+    struct owner *row = owner_need(cache, owner);
+
+    for (unsigned i = 0; i < MG_CACHE_EVENTS && row != NULL; i++)
+        if (by[i] != 0)
+            atomic_fetch_add(&row->events[i], by[i]);
+}
+
+void
+mg_cache_events_get(const struct mg_cache *cache, uint64_t owner, int64_t out[MG_CACHE_EVENTS])
+{
+    const struct owner *row = owner_find(cache, owner);
+
+    for (unsigned i = 0; i < MG_CACHE_EVENTS; i++)
+        out[i] = row != NULL ? atomic_load(&row->events[i]) : 0;
 }
 
 /* ---- a slot ---------------------------------------------------------------------------------- */
@@ -484,7 +518,6 @@ size_t
 mg_cache_sweep(struct mg_cache *cache, uint64_t owner, int64_t before,
                void (*gone)(void *data, const struct mg_cache_entry *entry), void *data)
 {
-    int64_t abandoned = (int64_t)time(NULL) - ABANDONED_S;
     struct mg_cache_entry *entry = gone != NULL ? mg_malloc(sizeof(*entry)) : NULL;
     size_t count = 0;
 
@@ -496,9 +529,6 @@ mg_cache_sweep(struct mg_cache *cache, uint64_t owner, int64_t before,
             uint64_t word = atomic_load(&slot->word);
             int64_t expires = atomic_load_explicit(&slot->expires, memory_order_relaxed);
 
-            if (is_orphan(word) ||
-                (is_valid(word) && expires < abandoned && !slot_is_of(slot, word, owner)))
-                slot_take(cache, table, slot, word, NULL);
             if (!slot_is_of(slot, word, owner) || (before != 0 && expires >= before) ||
                 !slot_take(cache, table, slot, word, entry))
                 continue;
@@ -509,6 +539,26 @@ mg_cache_sweep(struct mg_cache *cache, uint64_t owner, int64_t before,
     }
     mg_free_secret(entry, sizeof(*entry));
     return count;
+}
+
+void
+mg_cache_tidy(struct mg_cache *cache)
+{
+    int64_t abandoned = (int64_t)time(NULL) - ABANDONED_S;
+
+    if (atomic_load(&cache->arena->order) == 0)
+        return; /* its pages need not come to be */
+    for (int t = 0; t < TABLES; t++) {
+        const struct table *table = &cache->tables[t];
+
+        for (size_t i = 0; i < WAYS * table->sets; i++) {
+            struct slot *slot = &table->slots[i];
+            uint64_t word = atomic_load(&slot->word);
+
+            if (is_orphan(word) || (is_valid(word) && atomic_load(&slot->expires) < abandoned))
+                slot_take(cache, table, slot, word, NULL);
+        }
+    }
 }
 
 /* Keeps the oldest ones, in order. */

@@ -323,8 +323,9 @@ struct mg_ssl_cache {
     bool originates; /* sessions with backends are wanted, whatever mode says */
     uint32_t mode;   /* as assigned */
     long size;       /* entries at most; 0 = any number */
-    long misses, cb_hits, full;
-    long cleared_at; /* connections at the last sweep */
+    int64_t misses, cb_hits, full;
+    int64_t published[MG_CACHE_EVENTS]; /* what other workers have been told of our statistics */
+    long cleared_at;                    /* connections at the last sweep */
 };
 
 /* What an SSL_CTX carries for callbacks and in-memory handshakes, in its ex_data. */
@@ -381,6 +382,9 @@ void mg_ssl_cache_bind(SSL_CTX *ctx, const unsigned char id[32]);
 
 /* Clients of that context tell about their sessions also where session_cache_mode says nothing of them. */
 void mg_ssl_cache_originate(SSL_CTX *ctx);
+
+/* A handshake is done: what it counts, counts for all workers. */
+void mg_ssl_cache_publish(SSL_CTX *ctx);
 
 /* libssl has made a session; wants one (adds a reference; NULL: none); has got it from session_get_cb;
  * drops it (whether it was there). */

@@ -422,33 +422,68 @@ mg_ssl_cache_set_size(lua_State *L, void *self, int value)
         attr_cache(self)->size = (long)size;
 }
 
+/* The reference's order, after cache_num. */
+static const char *const event_names[MG_CACHE_EVENTS] = {
+    "connect",    "connect_good", "connect_renegotiate",
+    "accept",     "accept_good",  "accept_renegotiate",
+    "cache_hits", "cb_hits",      "cache_misses",
+    "cache_full", "timeouts",
+};
+
+static void
+events_of_ours(SSL_CTX *ctx, int64_t out[MG_CACHE_EVENTS])
+{
+    const struct mg_ssl_cache *own = &mg_ssl_context_extra(ctx)->cache;
+    const int64_t events[MG_CACHE_EVENTS] = {
+        SSL_CTX_sess_connect(ctx),
+        SSL_CTX_sess_connect_good(ctx),
+        SSL_CTX_sess_connect_renegotiate(ctx),
+        SSL_CTX_sess_accept(ctx),
+        SSL_CTX_sess_accept_good(ctx),
+        SSL_CTX_sess_accept_renegotiate(ctx),
+        SSL_CTX_sess_hits(ctx),
+        own->cb_hits,
+        own->misses,
+        own->full,
+        SSL_CTX_sess_timeouts(ctx),
+    };
+    memcpy(out, events, sizeof(events));
+}
+
+void
+mg_ssl_cache_publish(SSL_CTX *ctx)
+{
+    struct mg_ssl_cache *own = &mg_ssl_context_extra(ctx)->cache;
+    int64_t now[MG_CACHE_EVENTS], by[MG_CACHE_EVENTS];
+    if (!shared_cache || own->own)
+        return;
+    events_of_ours(ctx, now);
+    for (int i = 0; i < MG_CACHE_EVENTS; i++) {
+        by[i] = now[i] - own->published[i];
+        own->published[i] = now[i];
+    }
+    mg_cache_events_add(shared_cache, own->owner, by);
+}
+
 int
 mg_ssl_cache_get_stats(lua_State *L, void *self)
 {
     SSL_CTX *ctx = ((struct mg_ssl_context *)self)->ctx;
     const struct mg_ssl_cache *own = attr_cache(self);
     const struct mg_cache *cache = cache_get();
-    const struct {
-        const char *name;
-        long count;
-    } stats[] = {
-        {"cache_num", cache ? (long)mg_cache_count(cache, own->owner) : 0},
-        {"connect", SSL_CTX_sess_connect(ctx)},
-        {"connect_good", SSL_CTX_sess_connect_good(ctx)},
-        {"connect_renegotiate", SSL_CTX_sess_connect_renegotiate(ctx)},
-        {"accept", SSL_CTX_sess_accept(ctx)},
-        {"accept_good", SSL_CTX_sess_accept_good(ctx)},
-        {"accept_renegotiate", SSL_CTX_sess_accept_renegotiate(ctx)},
-        {"cache_hits", SSL_CTX_sess_hits(ctx)},
-        {"cb_hits", own->cb_hits},
-        {"cache_misses", own->misses},
-        {"cache_full", own->full},
-        {"timeouts", SSL_CTX_sess_timeouts(ctx)},
-    };
-    lua_createtable(L, 0, (int)MG_ARRAY_LEN(stats));
-    for (size_t i = 0; i < MG_ARRAY_LEN(stats); i++) {
-        lua_pushinteger(L, stats[i].count);
-        lua_setfield(L, -2, stats[i].name);
+    int64_t events[MG_CACHE_EVENTS];
+    if (shared_cache && !own->own) {
+        mg_ssl_cache_publish(ctx);
+        mg_cache_events_get(shared_cache, own->owner, events);
+    } else {
+        events_of_ours(ctx, events);
+    }
+    lua_createtable(L, 0, MG_CACHE_EVENTS + 1);
+    lua_pushinteger(L, cache ? (lua_Integer)mg_cache_count(cache, own->owner) : 0);
+    lua_setfield(L, -2, "cache_num");
+    for (int i = 0; i < MG_CACHE_EVENTS; i++) {
+        lua_pushinteger(L, events[i]);
+        lua_setfield(L, -2, event_names[i]);
     }
     return 1;
 }

@@ -414,6 +414,8 @@ mg_ssl_context_servername(lua_State *L, SSL_CTX *ctx, struct mg_tls_conn *conn, 
 static void
 on_info(const SSL *ssl, int where, int ret MG_UNUSED)
 {
+    if (where & SSL_CB_HANDSHAKE_DONE)
+        mg_ssl_cache_publish(SSL_get_SSL_CTX(ssl));
     if (!SSL_is_server(ssl))
         return;
     if (where & SSL_CB_HANDSHAKE_START)
@@ -436,8 +438,7 @@ mg_callbacks_install(SSL_CTX *ctx, const struct mg_callbacks *set, int verify_mo
     npn_install(ctx, set->npn_select_cb);
 #endif
     SSL_CTX_set_verify(ctx, verify_mode, set->verify_callback ? on_verify : NULL);
-    if (set->renegotiation_cb || set->tmp_dh_callback)
-        SSL_CTX_set_info_callback(ctx, on_info);
+    SSL_CTX_set_info_callback(ctx, on_info);
     mg_callbacks_install_deciding(ctx, set);
     mg_callbacks_install_notifying(ctx, set);
 }

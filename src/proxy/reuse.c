@@ -175,7 +175,8 @@ on_session(struct mg_tls_conn *conn, SSL_SESSION *session)
     if (key->count == PER_KEY) {
         SSL_SESSION_free(key->sessions[0]);
         key->count--;
-        memmove(key->sessions, key->sessions + 1, key->count * sizeof(key->sessions[0]));
+        for (size_t i = 0; i < key->count; i++)
+            key->sessions[i] = key->sessions[i + 1];
     }
     SSL_SESSION_up_ref(session);
     key->sessions[key->count++] = session;

@@ -93,6 +93,7 @@ struct mg_worker_process {
     struct mg_engine *engine;
     struct mg_shared *shared;
     struct mg_cache *sessions;         /* TLS sessions, for all workers */
+    unsigned beats;                    /* of the heart, so far */
     struct mg_generation *generations; /* oldest first */
     struct mg_generation *current;
     struct mg_address *addresses;

@@ -31,6 +31,7 @@
 #define HELLO_MS      10000
 #define TRIM_PEAK     256  /* sessions at once that are worth it */
 #define TRIM_ACCEPTED 1000 /* or one after the other */
+#define TIDY_BEATS    300  /* a minute */
 #define TRIM_QUIET    16   /* fewer connections in a heartbeat: it is quiet */
 #define TRIM_MS       5000 /* between two times */
 #define CURRENT_CAP   256
@@ -277,6 +278,8 @@ on_heartbeat(uv_timer_t *timer)
 {
     struct mg_worker_process *w = timer->data;
     heap_trim(w);
+    if (++w->beats % TIDY_BEATS == 0)
+        mg_cache_tidy(w->sessions);
     if (w->connected && w->ipc.queue == NULL)
         mg_ipc_send(&w->ipc, MG_MSG_HEARTBEAT, 0, NULL, 0, NULL, 0);
 }

@@ -197,7 +197,7 @@ function SSLContextClass.new(version) end
 ---@field tmp_dh? moongate.openssl.PKey a DH key whose parameters DHE suites use instead of automatic ones
 ---@field session_cache_mode integer SESSION_CACHE_* flags; can be written on a frozen context, for this worker
 ---@field session_cache_size integer sessions of this context, over all workers; the oldest make room. 0 is as many as fit (20480); can be written on a frozen context
----@field session_cache_stats table<string, integer> cache_num (over all workers; the rest is this one's), connect, connect_good, connect_renegotiate, accept, accept_good, accept_renegotiate, cache_hits, cb_hits, cache_misses, cache_full, timeouts
+---@field session_cache_stats table<string, integer> over all workers, as long as the policy stays the same: cache_num, connect, connect_good, connect_renegotiate, accept, accept_good, accept_renegotiate, cache_hits, cb_hits, cache_misses, cache_full, timeouts
 ---@field num_tickets integer TLS 1.3 tickets per handshake, 0 to 16 (1)
 ---@field cert? moongate.openssl.Certificate with key; add_certificate is the better way
 ---@field key? moongate.openssl.PKey
