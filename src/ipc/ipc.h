@@ -28,7 +28,8 @@ enum mg_msg_type {
     MG_MSG_UNSOCKET,
     /* S→W: number = generation, fd = snapshot. */
     MG_MSG_BUILD,
-    /* W→S: number = generation; it is built and waits for COMMIT or DISCARD. */
+    /* W→S: number = generation; it is built and waits for COMMIT or DISCARD. Payload = "key=value\n"
+     * lines: how recent clients would fare (total, failing, not_asked, late, and for each reason "reason=N text"). */
     MG_MSG_READY,
     /* W→S: number = generation (0: the worker cannot start), payload = the error text. L→S: likewise;
      * a NUL and the paths touched so far, each with a NUL, follow the text. */

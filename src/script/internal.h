@@ -10,6 +10,7 @@
  *   plan      the frozen result as text (manifest) and as struct mg_config
  *   policy    answers the engine's questions
  *   prove, report   in-memory handshakes and what came of them
+ *   replay    recent clients against a new generation
  *   testing   a script as the guest of a test's Lua state; moongate test
  */
 #ifndef MG_SCRIPT_INTERNAL_H

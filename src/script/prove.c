@@ -692,21 +692,6 @@ lines_add(struct mg_buf *out, const struct mg_buf *list)
         mg_buf_addf(out, "%s\n", list->data + at);
 }
 
-/* What is accepted, so that a script for a later version loads, but must not pass for done. */
-static void
-settings_warn(struct mg_proof *proof)
-{
-    static const char *const later[] = {"hello_ring", "refuse_reload_above"};
-
-    for (const struct mg_setting *set = mg_settings; set->name != NULL; set++) {
-        for (size_t i = 0; i < MG_ARRAY_LEN(later); i++) {
-            if (strcmp(set->name, later[i]) == 0 &&
-                strcmp(mg_settings_text(&proof->script->settings, set->name), set->fallback) != 0)
-                mg_proof_warn(proof, "settings: %s has no effect in this version", set->name);
-        }
-    }
-}
-
 int
 mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err)
 {
@@ -719,7 +704,6 @@ mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err)
     s->proving = false;
     if (status == 0) {
         mg_proof_compare(&proof);
-        settings_warn(&proof);
         lines_add(&load->warnings, &proof.warnings);
         mg_report_text(&proof, &load->report);
         mg_report_json(&proof, &load->report_json);

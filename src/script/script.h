@@ -67,6 +67,24 @@ struct mg_script_build {
 struct mg_config *mg_script_build(const struct mg_script_build *build, struct mg_err *err);
 void mg_script_free(struct mg_config *config);
 
+/* How recent clients would fare under a new generation. */
+#define MG_REPLAY_REASONS 8u
+struct mg_replay {
+    unsigned total;     /* hellos of listeners that the generation has, too */
+    unsigned failing;   /* of these, those that came through until now */
+    unsigned not_asked; /* where a callback of the script's has a say, which is not run */
+    unsigned late;      /* not tried, because it took too long */
+    unsigned reason_count;
+    struct {
+        unsigned count;
+        char text[96];
+    } reasons[MG_REPLAY_REASONS]; /* of failing; may be 0 */
+};
+
+/* On the thread that built it, before the hand-over. What fails is noted in the ring. */
+int mg_script_replay(struct mg_config *config, struct mg_ring *ring, struct mg_replay *out,
+                     struct mg_err *err);
+
 /* What runs in Lua right now ("alpn_select_cb of listener web"), for the heartbeat and the
  * watchdog's message; "" when nothing does. Written and read by the loop's thread and by a dying
  * one: a static buffer in shared memory if mg_script_set_current gave one. */
