@@ -19,8 +19,8 @@ local SSL = "openssl.SSL."
 
 -- Sends a line and takes the answer, so that the handshake is over on both sides.
 local function client(port, ...)
-    local result = bench.run { stdin = bench.write("hello", "hello\n"), "openssl", "s_client", "-connect", "127.0.0.1:" .. port,
-        "-ign_eof", "-brief", ... }
+    local result = bench.run { stdin = bench.write("hello", "hello\n"), "openssl", "s_client",
+        "-connect", "127.0.0.1:" .. port, "-ign_eof", "-brief", ... }
     return result.code, result.out, result.err
 end
 

@@ -362,6 +362,8 @@ struct mg_proof_certificate {
     char type[16]; /* "RSA", "EC", "ED25519" */
     int bits;
     char *subject;       /* owned */
+    char *file;          /* it was read from, as the script gave it; owned; or NULL */
+    struct mg_buf chain; /* subjects of what is sent with it, each with a NUL */
     struct mg_buf names; /* SANs, each with a NUL */
     int64_t not_before, not_after;
     int days_left;
@@ -372,6 +374,20 @@ struct mg_proof_certificate {
 
 #define MG_PROOF_CERTIFICATES 12 /* more kinds of keys than OpenSSL has places for */
 
+/* What clients can really get from a context, each tried by a handshake; texts, each with a NUL. */
+struct mg_proof_offer {
+    struct mg_buf versions; /* "TLSv1.2", the oldest first */
+    struct mg_buf suites;   /* OpenSSL's names, in the server's order */
+    struct mg_buf groups;
+};
+
+/* Contexts of one kind offer the same, whatever their certificates say. */
+struct mg_proof_kind {
+    unsigned char digest[32];
+    struct mg_proof_offer offer;
+    unsigned proved; /* contexts of this kind */
+};
+
 /* A listener or a backend. */
 struct mg_proof_entry {
     bool is_backend;
@@ -381,18 +397,35 @@ struct mg_proof_entry {
     char context[128]; /* ctx.name, or "" */
     bool tls;
     bool enabled[MG_PROOF_VERSIONS];
-    struct mg_buf alpn; /* the context's protocols in wire form */
-    struct mg_proof_certificate certificates[MG_PROOF_CERTIFICATES];
+    struct mg_buf alpn;                 /* the context's protocols in wire form */
+    bool alpn_asked;                    /* alpn_select_cb decides */
+    unsigned char kind[32];             /* digest of what its offer depends on */
+    const struct mg_proof_offer *offer; /* borrowed from the proof; NULL: not tried */
+    int verify_mode;
+    bool tickets, sessions;                    /* what can be resumed */
+    struct mg_proof_certificate *certificates; /* owned */
     size_t certificate_count;
     struct mg_buf unproved; /* what could not be proved, each with a NUL */
+};
+
+/* A peer of mg_peer_client, kept because many contexts are alike. */
+struct mg_proof_client {
+    struct mg_proof_client *next;
+    char type[16];
+    enum mg_proof_version version;
+    SSL_CTX *ctx;
 };
 
 struct mg_proof {
     struct mg_script *script;
     const char *sni;                /* one more name to prove, or NULL */
     struct mg_proof_entry *entries; /* owned */
-    SSL_CTX *server; /* what backends' contexts are tried against; owned, made when needed */
     size_t entry_count;
+    SSL_CTX *server;   /* what backends' contexts are tried against; owned, made when needed */
+    X509_STORE *usual; /* the roots that are known here; likewise */
+    struct mg_proof_client *clients; /* what servers are tried with; likewise */
+    struct mg_proof_kind **kinds;    /* owned; sorted by digest */
+    size_t kind_count;
     struct mg_buf warnings, errors; /* texts, each with a NUL */
 };
 
@@ -404,15 +437,24 @@ void mg_proof_fail(struct mg_proof *proof, const char *fmt, ...) MG_PRINTF(2, 3)
 void mg_proof_who(const struct mg_proof_entry *entry, char out[MG_PROOF_WHO]);
 
 /* Subject, names, dates and kind of key of a certificate. */
-int mg_proof_describe(struct mg_proof_certificate *out, X509 *x509, struct mg_err *err);
+int mg_proof_describe(struct mg_proof_certificate *out, X509 *x509, const STACK_OF(X509) * chain,
+                      struct mg_err *err);
+
+/* The digest of what the context at the top of the stack offers, into entry->kind. May raise. */
+void mg_proof_kind(lua_State *L, struct mg_proof_entry *entry, SSL_CTX *ctx);
+
+/* Tries what a context of that kind offers, once; *known: several were proved before. */
+int mg_proof_offer(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx, bool *known,
+                   struct mg_err *err);
+void mg_proof_kinds_free(struct mg_proof *proof);
 
 /* Warns of what is wrong with the certificate itself: dates, and the chain sent with it. */
 void mg_proof_inspect(struct mg_proof *proof, const struct mg_proof_entry *entry,
                       const struct mg_proof_certificate *certificate, X509 *x509,
                       const STACK_OF(X509) * chain, SSL_CTX *ctx);
 
-/* Warns of names that different certificates of the same kind claim. */
-void mg_proof_compare(struct mg_proof *proof);
+/* Warns of names that different certificates of the same kind claim. -1: no memory. */
+int mg_proof_compare(struct mg_proof *proof, struct mg_err *err);
 
 /* The error of a callback that a proof's handshake has reached. */
 #define MG_NOT_RUN "not run while contexts are proved"
@@ -438,6 +480,10 @@ int mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *er
 
 /* The C module moongate.script: load(path, files, env), for moongate.testing. */
 int luaopen_moongate_script(lua_State *L);
+
+/* "required", "by ticket": for people. */
+const char *mg_proof_verification(const struct mg_proof_entry *entry);
+const char *mg_proof_resumption(const struct mg_proof_entry *entry);
 
 void mg_report_text(const struct mg_proof *proof, struct mg_buf *out);
 void mg_report_json(const struct mg_proof *proof, struct mg_buf *out);

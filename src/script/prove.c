@@ -105,6 +105,7 @@ older_enabled(SSL_CTX *ctx)
 
 struct attempt {
     struct mg_proof_certificate *certificate;
+    bool brief; /* contexts of this kind have been proved before */
     X509 *x509;
     SSL_CTX *server;
     SSL_CTX *client;
@@ -204,21 +205,45 @@ version_prove(const struct mg_proof *proof, const struct attempt *a, struct mg_e
     size_t count = 0;
 
     a->certificate->cells[a->version].ok = true;
-    if (handshake_prove(a, NULL, err) != 0)
+    if (!a->brief && handshake_prove(a, NULL, err) != 0)
         return -1;
-    for (size_t at = 0; at < names->len && count < NAMES_MAX; at += strlen(names->data + at) + 1) {
+    for (size_t at = 0; at < names->len && count < (a->brief ? 1 : NAMES_MAX);
+         at += strlen(names->data + at) + 1) {
         if (strncmp(names->data + at, "IP ", 3) == 0)
             continue; /* an address is no SNI */
         if (name_prove(a, names->data + at, err) != 0)
             return -1;
         count++;
     }
+    if (a->brief && count == 0 && handshake_prove(a, NULL, err) != 0)
+        return -1;
     return proof->sni != NULL ? handshake_prove(a, proof->sni, err) : 0;
 }
 
+/* Borrowed from the proof; NULL: OpenSSL's queue says why. */
+static SSL_CTX *
+client_for(struct mg_proof *proof, const char *type, enum mg_proof_version version)
+{
+    struct mg_proof_client *client = proof->clients;
+
+    while (client != NULL && (client->version != version || strcmp(client->type, type) != 0))
+        client = client->next;
+    if (client != NULL)
+        return client->ctx;
+    client = mg_calloc(1, sizeof(*client));
+    if (client == NULL)
+        return NULL;
+    mg_str_copy(client->type, sizeof(client->type), type);
+    client->version = version;
+    client->ctx = mg_peer_client(type, versions[version].number);
+    client->next = proof->clients;
+    proof->clients = client;
+    return client->ctx;
+}
+
 static int
-certificate_prove(const struct mg_proof *proof, const struct mg_proof_entry *entry,
-                  struct attempt *a, struct mg_err *err)
+certificate_prove(struct mg_proof *proof, const struct mg_proof_entry *entry, struct attempt *a,
+                  struct mg_err *err)
 {
     bool any = false;
 
@@ -230,18 +255,32 @@ certificate_prove(const struct mg_proof *proof, const struct mg_proof_entry *ent
         if (!cell->enabled)
             continue;
         a->version = (enum mg_proof_version)v;
-        a->client = mg_peer_client(a->certificate->type, versions[v].number);
+        a->client = client_for(proof, a->certificate->type, a->version);
         if (a->client == NULL) {
             mg_tls_err_take(err, "a client for the proof");
             return -1;
         }
         status = version_prove(proof, a, err);
-        SSL_CTX_free(a->client);
         if (status != 0)
             return -1;
         any = any || cell->ok;
     }
     return any ? 1 : 0;
+}
+
+/* NULL: no memory. */
+static struct mg_proof_certificate *
+certificate_add(struct mg_proof_entry *entry)
+{
+    struct mg_proof_certificate *grown = mg_realloc(
+        entry->certificates, (entry->certificate_count + 1) * sizeof(*entry->certificates));
+
+    if (grown == NULL)
+        return NULL;
+    entry->certificates = grown;
+    grown += entry->certificate_count++;
+    memset(grown, 0, sizeof(*grown));
+    return grown;
 }
 
 /* All certificates, whichever was added last. 1 if some client could use some of them, 0, or -1. */
@@ -258,10 +297,12 @@ certificates_prove(struct mg_proof *proof, struct mg_proof_entry *entry, SSL *pr
         int status;
 
         a->x509 = SSL_get_certificate(probe);
-        a->certificate = &entry->certificates[entry->certificate_count++];
-        if (mg_proof_describe(a->certificate, a->x509, err) != 0)
-            return -1;
         SSL_get0_chain_certs(probe, &chain);
+        a->certificate = certificate_add(entry);
+        if (a->certificate == NULL)
+            mg_err_setx(err, "out of memory");
+        if (a->certificate == NULL || mg_proof_describe(a->certificate, a->x509, chain, err) != 0)
+            return -1;
         mg_proof_inspect(proof, entry, a->certificate, a->x509, chain, a->server);
         status = certificate_prove(proof, entry, a, err);
         if (status < 0)
@@ -404,6 +445,8 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
                           who);
         return 0;
     }
+    if (mg_proof_offer(proof, entry, ctx, &attempt.brief, err) != 0)
+        return -1;
     probe = SSL_new(ctx);
     if (probe == NULL) {
         mg_tls_err_take(err, who);
@@ -420,7 +463,7 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
         mg_proof_fail(proof, "%s: no client could use it: %s", who, first_cause(entry));
     else
         failures_warn(proof, entry, who);
-    if (usable > 0 && offers_prove(proof, entry, ctx, facts, err) != 0)
+    if (usable > 0 && !attempt.brief && offers_prove(proof, entry, ctx, facts, err) != 0)
         return -1;
     if ((facts->verify_mode & SSL_VERIFY_PEER) != 0 && !facts->verify_callback &&
         store_is_empty(SSL_CTX_get_cert_store(ctx)))
@@ -547,8 +590,8 @@ alpn_take(lua_State *L, struct mg_proof_entry *entry)
 {
     int context = lua_gettop(L);
 
-    if (lua_getfield(L, context, "alpn_select_cb") == LUA_TNIL &&
-        lua_getfield(L, context, "alpn_protocols") == LUA_TTABLE) {
+    entry->alpn_asked = lua_getfield(L, context, "alpn_select_cb") != LUA_TNIL;
+    if (!entry->alpn_asked && lua_getfield(L, context, "alpn_protocols") == LUA_TTABLE) {
         for (lua_Integer i = 1; lua_rawgeti(L, -1, i) == LUA_TSTRING; i++) {
             size_t len;
             const char *name = lua_tolstring(L, -1, &len);
@@ -588,6 +631,11 @@ entry_fill(lua_State *L, struct mg_proof *proof, bool is_backend)
         mg_ssl_context_facts(L, lua_gettop(L), &facts);
         mg_str_copy(entry->context, sizeof(entry->context), facts.name);
         alpn_take(L, entry);
+        entry->verify_mode = facts.verify_mode;
+        entry->tickets = (SSL_CTX_get_options(ctx) & SSL_OP_NO_TICKET) == 0;
+        entry->sessions = (SSL_CTX_get_session_cache_mode(ctx) & SSL_SESS_CACHE_SERVER) != 0;
+        if (!is_backend)
+            mg_proof_kind(L, entry, ctx);
         if ((is_backend ? client_inspect : mg_proof_server)(proof, entry, ctx, &facts, &err) != 0)
             luaL_error(L, "%s", err.text);
     }
@@ -670,15 +718,27 @@ proof_fini(struct mg_proof *proof)
 
         for (size_t c = 0; c < entry->certificate_count; c++) {
             mg_free(entry->certificates[c].subject);
+            mg_free(entry->certificates[c].file);
+            mg_buf_free(&entry->certificates[c].chain);
             mg_buf_free(&entry->certificates[c].names);
             mg_buf_free(&entry->certificates[c].results);
         }
+        mg_free(entry->certificates);
         mg_free(entry->name);
         mg_free(entry->addresses);
         mg_buf_free(&entry->alpn);
         mg_buf_free(&entry->unproved);
     }
+    while (proof->clients != NULL) {
+        struct mg_proof_client *client = proof->clients;
+
+        proof->clients = client->next;
+        SSL_CTX_free(client->ctx);
+        mg_free(client);
+    }
     SSL_CTX_free(proof->server);
+    X509_STORE_free(proof->usual);
+    mg_proof_kinds_free(proof);
     mg_free(proof->entries);
     mg_buf_free(&proof->warnings);
     mg_buf_free(&proof->errors);
@@ -702,8 +762,9 @@ mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err)
     s->proving = true;
     status = mg_script_protect(s, prove_body, &p, err);
     s->proving = false;
+    if (status == 0)
+        status = mg_proof_compare(&proof, err);
     if (status == 0) {
-        mg_proof_compare(&proof);
         lines_add(&load->warnings, &proof.warnings);
         mg_report_text(&proof, &load->report);
         mg_report_json(&proof, &load->report_json);
