@@ -9,6 +9,8 @@
  *   settings, listen, backend, conn   what the script makes and gets
  *   plan      the frozen result as text (manifest) and as struct mg_config
  *   policy    answers the engine's questions
+ *   offer, proved   what clients get; what was proved before
+ *   facts, difference   a policy as facts, and two of them compared
  *   prove, report   in-memory handshakes and what came of them
  *   replay    recent clients against a new generation
  *   testing   a script as the guest of a test's Lua state; moongate test
@@ -399,7 +401,12 @@ struct mg_proof_entry {
     bool enabled[MG_PROOF_VERSIONS];
     struct mg_buf alpn;                 /* the context's protocols in wire form */
     bool alpn_asked;                    /* alpn_select_cb decides */
-    unsigned char kind[32];             /* digest of what its offer depends on */
+    unsigned char digest[32];           /* of its policy */
+    unsigned char kind[32];             /* of what its offer depends on */
+    unsigned char proof[32];            /* of what its handshakes depend on */
+    bool unique;                        /* it has what no digest covers */
+    bool complained;                    /* some client did not come through */
+    struct mg_buf options;              /* name and value of each, with NULs */
     const struct mg_proof_offer *offer; /* borrowed from the proof; NULL: not tried */
     int verify_mode;
     bool tickets, sessions;                    /* what can be resumed */
@@ -418,8 +425,10 @@ struct mg_proof_client {
 
 struct mg_proof {
     struct mg_script *script;
-    const char *sni;                /* one more name to prove, or NULL */
-    struct mg_proof_entry *entries; /* owned */
+    const struct mg_snapshot *before; /* of the policy in force, or NULL; borrowed */
+    size_t known;                     /* contexts that were proved for it */
+    const char *sni;                  /* one more name to prove, or NULL */
+    struct mg_proof_entry *entries;   /* owned */
     size_t entry_count;
     SSL_CTX *server;   /* what backends' contexts are tried against; owned, made when needed */
     X509_STORE *usual; /* the roots that are known here; likewise */
@@ -452,6 +461,21 @@ void mg_proof_kinds_free(struct mg_proof *proof);
 void mg_proof_inspect(struct mg_proof *proof, const struct mg_proof_entry *entry,
                       const struct mg_proof_certificate *certificate, X509 *x509,
                       const STACK_OF(X509) * chain, SSL_CTX *ctx);
+
+/* What the policy in force was proved with: proved.c. */
+int mg_proved_digest(struct mg_proof_entry *entry, SSL_CTX *ctx, struct mg_err *err);
+bool mg_proved_has(const struct mg_proof *proof, const struct mg_proof_entry *entry);
+bool mg_proved_offer(const struct mg_proof *proof, const struct mg_proof_entry *entry,
+                     struct mg_proof_offer *offer);
+void mg_proved_write(const struct mg_proof *proof, struct mg_buf *proved, struct mg_buf *kinds);
+
+/* What the entry amounts to: its options (may raise), then all of it as lines. */
+void mg_facts_options(lua_State *L, int object, struct mg_proof_entry *entry);
+void mg_facts_add(const struct mg_proof_entry *entry, struct mg_buf *out);
+
+/* Adds a line for each difference between two policies' facts. */
+int mg_facts_difference(const char *before, size_t before_len, const char *after, size_t after_len,
+                        struct mg_buf *out, struct mg_err *err);
 
 /* Warns of names that different certificates of the same kind claim. -1: no memory. */
 int mg_proof_compare(struct mg_proof *proof, struct mg_err *err);

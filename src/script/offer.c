@@ -91,7 +91,7 @@ mg_proof_kind(lua_State *L, struct mg_proof_entry *entry, SSL_CTX *ctx)
     /* Parameters of its own are not looked into: such a context is a kind of its own. */
     if (lua_getfield(L, context, "tmp_dh") != LUA_TNIL ||
         lua_getfield(L, context, "tmp_dh_callback") != LUA_TNIL)
-        mg_buf_addf(out, "%p", (void *)ctx);
+        entry->unique = true;
     keys_add(out, ctx);
     mg_buf_add(out, entry->alpn.data, entry->alpn.len);
     if (out->failed || EVP_Digest(out->data, out->len, entry->kind, NULL, EVP_sha256(), NULL) != 1)
@@ -272,7 +272,7 @@ int
 mg_proof_offer(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx, bool *known,
                struct mg_err *err)
 {
-    struct mg_proof_kind *kind = kind_find(proof, entry->kind);
+    struct mg_proof_kind *kind = entry->unique ? NULL : kind_find(proof, entry->kind);
 
     *known = kind != NULL && kind->proved >= PROVED_WELL;
     if (kind == NULL) {
@@ -281,7 +281,7 @@ mg_proof_offer(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ct
             mg_err_setx(err, "out of memory");
             return -1;
         }
-        if (offer_try(&kind->offer, ctx, err) != 0)
+        if (!mg_proved_offer(proof, entry, &kind->offer) && offer_try(&kind->offer, ctx, err) != 0)
             return -1;
     }
     kind->proved++;

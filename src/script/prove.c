@@ -106,6 +106,7 @@ older_enabled(SSL_CTX *ctx)
 struct attempt {
     struct mg_proof_certificate *certificate;
     bool brief; /* contexts of this kind have been proved before */
+    bool known; /* this very one has, for the policy in force */
     X509 *x509;
     SSL_CTX *server;
     SSL_CTX *client;
@@ -255,6 +256,10 @@ certificate_prove(struct mg_proof *proof, const struct mg_proof_entry *entry, st
         if (!cell->enabled)
             continue;
         a->version = (enum mg_proof_version)v;
+        if (a->known) {
+            cell->ok = any = true;
+            continue;
+        }
         a->client = client_for(proof, a->certificate->type, a->version);
         if (a->client == NULL) {
             mg_tls_err_take(err, "a client for the proof");
@@ -429,6 +434,7 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
     struct attempt attempt = {.server = ctx, .facts = facts};
     char who[MG_PROOF_WHO];
     SSL *probe;
+    size_t warned;
     int usable;
 
     mg_proof_who(entry, who);
@@ -445,8 +451,11 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
                           who);
         return 0;
     }
-    if (mg_proof_offer(proof, entry, ctx, &attempt.brief, err) != 0)
+    if (mg_proved_digest(entry, ctx, err) != 0 ||
+        mg_proof_offer(proof, entry, ctx, &attempt.brief, err) != 0)
         return -1;
+    attempt.known = mg_proved_has(proof, entry);
+    proof->known += attempt.known;
     probe = SSL_new(ctx);
     if (probe == NULL) {
         mg_tls_err_take(err, who);
@@ -463,8 +472,11 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
         mg_proof_fail(proof, "%s: no client could use it: %s", who, first_cause(entry));
     else
         failures_warn(proof, entry, who);
-    if (usable > 0 && !attempt.brief && offers_prove(proof, entry, ctx, facts, err) != 0)
+    warned = proof->warnings.len;
+    if (usable > 0 && !attempt.brief && !attempt.known &&
+        offers_prove(proof, entry, ctx, facts, err) != 0)
         return -1;
+    entry->complained = usable <= 0 || proof->warnings.len > warned;
     if ((facts->verify_mode & SSL_VERIFY_PEER) != 0 && !facts->verify_callback &&
         store_is_empty(SSL_CTX_get_cert_store(ctx)))
         mg_proof_warn(proof,
@@ -625,6 +637,7 @@ entry_fill(lua_State *L, struct mg_proof *proof, bool is_backend)
         luaL_error(L, "out of memory");
     mg_option_push(L, object, MG_WHERE);
     mg_str_copy(entry->where, sizeof(entry->where), lua_tostring(L, -1));
+    mg_facts_options(L, object, entry);
     entry->tls = mg_option_push(L, object, "tls") != LUA_TNIL;
     if (entry->tls) {
         ctx = mg_ssl_context_test(L, -1);
@@ -632,6 +645,7 @@ entry_fill(lua_State *L, struct mg_proof *proof, bool is_backend)
         mg_str_copy(entry->context, sizeof(entry->context), facts.name);
         alpn_take(L, entry);
         entry->verify_mode = facts.verify_mode;
+        memcpy(entry->digest, facts.digest, sizeof(entry->digest));
         entry->tickets = (SSL_CTX_get_options(ctx) & SSL_OP_NO_TICKET) == 0;
         entry->sessions = (SSL_CTX_get_session_cache_mode(ctx) & SSL_SESS_CACHE_SERVER) != 0;
         if (!is_backend)
@@ -727,6 +741,7 @@ proof_fini(struct mg_proof *proof)
         mg_free(entry->name);
         mg_free(entry->addresses);
         mg_buf_free(&entry->alpn);
+        mg_buf_free(&entry->options);
         mg_buf_free(&entry->unproved);
     }
     while (proof->clients != NULL) {
@@ -755,7 +770,7 @@ lines_add(struct mg_buf *out, const struct mg_buf *list)
 int
 mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err)
 {
-    struct mg_proof proof = {.script = s, .sni = load->sni};
+    struct mg_proof proof = {.script = s, .sni = load->sni, .before = load->before};
     struct prove p = {.proof = &proof, .only = load->listener};
     int status;
 
@@ -768,6 +783,10 @@ mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err)
         lines_add(&load->warnings, &proof.warnings);
         mg_report_text(&proof, &load->report);
         mg_report_json(&proof, &load->report_json);
+        mg_proved_write(&proof, &load->proved, &load->kinds);
+        for (size_t i = 0; i < proof.entry_count; i++)
+            mg_facts_add(&proof.entries[i], &load->facts);
+        load->contexts_known = proof.known;
         if (proof.errors.len > 0) {
             mg_err_setx(err, "%s", proof.errors.data);
             status = -1;

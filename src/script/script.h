@@ -22,17 +22,25 @@ extern const struct mg_setting mg_settings[]; /* ended by a NULL name */
 
 struct mg_script_load {
     /* in */
-    const char *path;     /* the script, or a packed snapshot */
-    bool prove;           /* run the proof; its errors fail the load */
-    bool keep_going;      /* `check`: fill the report also when the proof fails */
-    const char *listener; /* `check --listener`: report that one only; or NULL */
-    const char *sni;      /* `check --sni`: prove that name too; or NULL */
+    const char *path;                 /* the script, or a packed snapshot */
+    bool prove;                       /* run the proof; its errors fail the load */
+    bool keep_going;                  /* `check`: fill the report also when the proof fails */
+    const char *listener;             /* `check --listener`: report that one only; or NULL */
+    const char *sni;                  /* `check --sni`: prove that name too; or NULL */
+    const struct mg_snapshot *before; /* of the policy in force: what it has proved is not proved
+                                       * again, and what changes is told; or NULL; borrowed */
     /* out */
     int snapshot_fd;        /* sealed, owned by the caller; -1 on failure */
     struct mg_buf warnings; /* one line each */
     struct mg_buf report;   /* table for people (with `prove`) */
     struct mg_buf report_json;
+    struct mg_buf changes;              /* with `before`: in words, one line each */
+    struct mg_buf facts, proved, kinds; /* for the snapshot; of the proof */
+    size_t contexts_known;              /* contexts that were not proved again */
 };
+
+/* Frees what came out, but for the descriptor. */
+void mg_script_load_fini(struct mg_script_load *load);
 
 /*
  * Runs the script, freezes, proves, seals. -1: err->text is what the user reads ("moongate.lua:12:

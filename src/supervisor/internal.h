@@ -218,7 +218,7 @@ struct mg_reload {
     struct mg_snapshot *snapshot;
     struct mg_settings settings;
     struct mg_logs logs;
-    struct mg_buf warnings;
+    struct mg_buf warnings, changes; /* lines */
     struct mg_loader loader;
     uint64_t succeeded, failed;
     char *last_error; /* of the last one, NULL if it went well */
@@ -227,7 +227,8 @@ struct mg_reload {
 /* Starts a reload, or remembers one; either is number reload.sequence + 1 (as it was before). */
 void mg_reload_request(struct mg_super *super, const char *why);
 void mg_reload_cancel(struct mg_super *super, const char *why);
-void mg_reload_loaded(struct mg_super *super, int snapshot_fd, const char *warnings, size_t len);
+/* text: as in LOADED. */
+void mg_reload_loaded(struct mg_super *super, int snapshot_fd, const char *text, size_t len);
 void mg_reload_load_failed(struct mg_super *super, const char *text, const char *paths, size_t len);
 void mg_reload_loader_gone(struct mg_super *super);
 void mg_reload_settled(struct mg_super *super);  /* a socket was given up */

@@ -33,6 +33,7 @@ reload_clear(struct mg_reload *r)
     r->snapshot_fd = -1;
     mg_logs_close(&r->logs);
     mg_buf_free(&r->warnings);
+    mg_buf_free(&r->changes);
     mg_free(r->last_error);
     r->last_error = NULL;
     r->state = MG_RELOAD_IDLE;
@@ -100,6 +101,7 @@ reload_succeed(struct mg_super *super)
     struct mg_buf text = {0};
     watch_snapshot(super, r->snapshot, false);
     mg_buf_addf(&text, "generation %llu\n", (unsigned long long)super->generation);
+    mg_buf_add(&text, r->changes.data, r->changes.len);
     if (r->warnings.len > 0)
         mg_buf_add(&text, r->warnings.data, r->warnings.len);
     reload_clear(r);
@@ -213,12 +215,15 @@ reload_build(struct mg_super *super)
 }
 
 void
-mg_reload_loaded(struct mg_super *super, int snapshot_fd, const char *warnings, size_t len)
+mg_reload_loaded(struct mg_super *super, int snapshot_fd, const char *text, size_t len)
 {
     struct mg_reload *r = &super->reload;
     struct mg_err err;
     r->snapshot_fd = snapshot_fd;
-    mg_buf_add(&r->warnings, warnings, strnlen(warnings, len));
+    size_t warnings = strnlen(text, len);
+    mg_buf_add(&r->warnings, text, warnings);
+    if (warnings < len)
+        mg_buf_add(&r->changes, text + warnings + 1, len - warnings - 1);
     lines_log(MG_LOG_WARN, &r->warnings);
     r->snapshot = mg_snapshot_open(snapshot_fd, true, &err);
     if (r->snapshot == NULL) {
@@ -313,6 +318,7 @@ reload_commit(struct mg_super *super)
     }
     r->state = MG_RELOAD_COMMITTING;
     deadline_set(r);
+    lines_log(MG_LOG_INFO, &r->changes);
     settings_compare(&super->settings, &r->settings);
     super->settings = r->settings;
     uint64_t before = super->generation;
