@@ -381,6 +381,7 @@ struct mg_proof_offer {
     struct mg_buf versions; /* "TLSv1.2", the oldest first */
     struct mg_buf suites;   /* OpenSSL's names, in the server's order */
     struct mg_buf groups;
+    const struct mg_proof_entry *first; /* of whose context this was found out; borrowed */
 };
 
 /* Contexts of one kind offer the same, whatever their certificates say. */

@@ -281,6 +281,7 @@ mg_proof_offer(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ct
             mg_err_setx(err, "out of memory");
             return -1;
         }
+        kind->offer.first = entry;
         if (!mg_proved_offer(proof, entry, &kind->offer) && offer_try(&kind->offer, ctx, err) != 0)
             return -1;
     }

@@ -222,9 +222,13 @@ offers_print(const struct mg_proof *proof, struct mg_buf *out)
             continue;
         alpn_list(e, &protocols);
         mg_buf_addf(out, "%s offers\n", e->name);
-        words_print(out, "versions", &e->offer->versions, "none");
-        words_print(out, "cipher suites", &e->offer->suites, "none");
-        words_print(out, "groups", &e->offer->groups, "none");
+        if (e->offer->first != e) { /* many are alike */
+            mg_buf_addf(out, "  versions, cipher suites and groups as %s\n", e->offer->first->name);
+        } else {
+            words_print(out, "versions", &e->offer->versions, "none");
+            words_print(out, "cipher suites", &e->offer->suites, "none");
+            words_print(out, "groups", &e->offer->groups, "none");
+        }
         words_print(out, "ALPN", &protocols, e->alpn_asked ? "alpn_select_cb decides" : "none");
         mg_buf_addf(out, "  %-19s %s\n  %-19s %s\n", "client certificates",
                     mg_proof_verification(e), "resumption", mg_proof_resumption(e));

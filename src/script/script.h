@@ -57,6 +57,19 @@ int mg_script_load(struct mg_script_load *load, struct mg_buf *watch, struct mg_
  */
 int mg_script_test(char *const *args, struct mg_err *err);
 
+/* ---- explain -------------------------------------------------------------------------------- */
+
+struct mg_script_explain {
+    const char *path, *listener, *client; /* client: a profile of moongate.testing */
+    const char *sni, *alpn;               /* or NULL */
+    bool json;
+};
+
+/* Writes what that client would get to stdout. -1: err is what the script, or the listener's name, is
+ * refused for. `usage` is "", or what is wrong with the rest (nothing was written then). */
+int mg_script_explain(const struct mg_script_explain *explain, char *usage, size_t cap,
+                      struct mg_err *err);
+
 /* ---- worker --------------------------------------------------------------------------------- */
 
 struct mg_script_build {
