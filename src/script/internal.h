@@ -493,6 +493,23 @@ bool mg_peer_limit(SSL_CTX *ctx, int version);
 /* Gives a peer a certificate that no CA knows. */
 bool mg_peer_identify(SSL_CTX *ctx);
 
+extern const int mg_proof_version_numbers[MG_PROOF_VERSIONS]; /* OpenSSL's */
+
+/* What the bounds and options of a context leave: this version; one before TLS 1.2. */
+bool mg_proof_enabled(SSL_CTX *ctx, enum mg_proof_version version);
+bool mg_proof_older_enabled(SSL_CTX *ctx);
+
+/* An error that says nothing against the context: our certificates are known to nobody, callbacks are
+ * not run. */
+bool mg_proof_is_expected(const char *error);
+
+/* Notes what could not be proved. */
+void mg_proof_unproved(struct mg_proof_entry *entry, const char *text);
+
+/* The bounds, the verification and handshakes of a frozen client context, into entry. */
+int mg_proof_client(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx,
+                    const struct mg_ssl_context_facts *facts, struct mg_err *err);
+
 /* All handshakes with a frozen server context, into entry. */
 int mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx,
                     const struct mg_ssl_context_facts *facts, struct mg_err *err);

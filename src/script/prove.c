@@ -6,9 +6,6 @@
  * each name of the certificate. What fails in every way is an error, since no client could use it;
  * what fails in some is a warning.
  *
- * Of a backend's context only the bounds and the verification are looked at: what a server would have to
- * show, only the network can tell.
- *
  * Under each version there is one more client that offers the context's own ALPN protocols, and one
  * that shows a certificate where one is asked for. No CA of the script's has signed it; that it is
  * refused for this reason is as far as the proof goes.
@@ -29,13 +26,7 @@
 const char *const mg_proof_version_names[MG_PROOF_VERSIONS] = {"TLS 1.2", "TLS 1.3"};
 const char *const mg_proof_version_ids[MG_PROOF_VERSIONS] = {"TLSv1.2", "TLSv1.3"};
 
-static const struct {
-    int number;
-    uint64_t off;
-} versions[MG_PROOF_VERSIONS] = {
-    {TLS1_2_VERSION, SSL_OP_NO_TLSv1_2},
-    {TLS1_3_VERSION, SSL_OP_NO_TLSv1_3},
-};
+const int mg_proof_version_numbers[MG_PROOF_VERSIONS] = {TLS1_2_VERSION, TLS1_3_VERSION};
 
 static void text_add(struct mg_buf *list, const char *fmt, va_list args) MG_PRINTF(2, 0);
 
@@ -66,8 +57,8 @@ mg_proof_fail(struct mg_proof *proof, const char *fmt, ...)
     va_end(args);
 }
 
-static void
-unproved_add(struct mg_proof_entry *entry, const char *text)
+void
+mg_proof_unproved(struct mg_proof_entry *entry, const char *text)
 {
     mg_buf_add(&entry->unproved, text, strlen(text) + 1);
 }
@@ -95,9 +86,17 @@ version_enabled(SSL_CTX *ctx, int number, uint64_t off)
            (SSL_CTX_get_options(ctx) & off) == 0;
 }
 
+bool
+mg_proof_enabled(SSL_CTX *ctx, enum mg_proof_version version)
+{
+    static const uint64_t off[MG_PROOF_VERSIONS] = {SSL_OP_NO_TLSv1_2, SSL_OP_NO_TLSv1_3};
+
+    return version_enabled(ctx, mg_proof_version_numbers[version], off[version]);
+}
+
 /* The proof looks at TLS 1.2 and 1.3; a context for older versions alone is not empty, though. */
-static bool
-older_enabled(SSL_CTX *ctx)
+bool
+mg_proof_older_enabled(SSL_CTX *ctx)
 {
     return version_enabled(ctx, TLS1_VERSION, SSL_OP_NO_TLSv1) ||
            version_enabled(ctx, TLS1_1_VERSION, SSL_OP_NO_TLSv1_1);
@@ -133,8 +132,8 @@ result_add(const struct attempt *a, const char *servername, const char *cipher, 
 }
 
 /* A certificate of ours is known to nobody, or of no kind that is asked for; callbacks are not run. */
-static bool
-is_expected(const char *error)
+bool
+mg_proof_is_expected(const char *error)
 {
     return strstr(error, "certificate verify failed") != NULL ||
            strstr(error, "peer did not return a certificate") != NULL ||
@@ -236,7 +235,7 @@ client_for(struct mg_proof *proof, const char *type, enum mg_proof_version versi
         return NULL;
     mg_str_copy(client->type, sizeof(client->type), type);
     client->version = version;
-    client->ctx = mg_peer_client(type, versions[version].number);
+    client->ctx = mg_peer_client(type, mg_proof_version_numbers[version]);
     client->next = proof->clients;
     proof->clients = client;
     return client->ctx;
@@ -348,7 +347,7 @@ offer_prove(struct mg_proof *proof, const struct mg_proof_entry *entry, SSL_CTX 
 
         if (!entry->enabled[v])
             continue;
-        hs.client = mg_peer_client("", versions[v].number);
+        hs.client = mg_peer_client("", mg_proof_version_numbers[v]);
         if (hs.client == NULL || !equip(hs.client, entry))
             mg_tls_err_take(err, "a client for the proof");
         else
@@ -357,7 +356,7 @@ offer_prove(struct mg_proof *proof, const struct mg_proof_entry *entry, SSL_CTX 
         if (status != 0)
             return -1;
         X509_free(hs.server_cert);
-        if (!hs.ok && !is_expected(hs.server_error))
+        if (!hs.ok && !mg_proof_is_expected(hs.server_error))
             mg_proof_warn(proof, "%s: %s: a client with %s: %s", who, mg_proof_version_names[v],
                           offer, hs.server_error[0] != '\0' ? hs.server_error : hs.client_error);
     }
@@ -409,9 +408,9 @@ static void
 callbacks_note(struct mg_proof_entry *entry, const struct mg_ssl_context_facts *facts)
 {
     if (facts->callbacks)
-        unproved_add(entry, "the script's callbacks (they are not run)");
+        mg_proof_unproved(entry, "the script's callbacks (they are not run)");
     if ((facts->verify_mode & SSL_VERIFY_PEER) != 0)
-        unproved_add(entry, "a client certificate of the CA (its key is not here)");
+        mg_proof_unproved(entry, "a client certificate of the CA (its key is not here)");
 }
 
 /* client_ca only tells clients what to send; what is verified with lies in the store. */
@@ -440,10 +439,10 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
     mg_proof_who(entry, who);
     callbacks_note(entry, facts);
     for (int v = 0; v < MG_PROOF_VERSIONS; v++)
-        entry->enabled[v] = version_enabled(ctx, versions[v].number, versions[v].off);
+        entry->enabled[v] = mg_proof_enabled(ctx, (enum mg_proof_version)v);
     if (!entry->enabled[MG_PROOF_TLS12] && !entry->enabled[MG_PROOF_TLS13]) {
-        if (older_enabled(ctx))
-            unproved_add(entry, "versions before TLS 1.2");
+        if (mg_proof_older_enabled(ctx))
+            mg_proof_unproved(entry, "versions before TLS 1.2");
         else
             mg_proof_fail(proof,
                           "%s: no protocol version is left between min_version, max_version "
@@ -508,94 +507,6 @@ addresses_join(lua_State *L, int object)
     return mg_buf_take(&out);
 }
 
-/* ---- backends ------------------------------------------------------------------------------- */
-
-/* Why the client got no further than it can with a server whose certificate nobody knows, or "". */
-static void
-client_judge(const struct mg_memory_handshake *hs, char *cause, size_t cap)
-{
-    const char *error = hs->client_error[0] != '\0' ? hs->client_error : hs->server_error;
-
-    cause[0] = '\0';
-    if (!hs->ok && !is_expected(hs->client_error))
-        mg_str_copy(cause, cap, error[0] != '\0' ? error : "the handshake failed");
-}
-
-static int
-client_prove(struct mg_proof *proof, SSL_CTX *client, int version, char *cause, size_t cap,
-             struct mg_err *err)
-{
-    struct mg_memory_handshake hs = {.client = client};
-
-    if (proof->server == NULL) /* keys take their time: one server for all */
-        proof->server = mg_peer_server();
-    hs.server = proof->server;
-    if (hs.server == NULL || !mg_peer_limit(hs.server, version)) {
-        mg_tls_err_take(err, "a server for the proof");
-        return -1;
-    }
-    if (mg_memory_handshake(&hs, err) != 0)
-        return -1;
-    client_judge(&hs, cause, cap);
-    X509_free(hs.server_cert);
-    return 0;
-}
-
-static int
-backend_prove(struct mg_proof *proof, const struct mg_proof_entry *entry, SSL_CTX *ctx,
-              const char *who, struct mg_err *err)
-{
-    char causes[MG_PROOF_VERSIONS][256] = {""};
-    const char *first = NULL;
-    bool usable = older_enabled(ctx);
-
-    for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
-        if (!entry->enabled[v])
-            continue;
-        if (client_prove(proof, ctx, versions[v].number, causes[v], sizeof(causes[v]), err) != 0)
-            return -1;
-        usable = usable || causes[v][0] == '\0';
-        if (first == NULL && causes[v][0] != '\0')
-            first = causes[v];
-    }
-    if (!usable) {
-        mg_proof_fail(proof, "%s: no server could be reached with it: %s", who, first);
-        return 0;
-    }
-    for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
-        if (causes[v][0] != '\0')
-            mg_proof_warn(proof, "%s: %s: %s", who, mg_proof_version_names[v], causes[v]);
-    }
-    return 0;
-}
-
-static int
-client_inspect(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx,
-               const struct mg_ssl_context_facts *facts, struct mg_err *err)
-{
-    char who[MG_PROOF_WHO];
-
-    mg_proof_who(entry, who);
-    for (int v = 0; v < MG_PROOF_VERSIONS; v++)
-        entry->enabled[v] = version_enabled(ctx, versions[v].number, versions[v].off);
-    if (!entry->enabled[MG_PROOF_TLS12] && !entry->enabled[MG_PROOF_TLS13] && !older_enabled(ctx))
-        mg_proof_fail(proof,
-                      "%s: no protocol version is left between min_version, max_version and "
-                      "options",
-                      who);
-    else if (backend_prove(proof, entry, ctx, who, err) != 0)
-        return -1;
-    if (facts->verify_mode == SSL_VERIFY_NONE)
-        mg_proof_warn(proof, "%s: verify_mode is VERIFY_NONE: whoever answers is believed", who);
-    else if (!facts->verify_hostname)
-        mg_proof_warn(proof, "%s: verify_hostname is false: any certificate of the CA is believed",
-                      who);
-    unproved_add(entry, "the backend's certificate (no network in a proof)");
-    if (facts->callbacks)
-        unproved_add(entry, "the script's callbacks (they are not run)");
-    return 0;
-}
-
 /* The ALPN protocols of the context at the top, in wire form; none where a callback decides. */
 static void
 alpn_take(lua_State *L, struct mg_proof_entry *entry)
@@ -650,7 +561,7 @@ entry_fill(lua_State *L, struct mg_proof *proof, bool is_backend)
         entry->sessions = (SSL_CTX_get_session_cache_mode(ctx) & SSL_SESS_CACHE_SERVER) != 0;
         if (!is_backend)
             mg_proof_kind(L, entry, ctx);
-        if ((is_backend ? client_inspect : mg_proof_server)(proof, entry, ctx, &facts, &err) != 0)
+        if ((is_backend ? mg_proof_client : mg_proof_server)(proof, entry, ctx, &facts, &err) != 0)
             luaL_error(L, "%s", err.text);
     }
     lua_settop(L, object);
