@@ -13,6 +13,7 @@ int mgtest_cache(lua_State *L) __attribute__((weak));
 int mgtest_snapshot(lua_State *L) __attribute__((weak));
 int mgtest_ipc(lua_State *L) __attribute__((weak));
 int mgtest_tls(lua_State *L) __attribute__((weak));
+int mgtest_ring(lua_State *L); /* of tls: makes a ring */
 int mgtest_net(lua_State *L) __attribute__((weak));
 int mgtest_engine(lua_State *L) __attribute__((weak));
 

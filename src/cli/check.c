@@ -72,8 +72,6 @@ mg_check_command(int argc, char **argv)
         fprintf(stderr, "%s\n", err.text);
     if (load.snapshot_fd >= 0)
         close(load.snapshot_fd);
-    mg_buf_free(&load.warnings);
-    mg_buf_free(&load.report);
-    mg_buf_free(&load.report_json);
+    mg_script_load_fini(&load);
     return result == 0 ? MG_EXIT_DONE : MG_EXIT_REFUSED;
 }

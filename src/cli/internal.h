@@ -21,6 +21,7 @@ extern const struct mg_command mg_commands[]; /* ended by a NULL name */
 
 int mg_run_command(int argc, char **argv);
 int mg_check_command(int argc, char **argv);
+int mg_explain_command(int argc, char **argv);
 int mg_test_command(int argc, char **argv);
 int mg_control_command(int argc, char **argv); /* reload, drain, stop, status */
 int mg_loader_command(int argc, char **argv);

@@ -1,7 +1,7 @@
 /*
  * The loader process: runs the script once and answers on its channel (fd 3).
  *
- * The happy path is: give up what is not needed, load, LOADED with the snapshot, exit 0. Possible
+ * The happy path is: BUILD says what is in force, give up what is not needed, load, LOADED with the snapshot, exit 0. Possible
  * failure modes are: the script or its proof fails (FAILED with the text and the paths that were
  * touched, exit 0: the answer is the result), the supervisor is gone (exit 1).
  */
@@ -9,6 +9,7 @@
 
 #include "ipc/ipc.h"
 #include "script/script.h"
+#include "snapshot/snapshot.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +25,7 @@
 #endif
 
 #define CHANNEL_FD 3
+#define BUILD_MS   10000
 
 #ifdef MG_HAVE_PRCTL
 /*
@@ -80,25 +82,67 @@ path_shorten(const char *path)
     return strncmp(path, cwd, len) == 0 && path[len] == '/' ? path + len + 1 : path;
 }
 
+/* The snapshot of the policy in force; NULL where there is none. Without it everything is new, which is
+ * no reason to fail. */
+static struct mg_snapshot *
+before_take(int *fd)
+{
+    struct mg_snapshot *before = NULL;
+    struct mg_buf payload = {0};
+    struct mg_msg msg = {0};
+    struct mg_err err;
+    *fd = -1;
+    if (mg_ipc_receive_blocking(CHANNEL_FD, &msg, &payload, BUILD_MS, &err) == 1) {
+        if (msg.type == MG_MSG_BUILD && msg.fd_count == 1) {
+            *fd = msg.fds[0];
+            msg.fds[0] = -1;
+            before = mg_snapshot_open(*fd, true, &err);
+        }
+        mg_msg_close_fds(&msg);
+    }
+    mg_buf_free(&payload);
+    return before;
+}
+
+/* The warnings, a NUL, the changes; what is too much is cut. */
+static int
+loaded_send(const struct mg_script_load *load, struct mg_err *err)
+{
+    struct mg_buf text = {0};
+    mg_buf_add(&text, load->warnings.data, load->warnings.len);
+    mg_buf_add(&text, "", 1);
+    mg_buf_add(&text, load->changes.data, load->changes.len);
+    int result = -1;
+    if (text.failed)
+        mg_err_setx(err, "out of memory");
+    else
+        result = mg_ipc_send_blocking(CHANNEL_FD, MG_MSG_LOADED, load->contexts_known, text.data,
+                                      text.len < MG_IPC_MAX ? text.len : MG_IPC_MAX,
+                                      &load->snapshot_fd, 1, err);
+    mg_buf_free(&text);
+    return result;
+}
+
 int
 mg_loader_command(int argc, char **argv)
 {
     struct mg_script_load load = {.prove = true, .snapshot_fd = -1};
     struct mg_buf watch = {0}, answer = {0};
+    struct mg_snapshot *before;
     struct mg_err err;
+    int before_fd;
     if (argc != 2)
         return MG_EXIT_USAGE;
     fcntl(CHANNEL_FD, F_SETFD, FD_CLOEXEC); /* moongate.command starts programs */
     mg_log_open(STDERR_FILENO, MG_LOG_TEXT, MG_LOG_INFO, "loader");
     mg_log_wait();
     load.path = path_shorten(argv[1]);
+    load.before = before = before_take(&before_fd);
     int result = rights_reduce(&err);
     if (result == 0)
         result = mg_script_load(&load, &watch, &err);
     if (result == 0) {
-        size_t len = load.warnings.len < MG_IPC_MAX ? load.warnings.len : MG_IPC_MAX;
-        result = mg_ipc_send_blocking(CHANNEL_FD, MG_MSG_LOADED, 0, load.warnings.data, len,
-                                      &load.snapshot_fd, 1, &err);
+        result = loaded_send(&load, &err);
     } else {
         mg_buf_add(&answer, err.text, strlen(err.text) + 1);
         if (watch.len <= MG_IPC_MAX - answer.len)
@@ -111,8 +155,9 @@ mg_loader_command(int argc, char **argv)
         close(load.snapshot_fd);
     mg_buf_free(&watch);
     mg_buf_free(&answer);
-    mg_buf_free(&load.warnings);
-    mg_buf_free(&load.report);
-    mg_buf_free(&load.report_json);
+    mg_script_load_fini(&load);
+    mg_snapshot_close(before);
+    if (before_fd >= 0)
+        close(before_fd);
     return result == 0 ? MG_EXIT_DONE : MG_EXIT_REFUSED;
 }

@@ -45,6 +45,25 @@ const struct mg_command mg_commands[] = {
      "  --json           the report as data\n"
      "  --listener NAME  only this listener\n"
      "  --sni NAME       prove this server name, too\n"},
+    {"explain", mg_explain_command, "what a client would get, and which line decided it",
+     "usage: moongate explain SCRIPT --listener NAME [--sni NAME] [--alpn LIST] [--client "
+     "PROFILE]\n"
+     "                        [--json]\n\n"
+     "Runs the script as `check` does, and then a handshake in memory with that listener; "
+     "callbacks and\n"
+     "backend functions are called. Shows what was decided – context, certificate, version, "
+     "cipher\n"
+     "suite, group, signature, ALPN, client certificate, backend, or the alert – and where the "
+     "script\n"
+     "says so. Opens no socket. A handshake that is refused is an answer, too: exit status 0.\n\n"
+     "  --listener NAME   the listener to connect to\n"
+     "  --sni NAME        the server name to ask for (default: none)\n"
+     "  --alpn LIST       protocols to offer, with commas between (default: the profile's)\n"
+     "  --client PROFILE  one of moongate.testing's clients: browser (default), permissive, "
+     "modern,\n"
+     "                    intermediate, old, rsa_only, ecdsa_only, ed25519_only, tls10 to tls13, "
+     "cbc\n"
+     "  --json            the same as data\n"},
     {"test", mg_test_command, "run busted specs of TLS policies",
      "usage: moongate test [PATH...] [-- OPTION...]\n\n"
      "Runs the specs (files *_spec.lua, or directories; default: ./spec) with busted, which has to "

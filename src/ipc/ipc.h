@@ -26,9 +26,11 @@ enum mg_msg_type {
     MG_MSG_SOCKET,
     /* S→W: payload = canonical address; accept to EAGAIN, then close. W→S: the same, when done. */
     MG_MSG_UNSOCKET,
-    /* S→W: number = generation, fd = snapshot. */
+    /* S→W: number = generation, fd = snapshot. S→L, the first message: the generation in force with its
+     * snapshot, or 0 without one. */
     MG_MSG_BUILD,
-    /* W→S: number = generation; it is built and waits for COMMIT or DISCARD. */
+    /* W→S: number = generation; it is built and waits for COMMIT or DISCARD. Payload = "key=value\n"
+     * lines: how recent clients would fare (total, failing, not_asked, late, and for each reason "reason=N text"). */
     MG_MSG_READY,
     /* W→S: number = generation (0: the worker cannot start), payload = the error text. L→S: likewise;
      * a NUL and the paths touched so far, each with a NUL, follow the text. */
@@ -53,7 +55,8 @@ enum mg_msg_type {
     /* S→W: number = request. W→S: the same number, payload = "key=value\n" lines for people, a NUL,
      * members of a JSON object. */
     MG_MSG_STATUS,
-    /* L→S: fd = snapshot, payload = warnings, one per line. */
+    /* L→S: fd = snapshot, payload = warnings, one per line, a NUL, and what changes, likewise. number =
+     * contexts that had been proved before. */
     MG_MSG_LOADED,
     /* C→S: payload = "reload" | "drain" | "stop" | "status" | "status --json". */
     MG_MSG_COMMAND,

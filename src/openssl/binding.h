@@ -170,6 +170,10 @@ int mg_ssl_context_servername(lua_State *L, SSL_CTX *ctx, struct mg_tls_conn *co
 void mg_lua_push_x509(lua_State *L, X509 *cert);
 void mg_lua_push_pkey(lua_State *L, EVP_PKEY *key);
 
+/* The file that a certificate was read from, as the script gave it, or NULL. Noted once; borrowed. */
+void mg_x509_note_file(X509 *x509, const char *path);
+const char *mg_x509_file(const X509 *x509);
+
 /* SSLSocket's readers for a connection: pushes the value of `name` and returns true, or false if there
  * is no such reader. names: NULL-ended list of all of them. */
 bool mg_ssl_reader_push(lua_State *L, struct mg_tls_conn *conn, const char *name);

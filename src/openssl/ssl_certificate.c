@@ -147,6 +147,7 @@ mg_ssl_context_load_certificate(lua_State *L)
     const char *what = lua_pushfstring(L, "load_certificate: %s", chain_file);
     mg_x509_parse_all(L, "CertificateError", what, text->data, text->len);
     int certs = lua_gettop(L);
+    mg_x509_note_files(L, certs, chain_file);
 
     text = mg_file_push(L, "SystemCallError", "load_certificate", key_file);
     what = lua_pushfstring(L, "load_certificate: %s", key_file);

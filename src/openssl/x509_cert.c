@@ -171,6 +171,7 @@ certificate_load_file(lua_State *L)
     struct mg_buf *file = mg_file_push(L, "SystemCallError", what, path);
     what = lua_pushfstring(L, "%s: %s", what, path);
     mg_x509_parse_all(L, "CertificateError", what, file->data, file->len);
+    mg_x509_note_files(L, -1, path);
     return 1;
 }
 

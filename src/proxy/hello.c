@@ -114,6 +114,7 @@ decide(struct mg_session *s, const struct mg_hello *hello)
         return false;
     }
     s->down.tls.scope = s->listener->name;
+    mg_tls_conn_keep_hello(&s->down.tls, s->engine->options.ring, s->listener->name);
     s->down.deciding = false;
     mg_free(s->servername);
     s->servername = NULL;

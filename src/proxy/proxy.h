@@ -137,6 +137,7 @@ struct mg_engine_options {
     unsigned worker; /* index into the rows of the shared counters */
     int access_fd;   /* access records, or -1; borrowed */
     enum mg_log_format access_format;
+    struct mg_ring *ring; /* keeps the ClientHellos of those who connect, or NULL; borrowed */
 };
 
 struct mg_engine *mg_engine_new(const struct mg_engine_options *options, struct mg_err *err);

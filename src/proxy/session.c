@@ -542,6 +542,7 @@ tls_begin(struct mg_session *s)
             return;
         }
         s->down.tls.scope = s->listener->name;
+        mg_tls_conn_keep_hello(&s->down.tls, s->engine->options.ring, s->listener->name);
     }
     s->down.stream.read_max = MG_HANDSHAKE_READ;
     mg_session_arm(s);

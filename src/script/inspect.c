@@ -6,7 +6,9 @@
 
 #include <arpa/inet.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 #define DAY_S     86400
@@ -82,14 +84,33 @@ time_seconds(const ASN1_TIME *time)
     return ASN1_TIME_to_tm(time, &tm) == 1 ? (int64_t)timegm(&tm) : 0;
 }
 
+static void
+chain_describe(struct mg_proof_certificate *out, const STACK_OF(X509) * chain)
+{
+    for (int i = 0; i < sk_X509_num(chain); i++) {
+        char *subject = name_text(X509_get_subject_name(sk_X509_value(chain, i)));
+
+        if (subject != NULL)
+            mg_buf_add(&out->chain, subject, strlen(subject) + 1);
+        else
+            out->chain.failed = true;
+        mg_free(subject);
+    }
+}
+
 int
-mg_proof_describe(struct mg_proof_certificate *out, X509 *x509, struct mg_err *err)
+mg_proof_describe(struct mg_proof_certificate *out, X509 *x509, const STACK_OF(X509) * chain,
+                  struct mg_err *err)
 {
     unsigned len = sizeof(out->fingerprint);
     int64_t now = (int64_t)time(NULL);
+    const char *file = mg_x509_file(x509);
 
     key_describe(out, x509);
     names_describe(out, x509);
+    chain_describe(out, chain);
+    if (file != NULL && (out->file = mg_strdup(file)) == NULL)
+        out->names.failed = true;
     out->subject = name_text(X509_get_subject_name(x509));
     out->not_before = time_seconds(X509_get0_notBefore(x509));
     out->not_after = time_seconds(X509_get0_notAfter(x509));
@@ -97,11 +118,22 @@ mg_proof_describe(struct mg_proof_certificate *out, X509 *x509, struct mg_err *e
     out->days_left = (int)((out->not_after - now - (out->not_after < now ? DAY_S - 1 : 0)) / DAY_S);
     X509_digest(x509, EVP_sha256(), out->fingerprint, &len);
     ERR_clear_error();
-    if (out->subject == NULL || out->names.failed) {
+    if (out->subject == NULL || out->names.failed || out->chain.failed) {
         mg_err_setx(err, "out of memory");
         return -1;
     }
     return 0;
+}
+
+#define FILE_TEXT 512
+
+/* " (web.crt)", or "". */
+static void
+file_text(const struct mg_proof_certificate *c, char out[FILE_TEXT])
+{
+    out[0] = '\0';
+    if (c->file != NULL)
+        snprintf(out, FILE_TEXT, " (%s)", c->file);
 }
 
 /* ---- chain ---------------------------------------------------------------------------------- */
@@ -129,24 +161,19 @@ store_has_issuer(X509_STORE *store, X509 *subject)
 
 /* Whether a client that knows the usual roots could end the chain with this certificate. */
 static bool
-issuer_is_known(X509 *last, SSL_CTX *ctx)
+issuer_is_known(struct mg_proof *proof, X509 *last, SSL_CTX *ctx)
 {
-    X509_STORE *usual;
-    bool known;
-
     if (store_has_issuer(SSL_CTX_get_cert_store(ctx), last))
         return true;
-    usual = X509_STORE_new();
-    known =
-        usual != NULL && X509_STORE_set_default_paths(usual) == 1 && store_has_issuer(usual, last);
-    X509_STORE_free(usual);
+    if (proof->usual == NULL && (proof->usual = X509_STORE_new()) != NULL)
+        X509_STORE_set_default_paths(proof->usual); /* reads them when they are first needed */
     ERR_clear_error();
-    return known;
+    return store_has_issuer(proof->usual, last);
 }
 
 static void
 chain_inspect(struct mg_proof *proof, const char *who, X509 *x509, const STACK_OF(X509) * chain,
-              SSL_CTX *ctx)
+              SSL_CTX *ctx, const char *file)
 {
     X509 *last = x509;
     char *issuer;
@@ -157,20 +184,58 @@ chain_inspect(struct mg_proof *proof, const char *who, X509 *x509, const STACK_O
         if (!is_issued_by(last, next)) {
             mg_proof_warn(proof,
                           "%s: the chain is out of order: certificate %d of it did not issue "
-                          "the one before",
-                          who, i + 1);
+                          "the one before%s",
+                          who, i + 1, file);
             return;
         }
         last = next;
     }
-    if (is_issued_by(last, last) || issuer_is_known(last, ctx))
+    if (is_issued_by(last, last) || issuer_is_known(proof, last, ctx))
         return;
     issuer = name_text(X509_get_issuer_name(last));
     mg_proof_warn(proof,
                   "%s: the chain is incomplete: the issuer %s is neither sent nor a root that "
-                  "is known here",
-                  who, issuer != NULL ? issuer : "(no memory)");
+                  "is known here%s",
+                  who, issuer != NULL ? issuer : "(no memory)", file);
     mg_free(issuer);
+}
+
+/* ---- strength -------------------------------------------------------------------------------- */
+
+#define WEAK_BITS 112 /* RSA of 2048 bits, curves of 224 */
+
+static bool
+key_is_weak(X509 *x509)
+{
+    const EVP_PKEY *key = X509_get0_pubkey(x509);
+
+    return key != NULL && EVP_PKEY_get_security_bits(key) < WEAK_BITS;
+}
+
+/* The name of a digest that signatures must not use any more, or NULL. What a root has signed itself with
+ * says nothing. */
+static const char *
+weak_digest(X509 *x509)
+{
+    int digest = NID_undef;
+
+    if (is_issued_by(x509, x509) || X509_get_signature_info(x509, &digest, NULL, NULL, NULL) != 1)
+        return NULL;
+    return digest == NID_sha1 || digest == NID_md5 || digest == NID_md5_sha1 ? OBJ_nid2sn(digest)
+                                                                             : NULL;
+}
+
+static void
+strength_inspect(struct mg_proof *proof, const char *who, X509 *x509, const char *what,
+                 const char *file)
+{
+    const char *digest = weak_digest(x509);
+
+    if (key_is_weak(x509))
+        mg_proof_warn(proof, "%s%s has a weak key (%d bits)%s", who, what,
+                      EVP_PKEY_get_bits(X509_get0_pubkey(x509)), file);
+    if (digest != NULL)
+        mg_proof_warn(proof, "%s%s has a weak signature (%s)%s", who, what, digest, file);
 }
 
 void
@@ -178,63 +243,106 @@ mg_proof_inspect(struct mg_proof *proof, const struct mg_proof_entry *entry,
                  const struct mg_proof_certificate *certificate, X509 *x509,
                  const STACK_OF(X509) * chain, SSL_CTX *ctx)
 {
-    char place[MG_PROOF_WHO], who[MG_PROOF_WHO + 256];
+    char place[MG_PROOF_WHO], who[MG_PROOF_WHO + 256], file[FILE_TEXT], link[64];
 
     mg_proof_who(entry, place);
     snprintf(who, sizeof(who), "%s: %s certificate %s", place, certificate->type,
              certificate->subject);
+    file_text(certificate, file);
     if (certificate->not_before > (int64_t)time(NULL))
-        mg_proof_warn(proof, "%s is not valid yet", who);
+        mg_proof_warn(proof, "%s is not valid yet%s", who, file);
     if (certificate->days_left < 0)
-        mg_proof_warn(proof, "%s has expired", who);
+        mg_proof_warn(proof, "%s has expired%s", who, file);
     else if (certificate->days_left < SOON_DAYS)
-        mg_proof_warn(proof, "%s expires in %d days", who, certificate->days_left);
-    chain_inspect(proof, who, x509, chain, ctx);
+        mg_proof_warn(proof, "%s expires in %d days%s", who, certificate->days_left, file);
+    strength_inspect(proof, who, x509, "", file);
+    for (int i = 0; i < sk_X509_num(chain); i++) {
+        snprintf(link, sizeof(link), ": certificate %d of its chain", i + 1);
+        strength_inspect(proof, who, sk_X509_value(chain, i), link, file);
+    }
+    chain_inspect(proof, who, x509, chain, ctx, file);
 }
 
 /* ---- names ---------------------------------------------------------------------------------- */
 
-/* The first name that both claim, or NULL. */
-static const char *
-common_name(const struct mg_buf *a, const struct mg_buf *b)
-{
-    for (size_t i = 0; i < a->len; i += strlen(a->data + i) + 1) {
-        for (size_t j = 0; j < b->len; j += strlen(b->data + j) + 1) {
-            if (strcasecmp(a->data + i, b->data + j) == 0)
-                return a->data + i;
-        }
-    }
-    return NULL;
-}
-
-static void
-pair_compare(struct mg_proof *proof, const struct mg_proof_entry *ea,
-             const struct mg_proof_certificate *a, const struct mg_proof_entry *eb,
-             const struct mg_proof_certificate *b)
-{
+/* One name of one certificate; sorted, those that clash are neighbours. */
+struct claim {
     const char *name;
+    const struct mg_proof_entry *entry;
+    const struct mg_proof_certificate *certificate;
+    size_t order; /* in which they came */
+};
 
-    if (strcmp(a->type, b->type) != 0 ||
-        memcmp(a->fingerprint, b->fingerprint, sizeof(a->fingerprint)) == 0)
-        return;
-    name = common_name(&a->names, &b->names);
-    if (name != NULL)
-        mg_proof_warn(proof,
-                      "%slistener %s: %s is also on another %s certificate, that of listener %s",
-                      eb->where, eb->name, name, a->type, ea->name);
+static int
+claim_order(const void *a, const void *b)
+{
+    const struct claim *x = a, *y = b;
+    int order = strcasecmp(x->name, y->name);
+
+    if (order == 0)
+        order = strcmp(x->certificate->type, y->certificate->type);
+    return order != 0 ? order : x->order < y->order ? -1 : x->order > y->order;
 }
 
-void
-mg_proof_compare(struct mg_proof *proof)
+static size_t
+claims_collect(const struct mg_proof *proof, struct claim *out)
 {
-    for (size_t i = 0; i < proof->entry_count; i++) {
-        for (size_t j = i + 1; j < proof->entry_count; j++) {
-            const struct mg_proof_entry *a = &proof->entries[i], *b = &proof->entries[j];
+    size_t count = 0;
 
-            for (size_t ca = 0; ca < a->certificate_count; ca++) {
-                for (size_t cb = 0; cb < b->certificate_count; cb++)
-                    pair_compare(proof, a, &a->certificates[ca], b, &b->certificates[cb]);
+    for (size_t i = 0; i < proof->entry_count; i++) {
+        const struct mg_proof_entry *e = &proof->entries[i];
+
+        for (size_t c = 0; c < e->certificate_count; c++) {
+            const struct mg_buf *names = &e->certificates[c].names;
+
+            for (size_t at = 0; at < names->len; at += strlen(names->data + at) + 1) {
+                if (out != NULL)
+                    out[count] = (struct claim){names->data + at, e, &e->certificates[c], count};
+                count++;
             }
         }
     }
+    return count;
+}
+
+static bool
+is_same(const struct mg_proof_certificate *a, const struct mg_proof_certificate *b)
+{
+    return memcmp(a->fingerprint, b->fingerprint, sizeof(a->fingerprint)) == 0;
+}
+
+static void
+pair_compare(struct mg_proof *proof, const struct claim *a, const struct claim *b)
+{
+    const char *file_a = a->certificate->file, *file_b = b->certificate->file;
+
+    if (strcasecmp(a->name, b->name) != 0 ||
+        strcmp(a->certificate->type, b->certificate->type) != 0 ||
+        is_same(a->certificate, b->certificate))
+        return;
+    mg_proof_warn(
+        proof, "%slistener %s: %s is also on another %s certificate, that of listener %s%s%s%s%s%s",
+        b->entry->where, b->entry->name, b->name, a->certificate->type, a->entry->name,
+        file_b != NULL || file_a != NULL ? " (" : "", file_b != NULL ? file_b : "",
+        file_b != NULL && file_a != NULL ? " and " : "", file_a != NULL ? file_a : "",
+        file_b != NULL || file_a != NULL ? ")" : "");
+}
+
+/* Two certificates that have many names in common are mentioned once for each. */
+int
+mg_proof_compare(struct mg_proof *proof, struct mg_err *err)
+{
+    size_t count = claims_collect(proof, NULL);
+    struct claim *claims = mg_calloc(count > 0 ? count : 1, sizeof(*claims));
+
+    if (claims == NULL) {
+        mg_err_setx(err, "out of memory");
+        return -1;
+    }
+    claims_collect(proof, claims);
+    qsort(claims, count, sizeof(*claims), claim_order);
+    for (size_t i = 1; i < count; i++)
+        pair_compare(proof, &claims[i - 1], &claims[i]);
+    mg_free(claims);
+    return 0;
 }

@@ -9,7 +9,10 @@
  *   settings, listen, backend, conn   what the script makes and gets
  *   plan      the frozen result as text (manifest) and as struct mg_config
  *   policy    answers the engine's questions
+ *   offer, proved   what clients get; what was proved before
+ *   facts, difference   a policy as facts, and two of them compared
  *   prove, report   in-memory handshakes and what came of them
+ *   replay    recent clients against a new generation
  *   testing   a script as the guest of a test's Lua state; moongate test
  */
 #ifndef MG_SCRIPT_INTERNAL_H
@@ -361,6 +364,8 @@ struct mg_proof_certificate {
     char type[16]; /* "RSA", "EC", "ED25519" */
     int bits;
     char *subject;       /* owned */
+    char *file;          /* it was read from, as the script gave it; owned; or NULL */
+    struct mg_buf chain; /* subjects of what is sent with it, each with a NUL */
     struct mg_buf names; /* SANs, each with a NUL */
     int64_t not_before, not_after;
     int days_left;
@@ -371,6 +376,21 @@ struct mg_proof_certificate {
 
 #define MG_PROOF_CERTIFICATES 12 /* more kinds of keys than OpenSSL has places for */
 
+/* What clients can really get from a context, each tried by a handshake; texts, each with a NUL. */
+struct mg_proof_offer {
+    struct mg_buf versions; /* "TLSv1.2", the oldest first */
+    struct mg_buf suites;   /* OpenSSL's names, in the server's order */
+    struct mg_buf groups;
+    const struct mg_proof_entry *first; /* of whose context this was found out; borrowed */
+};
+
+/* Contexts of one kind offer the same, whatever their certificates say. */
+struct mg_proof_kind {
+    unsigned char digest[32];
+    struct mg_proof_offer offer;
+    unsigned proved; /* contexts of this kind */
+};
+
 /* A listener or a backend. */
 struct mg_proof_entry {
     bool is_backend;
@@ -380,18 +400,42 @@ struct mg_proof_entry {
     char context[128]; /* ctx.name, or "" */
     bool tls;
     bool enabled[MG_PROOF_VERSIONS];
-    struct mg_buf alpn; /* the context's protocols in wire form */
-    struct mg_proof_certificate certificates[MG_PROOF_CERTIFICATES];
+    struct mg_buf alpn;                 /* the context's protocols in wire form */
+    bool alpn_asked;                    /* alpn_select_cb decides */
+    unsigned char digest[32];           /* of its policy */
+    unsigned char kind[32];             /* of what its offer depends on */
+    unsigned char proof[32];            /* of what its handshakes depend on */
+    bool unique;                        /* it has what no digest covers */
+    bool complained;                    /* some client did not come through */
+    struct mg_buf options;              /* name and value of each, with NULs */
+    const struct mg_proof_offer *offer; /* borrowed from the proof; NULL: not tried */
+    int verify_mode;
+    bool tickets, sessions;                    /* what can be resumed */
+    struct mg_proof_certificate *certificates; /* owned */
     size_t certificate_count;
     struct mg_buf unproved; /* what could not be proved, each with a NUL */
 };
 
+/* A peer of mg_peer_client, kept because many contexts are alike. */
+struct mg_proof_client {
+    struct mg_proof_client *next;
+    char type[16];
+    enum mg_proof_version version;
+    SSL_CTX *ctx;
+};
+
 struct mg_proof {
     struct mg_script *script;
-    const char *sni;                /* one more name to prove, or NULL */
-    struct mg_proof_entry *entries; /* owned */
-    SSL_CTX *server; /* what backends' contexts are tried against; owned, made when needed */
+    const struct mg_snapshot *before; /* of the policy in force, or NULL; borrowed */
+    size_t known;                     /* contexts that were proved for it */
+    const char *sni;                  /* one more name to prove, or NULL */
+    struct mg_proof_entry *entries;   /* owned */
     size_t entry_count;
+    SSL_CTX *server;   /* what backends' contexts are tried against; owned, made when needed */
+    X509_STORE *usual; /* the roots that are known here; likewise */
+    struct mg_proof_client *clients; /* what servers are tried with; likewise */
+    struct mg_proof_kind **kinds;    /* owned; sorted by digest */
+    size_t kind_count;
     struct mg_buf warnings, errors; /* texts, each with a NUL */
 };
 
@@ -403,15 +447,39 @@ void mg_proof_fail(struct mg_proof *proof, const char *fmt, ...) MG_PRINTF(2, 3)
 void mg_proof_who(const struct mg_proof_entry *entry, char out[MG_PROOF_WHO]);
 
 /* Subject, names, dates and kind of key of a certificate. */
-int mg_proof_describe(struct mg_proof_certificate *out, X509 *x509, struct mg_err *err);
+int mg_proof_describe(struct mg_proof_certificate *out, X509 *x509, const STACK_OF(X509) * chain,
+                      struct mg_err *err);
+
+/* The digest of what the context at the top of the stack offers, into entry->kind. May raise. */
+void mg_proof_kind(lua_State *L, struct mg_proof_entry *entry, SSL_CTX *ctx);
+
+/* Tries what a context of that kind offers, once; *known: several were proved before. */
+int mg_proof_offer(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx, bool *known,
+                   struct mg_err *err);
+void mg_proof_kinds_free(struct mg_proof *proof);
 
 /* Warns of what is wrong with the certificate itself: dates, and the chain sent with it. */
 void mg_proof_inspect(struct mg_proof *proof, const struct mg_proof_entry *entry,
                       const struct mg_proof_certificate *certificate, X509 *x509,
                       const STACK_OF(X509) * chain, SSL_CTX *ctx);
 
-/* Warns of names that different certificates of the same kind claim. */
-void mg_proof_compare(struct mg_proof *proof);
+/* What the policy in force was proved with: proved.c. */
+int mg_proved_digest(struct mg_proof_entry *entry, SSL_CTX *ctx, struct mg_err *err);
+bool mg_proved_has(const struct mg_proof *proof, const struct mg_proof_entry *entry);
+bool mg_proved_offer(const struct mg_proof *proof, const struct mg_proof_entry *entry,
+                     struct mg_proof_offer *offer);
+void mg_proved_write(const struct mg_proof *proof, struct mg_buf *proved, struct mg_buf *kinds);
+
+/* What the entry amounts to: its options (may raise), then all of it as lines. */
+void mg_facts_options(lua_State *L, int object, struct mg_proof_entry *entry);
+void mg_facts_add(const struct mg_proof_entry *entry, struct mg_buf *out);
+
+/* Adds a line for each difference between two policies' facts. */
+int mg_facts_difference(const char *before, size_t before_len, const char *after, size_t after_len,
+                        struct mg_buf *out, struct mg_err *err);
+
+/* Warns of names that different certificates of the same kind claim. -1: no memory. */
+int mg_proof_compare(struct mg_proof *proof, struct mg_err *err);
 
 /* The error of a callback that a proof's handshake has reached. */
 #define MG_NOT_RUN "not run while contexts are proved"
@@ -425,6 +493,23 @@ bool mg_peer_limit(SSL_CTX *ctx, int version);
 /* Gives a peer a certificate that no CA knows. */
 bool mg_peer_identify(SSL_CTX *ctx);
 
+extern const int mg_proof_version_numbers[MG_PROOF_VERSIONS]; /* OpenSSL's */
+
+/* What the bounds and options of a context leave: this version; one before TLS 1.2. */
+bool mg_proof_enabled(SSL_CTX *ctx, enum mg_proof_version version);
+bool mg_proof_older_enabled(SSL_CTX *ctx);
+
+/* An error that says nothing against the context: our certificates are known to nobody, callbacks are
+ * not run. */
+bool mg_proof_is_expected(const char *error);
+
+/* Notes what could not be proved. */
+void mg_proof_unproved(struct mg_proof_entry *entry, const char *text);
+
+/* The bounds, the verification and handshakes of a frozen client context, into entry. */
+int mg_proof_client(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx,
+                    const struct mg_ssl_context_facts *facts, struct mg_err *err);
+
 /* All handshakes with a frozen server context, into entry. */
 int mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx,
                     const struct mg_ssl_context_facts *facts, struct mg_err *err);
@@ -437,6 +522,10 @@ int mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *er
 
 /* The C module moongate.script: load(path, files, env), for moongate.testing. */
 int luaopen_moongate_script(lua_State *L);
+
+/* "required", "by ticket": for people. */
+const char *mg_proof_verification(const struct mg_proof_entry *entry);
+const char *mg_proof_resumption(const struct mg_proof_entry *entry);
 
 void mg_report_text(const struct mg_proof *proof, struct mg_buf *out);
 void mg_report_json(const struct mg_proof *proof, struct mg_buf *out);

@@ -232,6 +232,9 @@ records_add(struct mg_script *s, const struct mg_script_load *load, const char *
         report_add(w, "text", &load->report);
         report_add(w, "json", &load->report_json);
         report_add(w, "warning", &load->warnings);
+        report_add(w, "facts", &load->facts);
+        report_add(w, "proved", &load->proved);
+        report_add(w, "kinds", &load->kinds);
         mg_world_write(&s->world, w);
     }
     mg_buf_free(&addresses.text);
@@ -266,11 +269,37 @@ mg_script_rehearse(struct mg_script *s, struct mg_script_load *load, const char 
     return load->prove ? mg_prove(s, load, err) : 0;
 }
 
+/* What the new policy changes. */
+static int
+changes_tell(struct mg_script_load *load, struct mg_err *err)
+{
+    struct mg_span facts;
+
+    if (load->before == NULL ||
+        !mg_snapshot_find(load->before, MG_RECORD_REPORT, "facts", strlen("facts"), &facts))
+        return 0;
+    return mg_facts_difference(facts.data, facts.len,
+                               load->facts.data != NULL ? load->facts.data : "", load->facts.len,
+                               &load->changes, err);
+}
+
+void
+mg_script_load_fini(struct mg_script_load *load)
+{
+    struct mg_buf *const buffers[] = {&load->warnings, &load->report, &load->report_json,
+                                      &load->changes,  &load->facts,  &load->proved,
+                                      &load->kinds};
+
+    for (size_t i = 0; i < MG_ARRAY_LEN(buffers); i++)
+        mg_buf_free(buffers[i]);
+}
+
 static int
 script_load(struct mg_script *s, struct mg_script_load *load, const char *path, struct mg_buf *text,
             struct mg_err *err)
 {
-    if (script_trust(s, path, err) != 0 || mg_script_rehearse(s, load, path, text, err) != 0)
+    if (script_trust(s, path, err) != 0 || mg_script_rehearse(s, load, path, text, err) != 0 ||
+        changes_tell(load, err) != 0)
         return -1;
     load->snapshot_fd = snapshot_seal(s, load, path, text, err);
     return load->snapshot_fd >= 0 ? 0 : -1;

@@ -6,9 +6,6 @@
  * each name of the certificate. What fails in every way is an error, since no client could use it;
  * what fails in some is a warning.
  *
- * Of a backend's context only the bounds and the verification are looked at: what a server would have to
- * show, only the network can tell.
- *
  * Under each version there is one more client that offers the context's own ALPN protocols, and one
  * that shows a certificate where one is asked for. No CA of the script's has signed it; that it is
  * refused for this reason is as far as the proof goes.
@@ -29,13 +26,7 @@
 const char *const mg_proof_version_names[MG_PROOF_VERSIONS] = {"TLS 1.2", "TLS 1.3"};
 const char *const mg_proof_version_ids[MG_PROOF_VERSIONS] = {"TLSv1.2", "TLSv1.3"};
 
-static const struct {
-    int number;
-    uint64_t off;
-} versions[MG_PROOF_VERSIONS] = {
-    {TLS1_2_VERSION, SSL_OP_NO_TLSv1_2},
-    {TLS1_3_VERSION, SSL_OP_NO_TLSv1_3},
-};
+const int mg_proof_version_numbers[MG_PROOF_VERSIONS] = {TLS1_2_VERSION, TLS1_3_VERSION};
 
 static void text_add(struct mg_buf *list, const char *fmt, va_list args) MG_PRINTF(2, 0);
 
@@ -66,8 +57,8 @@ mg_proof_fail(struct mg_proof *proof, const char *fmt, ...)
     va_end(args);
 }
 
-static void
-unproved_add(struct mg_proof_entry *entry, const char *text)
+void
+mg_proof_unproved(struct mg_proof_entry *entry, const char *text)
 {
     mg_buf_add(&entry->unproved, text, strlen(text) + 1);
 }
@@ -95,9 +86,17 @@ version_enabled(SSL_CTX *ctx, int number, uint64_t off)
            (SSL_CTX_get_options(ctx) & off) == 0;
 }
 
+bool
+mg_proof_enabled(SSL_CTX *ctx, enum mg_proof_version version)
+{
+    static const uint64_t off[MG_PROOF_VERSIONS] = {SSL_OP_NO_TLSv1_2, SSL_OP_NO_TLSv1_3};
+
+    return version_enabled(ctx, mg_proof_version_numbers[version], off[version]);
+}
+
 /* The proof looks at TLS 1.2 and 1.3; a context for older versions alone is not empty, though. */
-static bool
-older_enabled(SSL_CTX *ctx)
+bool
+mg_proof_older_enabled(SSL_CTX *ctx)
 {
     return version_enabled(ctx, TLS1_VERSION, SSL_OP_NO_TLSv1) ||
            version_enabled(ctx, TLS1_1_VERSION, SSL_OP_NO_TLSv1_1);
@@ -105,6 +104,8 @@ older_enabled(SSL_CTX *ctx)
 
 struct attempt {
     struct mg_proof_certificate *certificate;
+    bool brief; /* contexts of this kind have been proved before */
+    bool known; /* this very one has, for the policy in force */
     X509 *x509;
     SSL_CTX *server;
     SSL_CTX *client;
@@ -131,8 +132,8 @@ result_add(const struct attempt *a, const char *servername, const char *cipher, 
 }
 
 /* A certificate of ours is known to nobody, or of no kind that is asked for; callbacks are not run. */
-static bool
-is_expected(const char *error)
+bool
+mg_proof_is_expected(const char *error)
 {
     return strstr(error, "certificate verify failed") != NULL ||
            strstr(error, "peer did not return a certificate") != NULL ||
@@ -204,21 +205,45 @@ version_prove(const struct mg_proof *proof, const struct attempt *a, struct mg_e
     size_t count = 0;
 
     a->certificate->cells[a->version].ok = true;
-    if (handshake_prove(a, NULL, err) != 0)
+    if (!a->brief && handshake_prove(a, NULL, err) != 0)
         return -1;
-    for (size_t at = 0; at < names->len && count < NAMES_MAX; at += strlen(names->data + at) + 1) {
+    for (size_t at = 0; at < names->len && count < (a->brief ? 1 : NAMES_MAX);
+         at += strlen(names->data + at) + 1) {
         if (strncmp(names->data + at, "IP ", 3) == 0)
             continue; /* an address is no SNI */
         if (name_prove(a, names->data + at, err) != 0)
             return -1;
         count++;
     }
+    if (a->brief && count == 0 && handshake_prove(a, NULL, err) != 0)
+        return -1;
     return proof->sni != NULL ? handshake_prove(a, proof->sni, err) : 0;
 }
 
+/* Borrowed from the proof; NULL: OpenSSL's queue says why. */
+static SSL_CTX *
+client_for(struct mg_proof *proof, const char *type, enum mg_proof_version version)
+{
+    struct mg_proof_client *client = proof->clients;
+
+    while (client != NULL && (client->version != version || strcmp(client->type, type) != 0))
+        client = client->next;
+    if (client != NULL)
+        return client->ctx;
+    client = mg_calloc(1, sizeof(*client));
+    if (client == NULL)
+        return NULL;
+    mg_str_copy(client->type, sizeof(client->type), type);
+    client->version = version;
+    client->ctx = mg_peer_client(type, mg_proof_version_numbers[version]);
+    client->next = proof->clients;
+    proof->clients = client;
+    return client->ctx;
+}
+
 static int
-certificate_prove(const struct mg_proof *proof, const struct mg_proof_entry *entry,
-                  struct attempt *a, struct mg_err *err)
+certificate_prove(struct mg_proof *proof, const struct mg_proof_entry *entry, struct attempt *a,
+                  struct mg_err *err)
 {
     bool any = false;
 
@@ -230,18 +255,36 @@ certificate_prove(const struct mg_proof *proof, const struct mg_proof_entry *ent
         if (!cell->enabled)
             continue;
         a->version = (enum mg_proof_version)v;
-        a->client = mg_peer_client(a->certificate->type, versions[v].number);
+        if (a->known) {
+            cell->ok = any = true;
+            continue;
+        }
+        a->client = client_for(proof, a->certificate->type, a->version);
         if (a->client == NULL) {
             mg_tls_err_take(err, "a client for the proof");
             return -1;
         }
         status = version_prove(proof, a, err);
-        SSL_CTX_free(a->client);
         if (status != 0)
             return -1;
         any = any || cell->ok;
     }
     return any ? 1 : 0;
+}
+
+/* NULL: no memory. */
+static struct mg_proof_certificate *
+certificate_add(struct mg_proof_entry *entry)
+{
+    struct mg_proof_certificate *grown = mg_realloc(
+        entry->certificates, (entry->certificate_count + 1) * sizeof(*entry->certificates));
+
+    if (grown == NULL)
+        return NULL;
+    entry->certificates = grown;
+    grown += entry->certificate_count++;
+    memset(grown, 0, sizeof(*grown));
+    return grown;
 }
 
 /* All certificates, whichever was added last. 1 if some client could use some of them, 0, or -1. */
@@ -258,10 +301,12 @@ certificates_prove(struct mg_proof *proof, struct mg_proof_entry *entry, SSL *pr
         int status;
 
         a->x509 = SSL_get_certificate(probe);
-        a->certificate = &entry->certificates[entry->certificate_count++];
-        if (mg_proof_describe(a->certificate, a->x509, err) != 0)
-            return -1;
         SSL_get0_chain_certs(probe, &chain);
+        a->certificate = certificate_add(entry);
+        if (a->certificate == NULL)
+            mg_err_setx(err, "out of memory");
+        if (a->certificate == NULL || mg_proof_describe(a->certificate, a->x509, chain, err) != 0)
+            return -1;
         mg_proof_inspect(proof, entry, a->certificate, a->x509, chain, a->server);
         status = certificate_prove(proof, entry, a, err);
         if (status < 0)
@@ -302,7 +347,7 @@ offer_prove(struct mg_proof *proof, const struct mg_proof_entry *entry, SSL_CTX 
 
         if (!entry->enabled[v])
             continue;
-        hs.client = mg_peer_client("", versions[v].number);
+        hs.client = mg_peer_client("", mg_proof_version_numbers[v]);
         if (hs.client == NULL || !equip(hs.client, entry))
             mg_tls_err_take(err, "a client for the proof");
         else
@@ -311,7 +356,7 @@ offer_prove(struct mg_proof *proof, const struct mg_proof_entry *entry, SSL_CTX 
         if (status != 0)
             return -1;
         X509_free(hs.server_cert);
-        if (!hs.ok && !is_expected(hs.server_error))
+        if (!hs.ok && !mg_proof_is_expected(hs.server_error))
             mg_proof_warn(proof, "%s: %s: a client with %s: %s", who, mg_proof_version_names[v],
                           offer, hs.server_error[0] != '\0' ? hs.server_error : hs.client_error);
     }
@@ -363,9 +408,9 @@ static void
 callbacks_note(struct mg_proof_entry *entry, const struct mg_ssl_context_facts *facts)
 {
     if (facts->callbacks)
-        unproved_add(entry, "the script's callbacks (they are not run)");
+        mg_proof_unproved(entry, "the script's callbacks (they are not run)");
     if ((facts->verify_mode & SSL_VERIFY_PEER) != 0)
-        unproved_add(entry, "a client certificate of the CA (its key is not here)");
+        mg_proof_unproved(entry, "a client certificate of the CA (its key is not here)");
 }
 
 /* client_ca only tells clients what to send; what is verified with lies in the store. */
@@ -388,15 +433,16 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
     struct attempt attempt = {.server = ctx, .facts = facts};
     char who[MG_PROOF_WHO];
     SSL *probe;
+    size_t warned;
     int usable;
 
     mg_proof_who(entry, who);
     callbacks_note(entry, facts);
     for (int v = 0; v < MG_PROOF_VERSIONS; v++)
-        entry->enabled[v] = version_enabled(ctx, versions[v].number, versions[v].off);
+        entry->enabled[v] = mg_proof_enabled(ctx, (enum mg_proof_version)v);
     if (!entry->enabled[MG_PROOF_TLS12] && !entry->enabled[MG_PROOF_TLS13]) {
-        if (older_enabled(ctx))
-            unproved_add(entry, "versions before TLS 1.2");
+        if (mg_proof_older_enabled(ctx))
+            mg_proof_unproved(entry, "versions before TLS 1.2");
         else
             mg_proof_fail(proof,
                           "%s: no protocol version is left between min_version, max_version "
@@ -404,6 +450,11 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
                           who);
         return 0;
     }
+    if (mg_proved_digest(entry, ctx, err) != 0 ||
+        mg_proof_offer(proof, entry, ctx, &attempt.brief, err) != 0)
+        return -1;
+    attempt.known = mg_proved_has(proof, entry);
+    proof->known += attempt.known;
     probe = SSL_new(ctx);
     if (probe == NULL) {
         mg_tls_err_take(err, who);
@@ -420,8 +471,11 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
         mg_proof_fail(proof, "%s: no client could use it: %s", who, first_cause(entry));
     else
         failures_warn(proof, entry, who);
-    if (usable > 0 && offers_prove(proof, entry, ctx, facts, err) != 0)
+    warned = proof->warnings.len;
+    if (usable > 0 && !attempt.brief && !attempt.known &&
+        offers_prove(proof, entry, ctx, facts, err) != 0)
         return -1;
+    entry->complained = usable <= 0 || proof->warnings.len > warned;
     if ((facts->verify_mode & SSL_VERIFY_PEER) != 0 && !facts->verify_callback &&
         store_is_empty(SSL_CTX_get_cert_store(ctx)))
         mg_proof_warn(proof,
@@ -453,102 +507,14 @@ addresses_join(lua_State *L, int object)
     return mg_buf_take(&out);
 }
 
-/* ---- backends ------------------------------------------------------------------------------- */
-
-/* Why the client got no further than it can with a server whose certificate nobody knows, or "". */
-static void
-client_judge(const struct mg_memory_handshake *hs, char *cause, size_t cap)
-{
-    const char *error = hs->client_error[0] != '\0' ? hs->client_error : hs->server_error;
-
-    cause[0] = '\0';
-    if (!hs->ok && !is_expected(hs->client_error))
-        mg_str_copy(cause, cap, error[0] != '\0' ? error : "the handshake failed");
-}
-
-static int
-client_prove(struct mg_proof *proof, SSL_CTX *client, int version, char *cause, size_t cap,
-             struct mg_err *err)
-{
-    struct mg_memory_handshake hs = {.client = client};
-
-    if (proof->server == NULL) /* keys take their time: one server for all */
-        proof->server = mg_peer_server();
-    hs.server = proof->server;
-    if (hs.server == NULL || !mg_peer_limit(hs.server, version)) {
-        mg_tls_err_take(err, "a server for the proof");
-        return -1;
-    }
-    if (mg_memory_handshake(&hs, err) != 0)
-        return -1;
-    client_judge(&hs, cause, cap);
-    X509_free(hs.server_cert);
-    return 0;
-}
-
-static int
-backend_prove(struct mg_proof *proof, const struct mg_proof_entry *entry, SSL_CTX *ctx,
-              const char *who, struct mg_err *err)
-{
-    char causes[MG_PROOF_VERSIONS][256] = {""};
-    const char *first = NULL;
-    bool usable = older_enabled(ctx);
-
-    for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
-        if (!entry->enabled[v])
-            continue;
-        if (client_prove(proof, ctx, versions[v].number, causes[v], sizeof(causes[v]), err) != 0)
-            return -1;
-        usable = usable || causes[v][0] == '\0';
-        if (first == NULL && causes[v][0] != '\0')
-            first = causes[v];
-    }
-    if (!usable) {
-        mg_proof_fail(proof, "%s: no server could be reached with it: %s", who, first);
-        return 0;
-    }
-    for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
-        if (causes[v][0] != '\0')
-            mg_proof_warn(proof, "%s: %s: %s", who, mg_proof_version_names[v], causes[v]);
-    }
-    return 0;
-}
-
-static int
-client_inspect(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *ctx,
-               const struct mg_ssl_context_facts *facts, struct mg_err *err)
-{
-    char who[MG_PROOF_WHO];
-
-    mg_proof_who(entry, who);
-    for (int v = 0; v < MG_PROOF_VERSIONS; v++)
-        entry->enabled[v] = version_enabled(ctx, versions[v].number, versions[v].off);
-    if (!entry->enabled[MG_PROOF_TLS12] && !entry->enabled[MG_PROOF_TLS13] && !older_enabled(ctx))
-        mg_proof_fail(proof,
-                      "%s: no protocol version is left between min_version, max_version and "
-                      "options",
-                      who);
-    else if (backend_prove(proof, entry, ctx, who, err) != 0)
-        return -1;
-    if (facts->verify_mode == SSL_VERIFY_NONE)
-        mg_proof_warn(proof, "%s: verify_mode is VERIFY_NONE: whoever answers is believed", who);
-    else if (!facts->verify_hostname)
-        mg_proof_warn(proof, "%s: verify_hostname is false: any certificate of the CA is believed",
-                      who);
-    unproved_add(entry, "the backend's certificate (no network in a proof)");
-    if (facts->callbacks)
-        unproved_add(entry, "the script's callbacks (they are not run)");
-    return 0;
-}
-
 /* The ALPN protocols of the context at the top, in wire form; none where a callback decides. */
 static void
 alpn_take(lua_State *L, struct mg_proof_entry *entry)
 {
     int context = lua_gettop(L);
 
-    if (lua_getfield(L, context, "alpn_select_cb") == LUA_TNIL &&
-        lua_getfield(L, context, "alpn_protocols") == LUA_TTABLE) {
+    entry->alpn_asked = lua_getfield(L, context, "alpn_select_cb") != LUA_TNIL;
+    if (!entry->alpn_asked && lua_getfield(L, context, "alpn_protocols") == LUA_TTABLE) {
         for (lua_Integer i = 1; lua_rawgeti(L, -1, i) == LUA_TSTRING; i++) {
             size_t len;
             const char *name = lua_tolstring(L, -1, &len);
@@ -582,13 +548,20 @@ entry_fill(lua_State *L, struct mg_proof *proof, bool is_backend)
         luaL_error(L, "out of memory");
     mg_option_push(L, object, MG_WHERE);
     mg_str_copy(entry->where, sizeof(entry->where), lua_tostring(L, -1));
+    mg_facts_options(L, object, entry);
     entry->tls = mg_option_push(L, object, "tls") != LUA_TNIL;
     if (entry->tls) {
         ctx = mg_ssl_context_test(L, -1);
         mg_ssl_context_facts(L, lua_gettop(L), &facts);
         mg_str_copy(entry->context, sizeof(entry->context), facts.name);
         alpn_take(L, entry);
-        if ((is_backend ? client_inspect : mg_proof_server)(proof, entry, ctx, &facts, &err) != 0)
+        entry->verify_mode = facts.verify_mode;
+        memcpy(entry->digest, facts.digest, sizeof(entry->digest));
+        entry->tickets = (SSL_CTX_get_options(ctx) & SSL_OP_NO_TICKET) == 0;
+        entry->sessions = (SSL_CTX_get_session_cache_mode(ctx) & SSL_SESS_CACHE_SERVER) != 0;
+        if (!is_backend)
+            mg_proof_kind(L, entry, ctx);
+        if ((is_backend ? mg_proof_client : mg_proof_server)(proof, entry, ctx, &facts, &err) != 0)
             luaL_error(L, "%s", err.text);
     }
     lua_settop(L, object);
@@ -670,15 +643,28 @@ proof_fini(struct mg_proof *proof)
 
         for (size_t c = 0; c < entry->certificate_count; c++) {
             mg_free(entry->certificates[c].subject);
+            mg_free(entry->certificates[c].file);
+            mg_buf_free(&entry->certificates[c].chain);
             mg_buf_free(&entry->certificates[c].names);
             mg_buf_free(&entry->certificates[c].results);
         }
+        mg_free(entry->certificates);
         mg_free(entry->name);
         mg_free(entry->addresses);
         mg_buf_free(&entry->alpn);
+        mg_buf_free(&entry->options);
         mg_buf_free(&entry->unproved);
     }
+    while (proof->clients != NULL) {
+        struct mg_proof_client *client = proof->clients;
+
+        proof->clients = client->next;
+        SSL_CTX_free(client->ctx);
+        mg_free(client);
+    }
     SSL_CTX_free(proof->server);
+    X509_STORE_free(proof->usual);
+    mg_proof_kinds_free(proof);
     mg_free(proof->entries);
     mg_buf_free(&proof->warnings);
     mg_buf_free(&proof->errors);
@@ -692,37 +678,26 @@ lines_add(struct mg_buf *out, const struct mg_buf *list)
         mg_buf_addf(out, "%s\n", list->data + at);
 }
 
-/* What is accepted, so that a script for a later version loads, but must not pass for done. */
-static void
-settings_warn(struct mg_proof *proof)
-{
-    static const char *const later[] = {"hello_ring", "refuse_reload_above"};
-
-    for (const struct mg_setting *set = mg_settings; set->name != NULL; set++) {
-        for (size_t i = 0; i < MG_ARRAY_LEN(later); i++) {
-            if (strcmp(set->name, later[i]) == 0 &&
-                strcmp(mg_settings_text(&proof->script->settings, set->name), set->fallback) != 0)
-                mg_proof_warn(proof, "settings: %s has no effect in this version", set->name);
-        }
-    }
-}
-
 int
 mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err)
 {
-    struct mg_proof proof = {.script = s, .sni = load->sni};
+    struct mg_proof proof = {.script = s, .sni = load->sni, .before = load->before};
     struct prove p = {.proof = &proof, .only = load->listener};
     int status;
 
     s->proving = true;
     status = mg_script_protect(s, prove_body, &p, err);
     s->proving = false;
+    if (status == 0)
+        status = mg_proof_compare(&proof, err);
     if (status == 0) {
-        mg_proof_compare(&proof);
-        settings_warn(&proof);
         lines_add(&load->warnings, &proof.warnings);
         mg_report_text(&proof, &load->report);
         mg_report_json(&proof, &load->report_json);
+        mg_proved_write(&proof, &load->proved, &load->kinds);
+        for (size_t i = 0; i < proof.entry_count; i++)
+            mg_facts_add(&proof.entries[i], &load->facts);
+        load->contexts_known = proof.known;
         if (proof.errors.len > 0) {
             mg_err_setx(err, "%s", proof.errors.data);
             status = -1;

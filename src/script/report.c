@@ -150,6 +150,95 @@ entries_print(const struct mg_proof *proof, bool backends, struct mg_buf *out)
     mg_buf_free(&t.cells);
 }
 
+/* ---- text: what a listener offers ------------------------------------------------------------ */
+
+static void
+words_print(struct mg_buf *out, const char *label, const struct mg_buf *list, const char *none)
+{
+    mg_buf_addf(out, "  %-19s ", label);
+    for (size_t at = 0; at < list->len; at += strlen(list->data + at) + 1)
+        mg_buf_addf(out, "%s%s", at > 0 ? ", " : "", list->data + at);
+    mg_buf_addf(out, "%s\n", list->len == 0 ? none : "");
+}
+
+/* The protocols in wire form as a list of texts. */
+static void
+alpn_list(const struct mg_proof_entry *e, struct mg_buf *out)
+{
+    for (size_t at = 0; at < e->alpn.len; at += 1 + (unsigned char)e->alpn.data[at]) {
+        mg_buf_add_printable(out, e->alpn.data + at + 1, (unsigned char)e->alpn.data[at]);
+        mg_buf_add(out, "", 1);
+    }
+}
+
+const char *
+mg_proof_verification(const struct mg_proof_entry *e)
+{
+    if ((e->verify_mode & SSL_VERIFY_PEER) == 0)
+        return "not asked for";
+    return (e->verify_mode & SSL_VERIFY_FAIL_IF_NO_PEER_CERT) != 0 ? "required" : "asked for";
+}
+
+const char *
+mg_proof_resumption(const struct mg_proof_entry *e)
+{
+    if (e->tickets)
+        return e->sessions ? "by ticket, by session" : "by ticket";
+    return e->sessions ? "by session" : "none";
+}
+
+static void
+date_text(int64_t seconds, char out[16])
+{
+    time_t t = (time_t)seconds;
+    struct tm tm;
+
+    out[0] = '\0';
+    if (gmtime_r(&t, &tm) != NULL)
+        strftime(out, 16, "%Y-%m-%d", &tm);
+}
+
+static void
+certificate_print(const struct mg_proof_certificate *c, struct mg_buf *out)
+{
+    char until[16];
+
+    date_text(c->not_after, until);
+    mg_buf_addf(out, "  %-19s %s %d, %s, until %s (%d days left)%s%s\n", "certificate", c->type,
+                c->bits, c->subject, until, c->days_left, c->file != NULL ? ", from " : "",
+                c->file != NULL ? c->file : "");
+    words_print(out, "  names", &c->names, "none");
+    words_print(out, "  chain as sent", &c->chain, "none");
+}
+
+static void
+offers_print(const struct mg_proof *proof, struct mg_buf *out)
+{
+    for (size_t i = 0; i < proof->entry_count; i++) {
+        const struct mg_proof_entry *e = &proof->entries[i];
+        struct mg_buf protocols = {0};
+
+        if (e->offer == NULL)
+            continue;
+        alpn_list(e, &protocols);
+        mg_buf_addf(out, "%s offers\n", e->name);
+        if (e->offer->first != e) { /* many are alike */
+            mg_buf_addf(out, "  versions, cipher suites and groups as %s\n", e->offer->first->name);
+        } else {
+            words_print(out, "versions", &e->offer->versions, "none");
+            words_print(out, "cipher suites", &e->offer->suites, "none");
+            words_print(out, "groups", &e->offer->groups, "none");
+        }
+        words_print(out, "ALPN", &protocols, e->alpn_asked ? "alpn_select_cb decides" : "none");
+        mg_buf_addf(out, "  %-19s %s\n  %-19s %s\n", "client certificates",
+                    mg_proof_verification(e), "resumption", mg_proof_resumption(e));
+        for (size_t c = 0; c < e->certificate_count; c++)
+            certificate_print(&e->certificates[c], out);
+        mg_buf_adds(out, "\n");
+        mg_buf_free(&protocols);
+    }
+}
+
 static void
 list_print(const struct mg_buf *list, const char *label, struct mg_buf *out)
 {
@@ -176,6 +265,7 @@ mg_report_text(const struct mg_proof *proof, struct mg_buf *out)
 {
     entries_print(proof, false, out);
     entries_print(proof, true, out);
+    offers_print(proof, out);
     unproved_print(proof, out);
     list_print(&proof->warnings, "warning", out);
     list_print(&proof->errors, "error", out);
@@ -272,7 +362,11 @@ certificate_json(struct mg_buf *out, const struct mg_proof_certificate *c)
     string_add(out, "type", c->type);
     mg_buf_addf(out, "\"bits\":%d,", c->bits);
     string_add(out, "subject", c->subject);
+    if (c->file != NULL)
+        string_add(out, "file", c->file);
     names_json(out, &c->names);
+    list_json(out, "chain", &c->chain);
+    mg_buf_adds(out, ",");
     mg_buf_adds(out, "\"sha256\":\"");
     for (size_t i = 0; i < sizeof(c->fingerprint); i++)
         mg_buf_addf(out, "%02x", c->fingerprint[i]);
@@ -286,6 +380,31 @@ certificate_json(struct mg_buf *out, const struct mg_proof_certificate *c)
     mg_buf_adds(out, "]}");
     if (c->results.failed)
         out->failed = true;
+}
+
+static void
+offer_json(struct mg_buf *out, const struct mg_proof_entry *e)
+{
+    struct mg_buf protocols = {0};
+
+    if (e->offer == NULL)
+        return;
+    alpn_list(e, &protocols);
+    mg_buf_adds(out, "\"offer\":{");
+    list_json(out, "versions", &e->offer->versions);
+    mg_buf_adds(out, ",");
+    list_json(out, "cipher_suites", &e->offer->suites);
+    mg_buf_adds(out, ",");
+    list_json(out, "groups", &e->offer->groups);
+    mg_buf_adds(out, ",");
+    list_json(out, "alpn_protocols", &protocols);
+    mg_buf_addf(out, ",\"alpn_select_cb\":%s,", e->alpn_asked ? "true" : "false");
+    string_add(out, "client_certificates", mg_proof_verification(e));
+    mg_buf_addf(out, "\"tickets\":%s,\"sessions\":%s},", e->tickets ? "true" : "false",
+                e->sessions ? "true" : "false");
+    if (protocols.failed)
+        out->failed = true;
+    mg_buf_free(&protocols);
 }
 
 static void
@@ -305,7 +424,9 @@ entry_json(struct mg_buf *out, const struct mg_proof_entry *e)
             first = false;
         }
     }
-    mg_buf_adds(out, "],\"certificates\":[");
+    mg_buf_adds(out, "],");
+    offer_json(out, e);
+    mg_buf_adds(out, "\"certificates\":[");
     for (size_t c = 0; c < e->certificate_count; c++) {
         mg_buf_adds(out, c > 0 ? "," : "");
         certificate_json(out, &e->certificates[c]);

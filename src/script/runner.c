@@ -1,6 +1,7 @@
 /*
  * moongate test: busted in a Lua state of this process, so that one file is a whole installation. Specs
- * are programs of the user's own: nothing is guarded here but the scripts that they load.
+ * are programs of the user's own: nothing is guarded here but the scripts that they load. moongate
+ * explain is such a program, too, of ours.
  */
 #include "script/embedded.h"
 #include "script/internal.h"
@@ -82,24 +83,79 @@ tests_run(lua_State *L)
     return 0;
 }
 
-int
-mg_script_test(char *const *args, struct mg_err *err)
+static void
+field_set(lua_State *L, const char *name, const char *text)
+{
+    lua_pushstring(L, text); /* NULL is nil */
+    lua_setfield(L, -2, name);
+}
+
+/* Leaves a usage error's text, or nil. */
+static int
+explain_run(lua_State *L)
+{
+    const struct mg_script_explain *explain = lua_touserdata(L, 1);
+
+    luaL_openlibs(L);
+    modules_preload(L);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "moongate.explain");
+    lua_call(L, 1, 1);
+    lua_getfield(L, -1, "run");
+    lua_newtable(L);
+    field_set(L, "script", explain->path);
+    field_set(L, "listener", explain->listener);
+    field_set(L, "client", explain->client);
+    field_set(L, "sni", explain->sni);
+    field_set(L, "alpn", explain->alpn);
+    lua_pushboolean(L, explain->json);
+    lua_setfield(L, -2, "json");
+    lua_call(L, 1, 1);
+    return 1;
+}
+
+/* A state of its own for `body`, which gets data as a light userdata. NULL: err. Closed by the caller. */
+static lua_State *
+state_run(lua_CFunction body, const void *data, int results, struct mg_err *err)
 {
     lua_State *L = luaL_newstate();
-    int status;
 
     if (L == NULL) {
         mg_err_setx(err, "out of memory");
-        return -1;
+        return NULL;
     }
 #ifdef MG_GC_STRESS
     lua_gc(L, LUA_GCSETPAUSE, 0);
 #endif
-    lua_pushcfunction(L, tests_run);
-    lua_pushlightuserdata(L, (void *)(uintptr_t)args);
-    status = lua_pcall(L, 1, 0, 0);
-    if (status != LUA_OK)
-        mg_err_setx(err, "%s", mg_lua_error_text(L, -1));
+    lua_pushcfunction(L, body);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)data);
+    if (lua_pcall(L, 1, results, 0) == LUA_OK)
+        return L;
+    mg_err_setx(err, "%s", mg_lua_error_text(L, -1));
     lua_close(L);
-    return status == LUA_OK ? 0 : -1;
+    return NULL;
+}
+
+int
+mg_script_explain(const struct mg_script_explain *explain, char *usage, size_t cap,
+                  struct mg_err *err)
+{
+    lua_State *L = state_run(explain_run, explain, 1, err);
+
+    if (L == NULL)
+        return -1;
+    mg_str_copy(usage, cap, lua_isstring(L, -1) ? lua_tostring(L, -1) : "");
+    lua_close(L);
+    return 0;
+}
+
+int
+mg_script_test(char *const *args, struct mg_err *err)
+{
+    lua_State *L = state_run(tests_run, args, 0, err);
+
+    if (L == NULL)
+        return -1;
+    lua_close(L);
+    return 0;
 }

@@ -22,17 +22,25 @@ extern const struct mg_setting mg_settings[]; /* ended by a NULL name */
 
 struct mg_script_load {
     /* in */
-    const char *path;     /* the script, or a packed snapshot */
-    bool prove;           /* run the proof; its errors fail the load */
-    bool keep_going;      /* `check`: fill the report also when the proof fails */
-    const char *listener; /* `check --listener`: report that one only; or NULL */
-    const char *sni;      /* `check --sni`: prove that name too; or NULL */
+    const char *path;                 /* the script, or a packed snapshot */
+    bool prove;                       /* run the proof; its errors fail the load */
+    bool keep_going;                  /* `check`: fill the report also when the proof fails */
+    const char *listener;             /* `check --listener`: report that one only; or NULL */
+    const char *sni;                  /* `check --sni`: prove that name too; or NULL */
+    const struct mg_snapshot *before; /* of the policy in force: what it has proved is not proved
+                                       * again, and what changes is told; or NULL; borrowed */
     /* out */
     int snapshot_fd;        /* sealed, owned by the caller; -1 on failure */
     struct mg_buf warnings; /* one line each */
     struct mg_buf report;   /* table for people (with `prove`) */
     struct mg_buf report_json;
+    struct mg_buf changes;              /* with `before`: in words, one line each */
+    struct mg_buf facts, proved, kinds; /* for the snapshot; of the proof */
+    size_t contexts_known;              /* contexts that were not proved again */
 };
+
+/* Frees what came out, but for the descriptor. */
+void mg_script_load_fini(struct mg_script_load *load);
 
 /*
  * Runs the script, freezes, proves, seals. -1: err->text is what the user reads ("moongate.lua:12:
@@ -48,6 +56,19 @@ int mg_script_load(struct mg_script_load *load, struct mg_buf *watch, struct mg_
  * its own exit status. -1: it could not be started, err says why.
  */
 int mg_script_test(char *const *args, struct mg_err *err);
+
+/* ---- explain -------------------------------------------------------------------------------- */
+
+struct mg_script_explain {
+    const char *path, *listener, *client; /* client: a profile of moongate.testing */
+    const char *sni, *alpn;               /* or NULL */
+    bool json;
+};
+
+/* Writes what that client would get to stdout. -1: err is what the script, or the listener's name, is
+ * refused for. `usage` is "", or what is wrong with the rest (nothing was written then). */
+int mg_script_explain(const struct mg_script_explain *explain, char *usage, size_t cap,
+                      struct mg_err *err);
 
 /* ---- worker --------------------------------------------------------------------------------- */
 
@@ -66,6 +87,24 @@ struct mg_script_build {
  */
 struct mg_config *mg_script_build(const struct mg_script_build *build, struct mg_err *err);
 void mg_script_free(struct mg_config *config);
+
+/* How recent clients would fare under a new generation. */
+#define MG_REPLAY_REASONS 8u
+struct mg_replay {
+    unsigned total;     /* hellos of listeners that the generation has, too */
+    unsigned failing;   /* of these, those that came through until now */
+    unsigned not_asked; /* where a callback of the script's has a say, which is not run */
+    unsigned late;      /* not tried, because it took too long */
+    unsigned reason_count;
+    struct {
+        unsigned count;
+        char text[96];
+    } reasons[MG_REPLAY_REASONS]; /* of failing; may be 0 */
+};
+
+/* On the thread that built it, before the hand-over. What fails is noted in the ring. */
+int mg_script_replay(struct mg_config *config, struct mg_ring *ring, struct mg_replay *out,
+                     struct mg_err *err);
 
 /* What runs in Lua right now ("alpn_select_cb of listener web"), for the heartbeat and the
  * watchdog's message; "" when nothing does. Written and read by the loop's thread and by a dying

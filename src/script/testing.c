@@ -29,9 +29,7 @@ guest_gc(lua_State *L)
     mg_script_delete(guest->script);
     guest->script = NULL;
     mg_buf_free_secret(&guest->text);
-    mg_buf_free(&guest->load.warnings);
-    mg_buf_free(&guest->load.report);
-    mg_buf_free(&guest->load.report_json);
+    mg_script_load_fini(&guest->load);
     return 0;
 }
 

@@ -4,6 +4,7 @@
  *   supervisor.c  life of the process: start, signals, stop
  *   reload.c      the two-phase reload, the first start included
  *   loader.c      the child that runs the script
+ *   replay.c      how recent clients would fare under it
  *   workers.c     the children that serve: spawn, messages, respawn, watchdog
  *   sockets.c     listening sockets
  *   settings.c    what a snapshot says to the supervisor
@@ -33,6 +34,7 @@ struct mg_settings {
     char user[64], group[64];
     uint64_t drain_timeout_ms, generation_timeout_ms; /* 0 = for ever */
     uint64_t drain_delay_ms, watchdog_ms, reload_timeout_ms;
+    double refuse_reload_above;   /* share of recent clients; -1 = never */
     char log[MG_PATH_CAP];        /* "stderr", "syslog" or an absolute path */
     char access_log[MG_PATH_CAP]; /* "" = none, "stderr" or an absolute path */
     enum mg_log_level log_level;
@@ -108,6 +110,32 @@ bool mg_socket_is_held(const struct mg_socket *socket);
 /* Takes a path over for a unix socket: a stale one is removed, a live one refuses. */
 int mg_unix_path_claim(const char *path, int type, struct mg_err *err);
 
+/* ---- replay --------------------------------------------------------------------------------- */
+
+#define MG_REPLAY_REASONS 8u
+
+/* How recent clients would fare under a new generation; of one worker, or of all. */
+struct mg_replay {
+    uint64_t total, failing; /* failing: those that came through until now */
+    uint64_t not_asked;      /* a callback of the script's has a say, which was not run */
+    uint64_t late;           /* not tried, because it took too long */
+    unsigned reason_count;
+    struct {
+        uint64_t count;
+        char text[96];
+    } reasons[MG_REPLAY_REASONS];
+};
+
+/* From the payload of READY: bytes of a worker. */
+void mg_replay_read(struct mg_replay *replay, const struct mg_msg *msg);
+void mg_replay_add(struct mg_replay *sum, const struct mg_replay *part);
+
+/* "37 of 1,000 recent clients would now fail: no shared group"; "" if none would. */
+void mg_replay_text(const struct mg_replay *replay, char *out, size_t cap);
+
+/* What else there is to say, a line each. */
+void mg_replay_notes(const struct mg_replay *replay, struct mg_buf *out);
+
 /* ---- workers -------------------------------------------------------------------------------- */
 
 #define MG_CURRENT_CAP 256 /* bytes of the page in which a worker says what it runs */
@@ -126,9 +154,10 @@ struct mg_worker {
     uint64_t started_ns, beat_ns;
     uint64_t heir;  /* builds this generation first, for the queues of addresses that go; 0 = no */
     uint64_t ready; /* the generation it last said READY for */
-    uint64_t serving;       /* the one it last said SERVING for */
-    unsigned quick_deaths;  /* in a row, each after less than 10 s of life */
-    unsigned reload_deaths; /* during the reload under way */
+    struct mg_replay replay; /* what it said with it */
+    uint64_t serving;        /* the one it last said SERVING for */
+    unsigned quick_deaths;   /* in a row, each after less than 10 s of life */
+    unsigned reload_deaths;  /* during the reload under way */
     unsigned restarts;
     int current_fd; /* a page in which it says what it runs */
     char *current;  /* our mapping of it; bytes from the worker */
@@ -147,6 +176,8 @@ void mg_workers_send_unsocket(struct mg_super *super, const struct mg_socket *so
 bool mg_workers_all_ready(const struct mg_super *super, uint64_t generation);
 bool mg_workers_all_serving(const struct mg_super *super, uint64_t generation);
 unsigned mg_workers_count(const struct mg_super *super); /* leaving ones not counted */
+void mg_workers_replay(const struct mg_super *super,
+                       struct mg_replay *sum); /* of all that are ready */
 bool mg_workers_gone(const struct mg_super *super);
 
 /* ---- loader --------------------------------------------------------------------------------- */
@@ -187,7 +218,7 @@ struct mg_reload {
     struct mg_snapshot *snapshot;
     struct mg_settings settings;
     struct mg_logs logs;
-    struct mg_buf warnings;
+    struct mg_buf warnings, changes; /* lines */
     struct mg_loader loader;
     uint64_t succeeded, failed;
     char *last_error; /* of the last one, NULL if it went well */
@@ -196,7 +227,8 @@ struct mg_reload {
 /* Starts a reload, or remembers one; either is number reload.sequence + 1 (as it was before). */
 void mg_reload_request(struct mg_super *super, const char *why);
 void mg_reload_cancel(struct mg_super *super, const char *why);
-void mg_reload_loaded(struct mg_super *super, int snapshot_fd, const char *warnings, size_t len);
+/* text: as in LOADED. */
+void mg_reload_loaded(struct mg_super *super, int snapshot_fd, const char *text, size_t len);
 void mg_reload_load_failed(struct mg_super *super, const char *text, const char *paths, size_t len);
 void mg_reload_loader_gone(struct mg_super *super);
 void mg_reload_settled(struct mg_super *super);  /* a socket was given up */

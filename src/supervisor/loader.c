@@ -90,6 +90,9 @@ on_message(struct mg_ipc *ipc, struct mg_msg *msg)
         msg->fds[0] = -1;
         loader->answered = true;
         loader->kill_at_ns = mg_now_ns() + EXIT_NS;
+        if (msg->number > 0)
+            mg_log(MG_LOG_DEBUG, "%llu contexts are as they were proved before",
+                   (unsigned long long)msg->number);
         mg_reload_loaded(super, fd, msg->data, msg->len);
     } else if (msg->type == MG_MSG_FAILED) {
         size_t text_len = strnlen(msg->data, msg->len);
@@ -127,6 +130,9 @@ mg_loader_start(struct mg_super *super, struct mg_err *err)
         return -1;
     }
     loader->live++;
+    bool first = super->generation == 0;
+    mg_ipc_send(&loader->ipc, MG_MSG_BUILD, super->generation, NULL, 0, &super->snapshot_fd,
+                first ? 0 : 1);
     return 0;
 }
 

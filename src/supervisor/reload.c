@@ -4,7 +4,7 @@
  * The happy path is: the loader answers with a snapshot; new addresses are bound; every worker
  * builds the generation and says READY; the addresses are listened on and COMMIT goes out; every
  * worker says SERVING; whoever asked is answered. Possible failure modes are: the script fails, the
- * snapshot is not sealed, an address or a log file cannot be had, a worker cannot build (or neither
+ * snapshot is not sealed, an address or a log file cannot be had, too many recent clients would fail, a worker cannot build (or neither
  * it nor its successor lives to tell), somebody is silent for reload_timeout. Each of them ends in
  * reload_fail: DISCARD, new addresses unbound, the generation that serves untouched. Once COMMIT is
  * out nothing fails any more: a worker that dies then is replaced by one that builds the committed
@@ -33,6 +33,7 @@ reload_clear(struct mg_reload *r)
     r->snapshot_fd = -1;
     mg_logs_close(&r->logs);
     mg_buf_free(&r->warnings);
+    mg_buf_free(&r->changes);
     mg_free(r->last_error);
     r->last_error = NULL;
     r->state = MG_RELOAD_IDLE;
@@ -100,6 +101,7 @@ reload_succeed(struct mg_super *super)
     struct mg_buf text = {0};
     watch_snapshot(super, r->snapshot, false);
     mg_buf_addf(&text, "generation %llu\n", (unsigned long long)super->generation);
+    mg_buf_add(&text, r->changes.data, r->changes.len);
     if (r->warnings.len > 0)
         mg_buf_add(&text, r->warnings.data, r->warnings.len);
     reload_clear(r);
@@ -172,12 +174,12 @@ mg_reload_load_failed(struct mg_super *super, const char *text, const char *path
 }
 
 static void
-warnings_log(const struct mg_buf *warnings)
+lines_log(enum mg_log_level level, const struct mg_buf *lines)
 {
-    for (const char *line = warnings->data; line != NULL && *line != '\0';) {
+    for (const char *line = lines->data; line != NULL && *line != '\0';) {
         size_t len = strcspn(line, "\n");
         if (len > 0)
-            mg_log(MG_LOG_WARN, "%.*s", (int)len, line);
+            mg_log(level, "%.*s", (int)len, line);
         line += len + (line[len] == '\n');
     }
 }
@@ -213,13 +215,16 @@ reload_build(struct mg_super *super)
 }
 
 void
-mg_reload_loaded(struct mg_super *super, int snapshot_fd, const char *warnings, size_t len)
+mg_reload_loaded(struct mg_super *super, int snapshot_fd, const char *text, size_t len)
 {
     struct mg_reload *r = &super->reload;
     struct mg_err err;
     r->snapshot_fd = snapshot_fd;
-    mg_buf_add(&r->warnings, warnings, strnlen(warnings, len));
-    warnings_log(&r->warnings);
+    size_t warnings = strnlen(text, len);
+    mg_buf_add(&r->warnings, text, warnings);
+    if (warnings < len)
+        mg_buf_add(&r->changes, text + warnings + 1, len - warnings - 1);
+    lines_log(MG_LOG_WARN, &r->warnings);
     r->snapshot = mg_snapshot_open(snapshot_fd, true, &err);
     if (r->snapshot == NULL) {
         mg_reload_load_failed(super, err.text, NULL, 0);
@@ -272,17 +277,48 @@ settings_compare(const struct mg_settings *old, const struct mg_settings *new)
                             "the next start");
 }
 
+/* All workers have tried their recent clients. false: too many would fail, and the reload has. */
+static bool
+replay_judge(struct mg_super *super)
+{
+    struct mg_reload *r = &super->reload;
+    struct mg_replay sum = {0};
+    char text[1024];
+    mg_workers_replay(super, &sum);
+    mg_replay_text(&sum, text, sizeof(text));
+    if (text[0] != '\0' && r->settings.refuse_reload_above >= 0 &&
+        (double)sum.failing > r->settings.refuse_reload_above * (double)sum.total) {
+        size_t len = strlen(text);
+        snprintf(text + len, sizeof(text) - len, " (refuse_reload_above is %g)",
+                 r->settings.refuse_reload_above);
+        reload_fail(super, text);
+        return false;
+    }
+    if (text[0] != '\0') {
+        mg_log(MG_LOG_WARN, "%s", text);
+        mg_buf_addf(&r->warnings, "%s\n", text);
+    }
+    struct mg_buf notes = {0};
+    mg_replay_notes(&sum, &notes);
+    lines_log(MG_LOG_INFO, &notes);
+    mg_buf_free(&notes);
+    return true;
+}
+
 static void
 reload_commit(struct mg_super *super)
 {
     struct mg_reload *r = &super->reload;
     struct mg_err err;
+    if (!replay_judge(super))
+        return;
     if (mg_sockets_listen(super->sockets, &err) != 0) {
         reload_fail(super, err.text);
         return;
     }
     r->state = MG_RELOAD_COMMITTING;
     deadline_set(r);
+    lines_log(MG_LOG_INFO, &r->changes);
     settings_compare(&super->settings, &r->settings);
     super->settings = r->settings;
     uint64_t before = super->generation;

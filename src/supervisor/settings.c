@@ -119,6 +119,22 @@ workers_get(struct mg_settings *out, const struct mg_snapshot *snapshot, unsigne
     return 0;
 }
 
+/* A share from 0 to 1; "false" is -1. */
+static int
+share_get(const struct mg_snapshot *snapshot, const char *name, double *out, struct mg_err *err)
+{
+    char text[64], *end = text;
+    *out = -1;
+    if (!setting_get(snapshot, name, text, sizeof(text)) || strcmp(text, "false") == 0)
+        return 0;
+    *out = strtod(text, &end);
+    if (*end == '\0' && *out >= 0 && *out <= 1)
+        return 0;
+    mg_err_setx(err, "settings.%s: expected a number from 0 to 1, or false, got \"%s\"", name,
+                text);
+    return -1;
+}
+
 static int
 log_names_get(struct mg_settings *out, const struct mg_snapshot *snapshot,
               const struct mg_supervisor_options *options, struct mg_err *err)
@@ -159,7 +175,8 @@ mg_settings_read(struct mg_settings *out, const struct mg_snapshot *snapshot,
         seconds_get(snapshot, "generation_timeout", 0, &out->generation_timeout_ms, err) != 0 ||
         seconds_get(snapshot, "drain_delay", 0, &out->drain_delay_ms, err) != 0 ||
         seconds_get(snapshot, "watchdog", 5, &out->watchdog_ms, err) != 0 ||
-        seconds_get(snapshot, "reload_timeout", 60, &out->reload_timeout_ms, err) != 0)
+        seconds_get(snapshot, "reload_timeout", 60, &out->reload_timeout_ms, err) != 0 ||
+        share_get(snapshot, "refuse_reload_above", &out->refuse_reload_above, err) != 0)
         return -1;
     if (out->log[0] == '\0')
         mg_str_copy(out->log, sizeof(out->log), "stderr");

@@ -224,10 +224,12 @@ commit_send(struct mg_worker *w, uint64_t generation)
 }
 
 static void
-ready_take(struct mg_worker *w, uint64_t generation)
+ready_take(struct mg_worker *w, const struct mg_msg *msg)
 {
     struct mg_super *super = w->super;
+    uint64_t generation = msg->number;
     w->ready = generation;
+    mg_replay_read(&w->replay, msg);
     if (generation == w->heir) {
         commit_send(w, generation);
         present_send(w);
@@ -290,7 +292,7 @@ on_message(struct mg_ipc *ipc, struct mg_msg *msg)
         w->beat_ns = mg_now_ns();
         break;
     case MG_MSG_READY:
-        ready_take(w, msg->number);
+        ready_take(w, msg);
         break;
     case MG_MSG_FAILED:
         failure_take(w, msg);
@@ -539,6 +541,16 @@ mg_workers_all_ready(const struct mg_super *super, uint64_t generation)
             return false;
     }
     return mg_workers_count(super) > 0;
+}
+
+void
+mg_workers_replay(const struct mg_super *super, struct mg_replay *sum)
+{
+    for (size_t i = 0; i < MG_ARRAY_LEN(super->workers); i++) {
+        const struct mg_worker *w = super->workers[i];
+        if (w != NULL && !w->leaving)
+            mg_replay_add(sum, &w->replay);
+    }
 }
 
 bool

@@ -55,6 +55,17 @@ on_info(const SSL *ssl, int where, int ret)
         conn->alert_sent = (int16_t)(ret & 0xff);
 }
 
+/* Of the first one only: what follows a request for another key share says no more. */
+static void
+hello_keep(struct mg_tls_conn *conn, const unsigned char *msg, size_t len)
+{
+    if (conn->ring == NULL || conn->ring_number != 0 || len == 0 || msg[0] != SSL3_MT_CLIENT_HELLO)
+        return;
+    conn->ring_number = mg_ring_add(conn->ring, conn->ring_listener, msg, len);
+    if (conn->ring_number == 0)
+        conn->ring = NULL;
+}
+
 /* Server, until the handshake is done: libssl forgets what the client had offered. */
 static void
 on_message(int outgoing, int version, int content_type, const void *data, size_t len, SSL *ssl,
@@ -66,8 +77,10 @@ on_message(int outgoing, int version, int content_type, const void *data, size_t
 
     (void)version;
     (void)ssl;
-    if (outgoing || content_type != SSL3_RT_HANDSHAKE || conn->alpn_offered != NULL ||
-        mg_hello_parse(data, len, &hello) != MG_HELLO_COMPLETE)
+    if (outgoing || content_type != SSL3_RT_HANDSHAKE)
+        return;
+    hello_keep(conn, data, len);
+    if (conn->alpn_offered != NULL || mg_hello_parse(data, len, &hello) != MG_HELLO_COMPLETE)
         return;
     mg_hello_protocols(&hello, &offered);
     if (offered.len > 0)
@@ -132,6 +145,13 @@ mg_tls_conn_close(struct mg_tls_conn *conn)
     mg_free(conn->callback_error);
     mg_free(conn->alpn_offered);
     conn->callback_error = conn->alpn_offered = NULL;
+}
+
+void
+mg_tls_conn_keep_hello(struct mg_tls_conn *conn, struct mg_ring *ring, const char *listener)
+{
+    conn->ring = ring;
+    conn->ring_listener = ring != NULL ? mg_str_hash(listener, strlen(listener)) : 0;
 }
 
 void
@@ -277,6 +297,8 @@ mg_tls_conn_handshake(struct mg_tls_conn *conn, struct mg_tls_io *io, struct mg_
     status = call_end(conn, SSL_do_handshake(conn->ssl), err);
     if (status == MG_TLS_OK && !conn->handshake_done) {
         conn->handshake_done = true;
+        if (conn->ring_number != 0)
+            mg_ring_confirm(conn->ring, conn->ring_number);
         SSL_set_msg_callback(conn->ssl, NULL); /* it would be called for every record from now on */
     }
     return status;

@@ -88,6 +88,57 @@ mg_hello_is_grease(uint16_t number)
 /* Adds the offered protocols as "h2,http/1.1" with unprintable bytes escaped. */
 void mg_hello_protocols(const struct mg_hello *hello, struct mg_buf *out);
 
+/* ---- ring: recent ClientHellos, to try a new policy with -------------------------------------- */
+
+#define MG_RING_HELLO_MAX 4096u /* a longer message is not kept */
+
+struct mg_ring;
+
+/* One hello, copied out. */
+struct mg_ring_hello {
+    uint64_t number;   /* in the order in which they came, from 1 */
+    uint64_t listener; /* mg_str_hash of its name */
+    bool accepted;     /* its handshake came through, and would under the policy in force */
+    size_t len;
+    unsigned char data[MG_RING_HELLO_MAX];
+};
+
+struct mg_ring_counts {
+    size_t capacity, held;
+    uint64_t skipped; /* too long, since the start */
+};
+
+/* Holds nothing until it is resized. Every function but _free may be called from any thread. */
+struct mg_ring *mg_ring_new(void);
+void mg_ring_free(struct mg_ring *ring);
+
+/* Keeps the newest `count` from now on (0: none), fewer if they are longer than usual. -1: no memory,
+ * and it stays as it is. */
+int mg_ring_resize(struct mg_ring *ring, size_t count);
+
+/* The hello's number, or 0: it is not kept. Its handshake is taken for failed until it is confirmed. */
+uint64_t mg_ring_add(struct mg_ring *ring, uint64_t listener, const void *hello, size_t len);
+void mg_ring_confirm(struct mg_ring *ring, uint64_t number);
+
+/* Copies the first one that is there from *number on, and moves *number past it; false at the end. */
+bool mg_ring_next(struct mg_ring *ring, uint64_t *number, struct mg_ring_hello *out);
+
+/* Under that generation's policy the hello would fail; and that generation is the one in force now. */
+void mg_ring_refuse(struct mg_ring *ring, uint64_t number, uint64_t generation);
+void mg_ring_adopt(struct mg_ring *ring, uint64_t generation);
+
+void mg_ring_counts(struct mg_ring *ring, struct mg_ring_counts *out);
+
+/* ---- replay: a ClientHello that came once, against another context ---------------------------- */
+
+/* Whether a server of that context would answer with a ServerHello (or ask for another key share);
+ * if not, `why` is OpenSSL's reason in a few words. No session is resumed, nothing is sent. */
+bool mg_hello_replay(SSL_CTX *ctx, const unsigned char *msg, size_t len, struct mg_err *why);
+
+/* The same for hellos that a server cannot but treat alike: what a client can do, without chance,
+ * names and keys. */
+uint64_t mg_hello_kind(const struct mg_hello *hello);
+
 /* ---- conn ----------------------------------------------------------------------------------- */
 
 enum mg_tls_role { MG_TLS_SERVER, MG_TLS_CLIENT };
@@ -122,6 +173,10 @@ struct mg_tls_conn {
     const char *scope;
     /* Client, or NULL: told of every session that may be resumed later. Takes its own reference. */
     void (*on_session)(struct mg_tls_conn *conn, SSL_SESSION *session);
+    /* Server: where its ClientHello is kept, and as what; see mg_tls_conn_keep_hello. */
+    struct mg_ring *ring;   /* or NULL */
+    uint64_t ring_listener; /* hash of the listener's name */
+    uint64_t ring_number;   /* 0 = not kept */
     /* A callback that failed in Lua leaves its message here; it is part of the handshake's error. */
     char *callback_error; /* owned, or NULL */
     /* Server: what the ClientHello offered, "h2,http/1.1", printable; owned, or NULL. */
@@ -159,6 +214,9 @@ void mg_tls_conn_init(struct mg_tls_conn *conn, void *owner);
 /* Adds a reference to ctx. -1: no memory or OpenSSL refused. */
 int mg_tls_conn_open(struct mg_tls_conn *conn, SSL_CTX *ctx, enum mg_tls_role role, void *owner,
                      struct mg_err *err);
+
+/* Server only, before the handshake: its ClientHello goes into the ring (NULL: nowhere). */
+void mg_tls_conn_keep_hello(struct mg_tls_conn *conn, struct mg_ring *ring, const char *listener);
 
 /*
  * Client only, before the handshake: the name that is sent as SNI (unless it is an IP literal) and

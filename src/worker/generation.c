@@ -99,7 +99,14 @@ seconds_get(const struct mg_snapshot *snapshot, const char *name, uint64_t fallb
     return seconds > 0 && seconds < 1e9 ? (uint64_t)(seconds * 1000) : 0;
 }
 
-/* On a thread of its own; touches nothing of the worker but the secret, which does not change. */
+static size_t
+count_get(const struct mg_snapshot *snapshot, const char *name)
+{
+    return (size_t)(seconds_get(snapshot, name, 0) / 1000);
+}
+
+/* On a thread of its own; touches nothing of the worker but the secret, which does not change, and the
+ * ring, which has a lock. */
 static void
 build_run(void *data)
 {
@@ -114,7 +121,11 @@ build_run(void *data)
         };
         g->drain_timeout_ms = seconds_get(snapshot, "drain_timeout", 30000);
         g->generation_timeout_ms = seconds_get(snapshot, "generation_timeout", 0);
+        g->hello_ring = count_get(snapshot, "hello_ring");
         g->config = mg_script_build(&build, &g->err);
+        if (g->config != NULL &&
+            mg_script_replay(g->config, g->worker->ring, &g->replay, &g->err) != 0)
+            mg_log(MG_LOG_WARN, "recent clients were not tried: %s", g->err.text);
         mg_snapshot_close(snapshot);
     }
     OPENSSL_thread_stop();
@@ -126,6 +137,21 @@ generation_fail(struct mg_generation *g)
 {
     if (!g->discarded && !g->worker->leaving)
         mg_worker_send(g->worker, MG_MSG_FAILED, g->number, g->err.text);
+}
+
+/* READY, and how recent clients would fare. */
+static void
+ready_send(const struct mg_generation *g)
+{
+    const struct mg_replay *replay = &g->replay;
+    struct mg_buf text = {0};
+    mg_buf_addf(&text, "total=%u\nfailing=%u\nnot_asked=%u\nlate=%u\n", replay->total,
+                replay->failing, replay->not_asked, replay->late);
+    for (unsigned i = 0; i < replay->reason_count; i++)
+        if (replay->reasons[i].count > 0)
+            mg_buf_addf(&text, "reason=%u %s\n", replay->reasons[i].count, replay->reasons[i].text);
+    mg_worker_send(g->worker, MG_MSG_READY, g->number, text.failed ? NULL : text.data);
+    mg_buf_free(&text);
 }
 
 static void
@@ -150,7 +176,7 @@ on_built(uv_async_t *async)
             generation_fail(g);
             mg_config_unref(g->config);
         } else {
-            mg_worker_send(w, MG_MSG_READY, g->number, NULL);
+            ready_send(g);
         }
     }
     next_build(w);
@@ -235,6 +261,9 @@ mg_generation_commit(struct mg_worker_process *w, uint64_t number)
     g->state = MG_GENERATION_CURRENT;
     mg_addresses_use(w, g->config);
     mg_engine_use(w->engine, g->config);
+    if (mg_ring_resize(w->ring, g->hello_ring) != 0)
+        mg_log(MG_LOG_WARN, "hello_ring: no memory for %zu; it stays as it is", g->hello_ring);
+    mg_ring_adopt(w->ring, number);
     if (old != NULL && g->generation_timeout_ms > 0)
         uv_timer_start(&old->timeout, on_timeout, g->generation_timeout_ms, 0);
     current_release(w);

@@ -40,6 +40,8 @@ struct mg_generation {
     struct mg_config *config;                         /* NULL until it is built */
     struct mg_err err;                                /* why it could not be */
     uint64_t drain_timeout_ms, generation_timeout_ms; /* settings; 0 = none */
+    size_t hello_ring;                                /* likewise */
+    struct mg_replay replay;                          /* of recent clients, under its policy */
     bool discarded;
     uv_thread_t thread;
     uv_async_t built; /* from the thread */
@@ -94,6 +96,7 @@ struct mg_worker_process {
     struct mg_shared *shared;
     struct mg_cache *sessions;         /* TLS sessions, for all workers */
     unsigned beats;                    /* of the heart, so far */
+    struct mg_ring *ring;              /* recent ClientHellos; owned */
     struct mg_generation *generations; /* oldest first */
     struct mg_generation *current;
     struct mg_address *addresses;

@@ -177,14 +177,18 @@ static void
 status_send(struct mg_worker_process *w, uint64_t request)
 {
     struct mg_buf text = {0};
+    struct mg_ring_counts ring;
+    mg_ring_counts(w->ring, &ring);
     size_t connections = mg_engine_sessions(w->engine);
     mg_buf_addf(&text, "connections=%zu\ngenerations=", connections);
     mg_generations_text(w, &text);
     mg_buf_add(&text, "\n", 2); /* with the NUL that ends the lines */
     mg_buf_addf(&text, "\"connections\":%zu,\"generations\":", connections);
     mg_generations_json(w, &text);
-    mg_buf_addf(&text, ",\"sessions_too_long\":%llu,\"engine\":",
+    mg_buf_addf(&text, ",\"sessions_too_long\":%llu",
                 (unsigned long long)mg_cache_oversize(w->sessions));
+    mg_buf_addf(&text, ",\"hello_ring\":{\"size\":%zu,\"held\":%zu,\"too_long\":%llu},\"engine\":",
+                ring.capacity, ring.held, (unsigned long long)ring.skipped);
     mg_engine_status(w->engine, &text);
     if (!text.failed)
         mg_ipc_send(&w->ipc, MG_MSG_STATUS, request, text.data, text.len, NULL, 0);
@@ -394,12 +398,18 @@ worker_start(struct mg_worker_process *w, int channel, struct mg_err *err)
 static int
 engine_start(struct mg_worker_process *w, struct mg_err *err)
 {
+    w->ring = mg_ring_new();
+    if (w->ring == NULL) {
+        mg_err_setx(err, "out of memory");
+        return -1;
+    }
     struct mg_engine_options options = {
         .loop = &w->loop,
         .shared = w->shared,
         .worker = w->index,
         .access_fd = w->access_fd,
         .access_format = mg_log_format(),
+        .ring = w->ring,
     };
     w->engine = mg_engine_new(&options, err);
     if (w->engine == NULL)
@@ -478,6 +488,7 @@ mg_worker_main(int channel)
         status = 1;
     }
     mg_free_secret(w->secret, w->secret_len);
+    mg_ring_free(w->ring);
     if (w->shared != NULL)
         mg_shared_unmap(w->shared);
     mg_openssl_set_cache(NULL);

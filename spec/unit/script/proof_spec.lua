@@ -330,20 +330,6 @@ describe("a proof", function()
         assert.equal("", result.err)
     end)
 
-    it("warns of settings that have no effect yet", function()
-        local result = passes([[
-            moongate.settings { hello_ring = 10, refuse_reload_above = 0.5 }
-            listen(server "ec")
-        ]])
-        assert.matches("warning: settings: hello_ring has no effect in this version\n", result.out)
-        assert.matches("warning: settings: refuse_reload_above has no effect in this version\n", result.out)
-        result = passes([[
-            moongate.settings { hello_ring = 1000, refuse_reload_above = false }
-            listen(server "ec")
-        ]])
-        assert.is_nil(result.out:find("no effect", 1, true))
-    end)
-
     it("is data with --json also where the script itself fails", function()
         local result = run("moongate.listen { adress = 'x' }", { "--json" })
         assert.equal(1, result.code)

@@ -1,0 +1,175 @@
+/*
+ * What a policy amounts to as plain facts: what each listener and backend offers, shows and does.
+ *
+ * A fact is a line "subject, key, value", with tabs between; a key may have several values. They lie in
+ * the snapshot, so that the loader can compare the policy in force with a new one (difference.c).
+ */
+#include "script/internal.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+/* ---- options --------------------------------------------------------------------------------- */
+
+static void
+option_add(struct mg_proof_entry *e, const char *name, const char *value)
+{
+    mg_buf_add(&e->options, name, strlen(name) + 1);
+    mg_buf_add(&e->options, value, strlen(value) + 1);
+}
+
+/* The value at the top as people write it, popped. */
+static void
+value_add(lua_State *L, struct mg_proof_entry *e, const char *name)
+{
+    struct mg_backend_object *backend = mg_backend_test(L, -1);
+    char number[40];
+    int top = lua_gettop(L);
+
+    if (lua_type(L, top) == LUA_TTABLE) {
+        for (lua_Integer i = 1; lua_rawgeti(L, top, i) == LUA_TSTRING; i++) {
+            option_add(e, name, lua_tostring(L, -1));
+            lua_pop(L, 1);
+        }
+    } else if (lua_type(L, top) == LUA_TNUMBER) {
+        snprintf(number, sizeof(number), "%.14g", lua_tonumber(L, top));
+        option_add(e, name, number);
+    } else if (backend != NULL) {
+        mg_option_push(L, top, "name");
+        option_add(e, name, lua_tostring(L, -1));
+    } else if (lua_isfunction(L, top)) {
+        option_add(e, name, "a function");
+    } else if (!lua_isnil(L, top)) {
+        option_add(e, name, luaL_tolstring(L, top, NULL));
+    }
+    lua_settop(L, top - 1);
+}
+
+void
+mg_facts_options(lua_State *L, int object, struct mg_proof_entry *e)
+{
+    static const char *const of_listener[] = {
+        "address",
+        "backend",
+        "max_connections",
+        "handshake_timeout",
+        "idle_timeout",
+        "max_lifetime",
+        "half_close_timeout",
+        "backlog",
+        "tcp_nodelay",
+        "tcp_keepalive",
+        NULL,
+    };
+    static const char *const of_backend[] = {
+        "address", "balance", "connect_timeout", "resolve_interval", "servername", NULL,
+    };
+
+    for (const char *const *name = e->is_backend ? of_backend : of_listener; *name != NULL;
+         name++) {
+        mg_option_push(L, object, *name);
+        value_add(L, e, *name);
+    }
+    if (e->options.failed)
+        luaL_error(L, "out of memory");
+}
+
+/* ---- facts ----------------------------------------------------------------------------------- */
+
+static void
+fact_add(struct mg_buf *out, const char *subject, const char *key, const char *value)
+{
+    mg_buf_add_printable(out, subject, strlen(subject));
+    mg_buf_addf(out, "\t%s\t", key);
+    mg_buf_add_printable(out, value, strlen(value));
+    mg_buf_adds(out, "\n");
+}
+
+static void
+list_add(struct mg_buf *out, const char *subject, const char *key, const struct mg_buf *list)
+{
+    for (size_t at = 0; at < list->len; at += strlen(list->data + at) + 1)
+        fact_add(out, subject, key, list->data + at);
+}
+
+/* "TLS 1.2" for "TLSv1.2". */
+static const char *
+version_words(const char *id, char out[16])
+{
+    snprintf(out, 16, "TLS %s", strcmp(id, "TLSv1") == 0 ? "1.0" : id + strlen("TLSv"));
+    return out;
+}
+
+static void
+offer_add(struct mg_buf *out, const char *subject, const struct mg_proof_entry *e)
+{
+    const struct mg_buf *versions = &e->offer->versions;
+    char text[16];
+
+    for (size_t at = 0; at < versions->len; at += strlen(versions->data + at) + 1)
+        fact_add(out, subject, "TLS version", version_words(versions->data + at, text));
+    list_add(out, subject, "suite", &e->offer->suites);
+    list_add(out, subject, "group", &e->offer->groups);
+    fact_add(out, subject, "verification", mg_proof_verification(e));
+    fact_add(out, subject, "resumption", mg_proof_resumption(e));
+}
+
+static void
+alpn_add(struct mg_buf *out, const char *subject, const struct mg_proof_entry *e)
+{
+    char name[256];
+
+    if (e->alpn_asked)
+        fact_add(out, subject, "alpn", "whatever alpn_select_cb decides");
+    for (size_t at = 0; at < e->alpn.len; at += 1 + (unsigned char)e->alpn.data[at]) {
+        size_t len = (unsigned char)e->alpn.data[at];
+
+        memcpy(name, e->alpn.data + at + 1, len);
+        name[len] = '\0';
+        fact_add(out, subject, "alpn", name);
+    }
+}
+
+/* "2027-02-01 CN=localhost 5f3a…": by its beginning a date, by its end the certificate. */
+static void
+certificate_add(struct mg_buf *out, const char *subject, const struct mg_proof_certificate *c)
+{
+    time_t end = (time_t)c->not_after;
+    char key[40], value[128], date[16] = "";
+    struct tm tm;
+    size_t len;
+
+    if (gmtime_r(&end, &tm) != NULL)
+        strftime(date, sizeof(date), "%Y-%m-%d", &tm);
+    snprintf(key, sizeof(key), "certificate %s", c->type);
+    len = (size_t)snprintf(value, sizeof(value), "%s ", date);
+    for (size_t i = 0; i < sizeof(c->fingerprint); i++)
+        len += (size_t)snprintf(value + len, sizeof(value) - len, "%02x", c->fingerprint[i]);
+    fact_add(out, subject, key, value);
+}
+
+void
+mg_facts_add(const struct mg_proof_entry *e, struct mg_buf *out)
+{
+    char subject[512], digest[65];
+
+    snprintf(subject, sizeof(subject), "%s%s", e->is_backend ? "backend " : "", e->name);
+    fact_add(out, subject, "is", e->tls ? "TLS" : "plain");
+    for (size_t at = 0; at < e->options.len;) { /* name, value */
+        const char *name = e->options.data + at, *value = name + strlen(name) + 1;
+
+        fact_add(out, subject, name, value);
+        at += strlen(name) + strlen(value) + 2;
+    }
+    if (!e->tls)
+        return;
+    if (e->offer != NULL)
+        offer_add(out, subject, e);
+    alpn_add(out, subject, e);
+    for (size_t i = 0; i < e->certificate_count; i++)
+        certificate_add(out, subject, &e->certificates[i]);
+    for (size_t i = 0; i < sizeof(e->digest); i++)
+        snprintf(digest + 2 * i, 3, "%02x", e->digest[i]);
+    fact_add(out, subject, "digest", digest);
+}
