@@ -216,12 +216,42 @@ local function lines(text)
   return list
 end
 
+-- A ServerNames or a function has no name of its own.
+local function is_context(value)
+  return getmetatable(value) == "SSLContext"
+end
+
+-- A directory that has one of the files has nothing else: it → the names in it, in order, as the world records them.
+local function listings(files)
+  local directories = {}
+  for path in pairs(files) do
+    local directory = path:sub(1, 1) == "/" and "/" or "."
+    for name in path:gmatch("[^/]+") do
+      if name ~= "." then
+        directories[directory] = directories[directory] or {}
+        directories[directory][name] = true
+        directory = directory .. "/" .. name
+      end
+    end
+  end
+  local texts = {}
+  for directory, names in pairs(directories) do
+    local sorted = {}
+    for name in pairs(names) do
+      sorted[#sorted + 1] = name .. "\0"
+    end
+    table.sort(sorted)
+    texts[directory] = table.concat(sorted)
+  end
+  return texts
+end
+
 -- name → object, and into contexts name → its SSLContext; the first of a name stays.
 local function by_name(list, contexts)
   local named = {}
   for _, object in ipairs(list) do
     named[object.name] = named[object.name] or object
-    if object.tls then
+    if is_context(object.tls) then
       contexts[object.name] = contexts[object.name] or object.tls
     end
   end
@@ -248,13 +278,14 @@ function testing.load(path, options)
   local files, env = options.files or {}, options.env or {}
   check_texts("files", files)
   check_texts("env", env)
-  local ok, listeners, backends, made, warnings = pcall(require("moongate.script").load, path, files, env)
+  local ok, listeners, backends, made, warnings = pcall(require("moongate.script").load, path, files, env,
+    listings(files))
   if not ok then
     error(listeners, 0) -- the text that `moongate check` ends with
   end
   local contexts = {}
   local function add(ctx)
-    if ctx and ctx.name then
+    if is_context(ctx) and ctx.name then
       contexts[ctx.name] = contexts[ctx.name] or ctx
     end
   end

@@ -14,5 +14,6 @@ int mgtest_ipc(lua_State *L) __attribute__((weak));
 int mgtest_tls(lua_State *L) __attribute__((weak));
 int mgtest_net(lua_State *L) __attribute__((weak));
 int mgtest_engine(lua_State *L) __attribute__((weak));
+int mgtest_names(lua_State *L) __attribute__((weak));
 
 #endif

@@ -456,6 +456,22 @@ mg_ssl_context_frozen(lua_State *L, int idx)
     return self && self->frozen;
 }
 
+const char *
+mg_ssl_context_label_push(lua_State *L, int idx)
+{
+    idx = lua_absindex(L, idx);
+    if (mg_ssl_context_value(L, idx, "name") == LUA_TSTRING)
+        return lua_tostring(L, -1);
+    lua_pop(L, 1);
+    mg_ssl_context_value(L, idx, "where");
+    const char *where = lua_tostring(L, -1);
+    size_t len = where ? strlen(where) : 0;
+    while (len > 0 && (where[len - 1] == ':' || where[len - 1] == ' '))
+        len--;
+    lua_pushlstring(L, where ? where : "", len);
+    return lua_pushfstring(L, "the context of %s", lua_tostring(L, -1));
+}
+
 static bool
 value_is_true(lua_State *L, int idx, const char *name)
 {

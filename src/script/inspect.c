@@ -231,6 +231,8 @@ mg_proof_compare(struct mg_proof *proof)
         for (size_t j = i + 1; j < proof->entry_count; j++) {
             const struct mg_proof_entry *a = &proof->entries[i], *b = &proof->entries[j];
 
+            if (a->by_name && b->by_name)
+                continue;
             for (size_t ca = 0; ca < a->certificate_count; ca++) {
                 for (size_t cb = 0; cb < b->certificate_count; cb++)
                     pair_compare(proof, a, &a->certificates[ca], b, &b->certificates[cb]);
