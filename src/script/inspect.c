@@ -129,19 +129,17 @@ store_has_issuer(X509_STORE *store, X509 *subject)
 
 /* Whether a client that knows the usual roots could end the chain with this certificate. */
 static bool
-issuer_is_known(X509 *last, SSL_CTX *ctx)
+issuer_is_known(struct mg_proof *proof, X509 *last, SSL_CTX *ctx)
 {
-    X509_STORE *usual;
-    bool known;
-
     if (store_has_issuer(SSL_CTX_get_cert_store(ctx), last))
         return true;
-    usual = X509_STORE_new();
-    known =
-        usual != NULL && X509_STORE_set_default_paths(usual) == 1 && store_has_issuer(usual, last);
-    X509_STORE_free(usual);
-    ERR_clear_error();
-    return known;
+    if (proof->usual == NULL) { /* many files: read once */
+        proof->usual = X509_STORE_new();
+        if (proof->usual != NULL)
+            X509_STORE_set_default_paths(proof->usual);
+        ERR_clear_error();
+    }
+    return store_has_issuer(proof->usual, last);
 }
 
 static void
@@ -163,7 +161,7 @@ chain_inspect(struct mg_proof *proof, const char *who, X509 *x509, const STACK_O
         }
         last = next;
     }
-    if (is_issued_by(last, last) || issuer_is_known(last, ctx))
+    if (is_issued_by(last, last) || issuer_is_known(proof, last, ctx))
         return;
     issuer = name_text(X509_get_issuer_name(last));
     mg_proof_warn(proof,

@@ -441,6 +441,7 @@ struct mg_proof {
     struct mg_script *script;
     const char *sni;                /* one more name to prove, or NULL */
     struct mg_proof_entry *entries; /* owned */
+    X509_STORE *usual;              /* the roots that clients know; owned, made when needed */
     SSL_CTX *server; /* what backends' contexts are tried against; owned, made when needed */
     size_t entry_count;
     struct mg_buf warnings, errors; /* texts, each with a NUL */

@@ -742,6 +742,7 @@ proof_fini(struct mg_proof *proof)
         mg_buf_free(&entry->alpn);
         mg_buf_free(&entry->unproved);
     }
+    X509_STORE_free(proof->usual);
     SSL_CTX_free(proof->server);
     mg_free(proof->entries);
     mg_buf_free(&proof->warnings);
