@@ -157,6 +157,7 @@ describe("names", function()
 
     -- What the backend got from a client that sends `pieces`, ends, and reads what `answer` is sent back.
     local function through(pieces, answer)
+        local number = #web:records() + 1
         local backend = assert(socket.bind("127.0.0.1", echo_port))
         local client = bench.connect(port)
         client:setoption("tcp-nodelay", true)
@@ -174,17 +175,15 @@ describe("names", function()
         up:close()
         local came = assert(client:receive("*a"))
         client:close()
-        return got, came
+        return got, came, web:record(number)
     end
 
     it("pass the bytes on as they came, and half-closes, too", function()
         local wire = hello("echo.example")
-        local number = #web:records() + 1
         local tail = ("what follows\0"):rep(10 * KIB)
-        local got, came = through({ wire, tail }, ("answer"):rep(20 * KIB))
+        local got, came, record = through({ wire, tail }, ("answer"):rep(20 * KIB))
         assert.is_true(got == wire .. tail)
         assert.is_true(came == ("answer"):rep(20 * KIB))
-        local record = web:record(number)
         assert.same({ "yes", "h2", "relay: done", #wire + #tail, 120 * KIB },
             { record.passthrough, record.alpn_offered, record.reason, record.bytes_up, record.bytes_down })
     end)

@@ -100,7 +100,7 @@ describe("a tls function", function()
         local _, record = s_client(name, ...)
         local line = web:wait_log(("hello %s|"):format(tostring(name)))
         local fields = {}
-        for field in line:match("hello (.*)"):gsub('"$', ""):gmatch("[^|]*") do
+        for field in line:match('hello (.*)"}$'):gmatch("[^|]*") do
             fields[#fields + 1] = field
         end
         return fields, record
