@@ -196,7 +196,21 @@ setmetatable(testing.clients, { __index = client_unknown })
 
 -- ---- handshakes ----------------------------------------------------------------------------------
 
+-- What a ServerNames has for the name that the client will ask for.
+local function by_servername(names, options)
+  local name = type(options) == "table" and options.servername or nil
+  local target, pattern = names:find(name)
+  if getmetatable(target) == "SSLContext" then
+    return target
+  end
+  error(("testing.handshake: %s: %s"):format(name or "no name", target and "it is passed through"
+    or ("nothing is served under it (unrecognized_name by %q)"):format(pattern)), 3)
+end
+
 function testing.handshake(server, client, options)
+  if getmetatable(server) == "ServerNames" then
+    server = by_servername(server, options)
+  end
   if client == nil then
     client = testing.clients.permissive
   end

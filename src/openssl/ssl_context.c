@@ -328,15 +328,18 @@ mg_ssl_contexts_freeze(lua_State *L, int others)
 }
 
 /* What an SSL_CTX weighs, for a collector that sees only the few bytes of its userdata. */
-#define CONTEXT_KIB  32
-#define CONTEXTS_FEW 16
+#define CONTEXT_KIB   32
+#define CONTEXTS_FEW  16
+#define CONTEXTS_MANY 1024
 
-/* As the collector does it for what it sees: it begins when there may be twice as many as it left, and
- * then keeps pace with what is made. */
+/* As the collector does it for what it sees: it begins when there may be twice as many as it left, or many
+ * more, and then keeps pace with what is made. */
 static void
 collector_step(lua_State *L, struct mg_lua_link *link)
 {
     lua_Integer pause = link->settled > CONTEXTS_FEW ? link->settled : CONTEXTS_FEW;
+    if (pause > CONTEXTS_MANY)
+        pause = CONTEXTS_MANY;
     if (++link->grown <= pause || lua_gc(L, LUA_GCSTEP, CONTEXT_KIB) != 1)
         return;
     link->settled = link->alive;

@@ -2,6 +2,7 @@
 
 package.path = "lua/?.lua;" .. package.path
 local bench = require "bench"
+local openssl = require "moongate.openssl"
 local testing = require "moongate.testing"
 
 local ca = testing.ca()
@@ -190,6 +191,18 @@ late.name = "late"]], with())
         end)
     end
 
+    it("can be tested by name", function()
+        local policy = load([[names = moongate.servernames { context "a.pem", context "b.pem", ["p.example"] = moongate.PASSTHROUGH }]],
+            with())
+        local hs = testing.handshake(policy.listeners.web.tls, nil, { servername = "x.b.example" })
+        assert.equal(pem("*.b.example b.example").cert:to_der(), hs.client.peer_cert:to_der())
+        for name, message in pairs { ["c.example"] = "nothing is served under it", ["p.example"] = "it is passed through" } do
+            local ok, fault = pcall(testing.handshake, policy.listeners.web.tls, nil, { servername = name })
+            assert.is_false(ok)
+            assert.matches(message, fault, 1, true)
+        end
+    end)
+
     it("proves each context, and names it", function()
         local policy = load([[names = moongate.servernames { context "a.pem", context "b.pem" }]], with())
         warned(policy, "listener web (context a.pem): EC certificate")
@@ -198,6 +211,8 @@ late.name = "late"]], with())
 end)
 
 describe("certificates", function()
+    local small = testing.certificate { ca = ca, names = { "a.example" }, key = openssl.PKey.RSA.generate(1024) }
+    local weak = small.pem .. small.key_pem
     local function directory(pattern, files)
         return load(("names = moongate.servernames(moongate.certificates(%q))"):format(pattern), files)
     end
@@ -294,6 +309,8 @@ end))]], with())
         { "a.pem: it is not in PEM form, or damaged", "*.pem", { ["a.pem"] = both("a.example"):sub(1, 300) } },
         { "a.pem: the certificate has no DNS name (subjectAltName)", "*.pem",
             { ["a.pem"] = both("10.0.0.1") } },
+        { "a.pem: SSLContext:add_certificate: SSL_CTX_use_cert_and_key: ee key too small", "*.pem",
+            { ["a.pem"] = weak } },
         { "a.pem: the private key is encrypted", "*.pem", { ["a.pem"] = pem("a.example").pem
             .. "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAAwAA==\n-----END ENCRYPTED PRIVATE KEY-----\n" } },
     } do
