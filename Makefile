@@ -144,8 +144,10 @@ check-trixie: ## the specs on Debian 13 with OpenSSL 3.5, in a chroot (root; ins
 
 # ---- how fast it is ------------------------------------------------------------------------------
 .PHONY: bench
-bench: build $(OUT)/spec/process.so ## measure: how long testing.handshake takes
-	@LUA_PATH="lua/?.lua;;" LUA_CPATH="$(OUT)/lua/?.so;$(OUT)/spec/?.so;;" $(LUA) spec/bench/handshake.lua
+BENCH_ENV = MOONGATE_BUILD=$(OUT) LUA_PATH="lua/?.lua;spec/support/?.lua;;" LUA_CPATH="$(OUT)/lua/?.so;$(OUT)/spec/?.so;;"
+bench: spec-build ## measure: how long testing.handshake takes, what NAMES (10000) certificates cost
+	@$(BENCH_ENV) $(LUA) spec/bench/handshake.lua
+	@$(BENCH_ENV) $(LUA) spec/bench/names.lua
 
 .PHONY: fuzz
 fuzz: ## feed the parsers of foreign bytes what libFuzzer thinks of, FUZZ_SECONDS (30) each; needs clang

@@ -16,13 +16,14 @@ issue() {
     printf 'subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1\nbasicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=serverAuth\n' >"$dir/$1.ext"
     openssl x509 -req -in "$dir/$1.csr" -CA "$dir/ca.crt" -CAkey "$dir/ca.key" \
         -set_serial "0x$(openssl rand -hex 8)" -days 90 -extfile "$dir/$1.ext" -out "$dir/$1.crt" 2>/dev/null
+    cat "$dir/$1.crt" "$dir/ca.crt" "$dir/$1.key" >"$dir/$1.pem"
     rm -f "$dir/$1.csr" "$dir/$1.ext"
 }
 
 # A day before anything ends, everything is made anew.
 current() {
     for name in ca rsa ecdsa; do
-        [ -s "$dir/$name.key" ] && openssl x509 -in "$dir/$name.crt" -noout -checkend 86400 >/dev/null 2>&1 || return 1
+        [ -s "$dir/$name.key" ] && { [ $name = ca ] || [ -s "$dir/$name.pem" ]; } && openssl x509 -in "$dir/$name.crt" -noout -checkend 86400 >/dev/null 2>&1 || return 1
     done
 }
 if ! current; then

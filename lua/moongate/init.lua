@@ -10,12 +10,14 @@ local moongate = {
   reply = core.reply,
   echo = core.echo,
   command = core.command,
+  servernames = core.servernames,
+  certificates = require "moongate.certificates",
+  PASSTHROUGH = core.PASSTHROUGH,
 }
 
 -- Documented, and delivered by a later version.
 local later = {
-  servernames = true, certificates = true, PASSTHROUGH = true, status = true,
-  sleep = true, resolve = true, connect = true,
+  status = true, sleep = true, resolve = true, connect = true,
 }
 
 local names = {}

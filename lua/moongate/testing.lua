@@ -196,7 +196,21 @@ setmetatable(testing.clients, { __index = client_unknown })
 
 -- ---- handshakes ----------------------------------------------------------------------------------
 
+-- What a ServerNames has for the name that the client will ask for.
+local function by_servername(names, options)
+  local name = type(options) == "table" and options.servername or nil
+  local target, pattern = names:find(name)
+  if getmetatable(target) == "SSLContext" then
+    return target
+  end
+  error(("testing.handshake: %s: %s"):format(name or "no name", target and "it is passed through"
+    or ("nothing is served under it (unrecognized_name by %q)"):format(pattern)), 3)
+end
+
 function testing.handshake(server, client, options)
+  if getmetatable(server) == "ServerNames" then
+    server = by_servername(server, options)
+  end
   if client == nil then
     client = testing.clients.permissive
   end
@@ -216,12 +230,42 @@ local function lines(text)
   return list
 end
 
+-- A ServerNames or a function has no name of its own.
+local function is_context(value)
+  return getmetatable(value) == "SSLContext"
+end
+
+-- A directory that has one of the files has nothing else: it → the names in it, in order, as the world records them.
+local function listings(files)
+  local directories = {}
+  for path in pairs(files) do
+    local directory = path:sub(1, 1) == "/" and "/" or "."
+    for name in path:gmatch("[^/]+") do
+      if name ~= "." then
+        directories[directory] = directories[directory] or {}
+        directories[directory][name] = true
+        directory = directory .. "/" .. name
+      end
+    end
+  end
+  local texts = {}
+  for directory, names in pairs(directories) do
+    local sorted = {}
+    for name in pairs(names) do
+      sorted[#sorted + 1] = name .. "\0"
+    end
+    table.sort(sorted)
+    texts[directory] = table.concat(sorted)
+  end
+  return texts
+end
+
 -- name → object, and into contexts name → its SSLContext; the first of a name stays.
 local function by_name(list, contexts)
   local named = {}
   for _, object in ipairs(list) do
     named[object.name] = named[object.name] or object
-    if object.tls then
+    if is_context(object.tls) then
       contexts[object.name] = contexts[object.name] or object.tls
     end
   end
@@ -248,13 +292,14 @@ function testing.load(path, options)
   local files, env = options.files or {}, options.env or {}
   check_texts("files", files)
   check_texts("env", env)
-  local ok, listeners, backends, made, warnings = pcall(require("moongate.script").load, path, files, env)
+  local ok, listeners, backends, made, warnings = pcall(require("moongate.script").load, path, files, env,
+    listings(files))
   if not ok then
     error(listeners, 0) -- the text that `moongate check` ends with
   end
   local contexts = {}
   local function add(ctx)
-    if ctx and ctx.name then
+    if is_context(ctx) and ctx.name then
       contexts[ctx.name] = contexts[ctx.name] or ctx
     end
   end

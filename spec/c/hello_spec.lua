@@ -184,7 +184,8 @@ describe("a ClientHello", function()
     it("may have no extensions", function()
         local status, found = tls.hello_read(record(hello()))
         assert.equal("complete", status)
-        assert.same({ protocols = "", raw = hello(), session_id = "id", cipher_suites = { 0x1301 } }, found)
+        assert.same({ protocols = "", raw = hello(), session_id = "id", cipher_suites = { 0x1301 },
+            supports_ecdsa = true, ja4 = "t12i010000_0f2cb44170f4_000000000000" }, found)
     end)
 
     it("shows protocols so that they can be printed", function()

@@ -53,6 +53,7 @@ static void
 hello_push(lua_State *L, const struct mg_hello *hello)
 {
     struct mg_buf protocols = {0};
+    char ja4[MG_HELLO_JA4];
 
     lua_newtable(L);
     mg_hello_protocols(hello, &protocols);
@@ -66,6 +67,23 @@ hello_push(lua_State *L, const struct mg_hello *hello)
     numbers_set(L, "versions", hello->versions);
     numbers_set(L, "groups", hello->groups);
     numbers_set(L, "signature_algorithms", hello->signature_algorithms);
+    lua_pushboolean(L, mg_hello_supports_ecdsa(hello));
+    lua_setfield(L, -2, "supports_ecdsa");
+    if (mg_hello_ja4(hello, ja4) != 0)
+        luaL_error(L, "ja4: out of memory");
+    lua_pushstring(L, ja4);
+    lua_setfield(L, -2, "ja4");
+}
+
+/* number_name(registry, number): the registries in the order of their enum, from 0. */
+static int
+number_name(lua_State *L)
+{
+    char unknown[MG_TLS_UNKNOWN_NAME];
+
+    lua_pushstring(L, mg_tls_number_name((enum mg_tls_registry)luaL_checkinteger(L, 1),
+                                         (uint16_t)luaL_checkinteger(L, 2), unknown));
+    return 1;
 }
 
 static void
@@ -470,6 +488,7 @@ mgtest_tls(lua_State *L)
         {"ring", mgtest_ring},
         {"hello_read", hello_read},
         {"burst", burst},
+        {"number_name", number_name},
         {"late_ticket", late_ticket},
         {"records", records},
         {NULL, NULL},

@@ -1,5 +1,6 @@
-/* Any bytes as a client's first ones: the reader's answer may not depend on how they are cut. */
-#include "tls/tls.h"
+/* Any bytes as a client's first ones: the reader's answer may not depend on how they are cut, and whatever is
+ * understood leads to a decision. */
+#include "proxy/proxy.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -35,13 +36,49 @@ require(bool truth)
 }
 
 static void
-numbers_walk(struct mg_hello_span list)
+numbers_walk(enum mg_tls_registry registry, struct mg_hello_span list)
 {
+    char unknown[MG_TLS_UNKNOWN_NAME];
     uint16_t number;
 
     while (mg_hello_next_number(&list, &number))
-        (void)mg_hello_is_grease(number);
+        if (!mg_hello_is_grease(number))
+            require(mg_tls_number_name(registry, number, unknown)[0] != '\0');
     require(list.len == 0);
+}
+
+/* One table for all inputs. */
+static const struct mg_names *
+names_get(void)
+{
+    static struct mg_names *names;
+    static const char *const some[] = {"a.example", "*.a.example", "*.example"};
+    struct mg_target target = {.kind = MG_TARGET_PASS};
+    int other;
+
+    if (names != NULL)
+        return names;
+    names = mg_names_new();
+    for (size_t i = 0; i < MG_ARRAY_LEN(some); i++)
+        mg_names_add(names, some[i], strlen(some[i]), mg_names_target(names, &target), &other);
+    return names;
+}
+
+static void
+decision_make(const struct mg_hello *hello)
+{
+    struct mg_hello_span list = hello->extensions;
+    const char *pattern = NULL;
+    char ja4[MG_HELLO_JA4];
+    uint16_t type;
+
+    while (mg_hello_next_extension(&list, &type))
+        require(list.len <= hello->extensions.len);
+    require(list.len == 0);
+    require(mg_hello_ja4(hello, ja4) == 0 && strlen(ja4) == MG_HELLO_JA4 - 1);
+    mg_hello_supports_ecdsa(hello);
+    mg_names_find(names_get(), hello->servername.data, hello->servername.len, &pattern);
+    require(pattern != NULL);
 }
 
 static void
@@ -53,10 +90,11 @@ hello_walk(const struct mg_hello *hello)
     require(hello->servername.data == NULL ||
             (hello->servername.len > 0 && hello->servername.len < 256 &&
              memchr(hello->servername.data, 0, hello->servername.len) == NULL));
-    numbers_walk(hello->cipher_suites);
-    numbers_walk(hello->versions);
-    numbers_walk(hello->groups);
-    numbers_walk(hello->signature_algorithms);
+    numbers_walk(MG_TLS_CIPHER_SUITE, hello->cipher_suites);
+    numbers_walk(MG_TLS_VERSION, hello->versions);
+    numbers_walk(MG_TLS_GROUP, hello->groups);
+    numbers_walk(MG_TLS_SIGNATURE_SCHEME, hello->signature_algorithms);
+    decision_make(hello);
     mg_hello_protocols(hello, &protocols);
     mg_buf_free(&protocols);
 }

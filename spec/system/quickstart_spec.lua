@@ -47,6 +47,8 @@ describe("the example", function()
             for name, made in pairs { ca = certs.ca, rsa = certs.rsa, ecdsa = certs.ec } do
                 bench.write("keys/" .. name .. ".crt", bench.read(made.crt))
                 bench.write("keys/" .. name .. ".key", bench.read(made.key))
+                bench.write("keys/" .. name .. ".pem",
+                    bench.read(made.crt) .. bench.read(certs.ca.crt) .. bench.read(made.key))
             end
         end
         return dir
@@ -156,6 +158,93 @@ describe("the example", function()
             assert.equal("Reused", s_client(changed, version, "-sess_in", session))
             assert.equal("New", s_client(first, version, "-sess_in", session))
         end
+    end)
+
+    -- What s_client says of a connection, and its record.
+    local function s_client(port, web, ...)
+        local number = #web:records() + 1
+        local result = bench.run { "openssl", "s_client", "-connect", "127.0.0.1:" .. port, "-CAfile", certs.ca.crt,
+            "-verify_return_error", input = "", ... }
+        return result, web:record(number)
+    end
+
+    -- With an access log, which examples leave to their users, and with somebody behind it.
+    local function logged(name, environment)
+        environment.replace = environment.replace or {}
+        local server = bench.echo_server {}
+        for _, address in ipairs { "127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8082" } do
+            environment.replace[address] = "127.0.0.1:" .. server.port
+        end
+        environment.replace['local moongate = require "moongate"'] = 'local moongate = require "moongate" '
+            .. 'moongate.settings { access_log = "$access" }'
+        return example(name, environment)
+    end
+
+    describe_example("dual", function()
+        local port, web = logged("dual", {})
+        local _, record = s_client(port, web, "-sigalgs", "rsa_pss_rsae_sha256")
+        assert.equal("rsa_pss_rsae_sha256", record.sigalg)
+        _, record = s_client(port, web)
+        assert.equal("ecdsa_secp256r1_sha256", record.sigalg)
+    end)
+
+    describe_example("servernames", function()
+        local port, web = logged("servernames", {})
+        for name, expected in pairs { ["localhost"] = "ecdsa_secp256r1_sha256", ["a.shop.example.com"] = "ecdsa_secp256r1_sha256",
+            ["api.example.com"] = "rsa_pss_rsae_sha256" } do
+            local result, record = s_client(port, web, "-servername", name)
+            assert.equal(expected, record.sigalg, result.err)
+        end
+        for _, name in ipairs { "old.shop.example.com", "a.b.shop.example.com", "elsewhere.example" } do
+            local _, record = s_client(port, web, "-servername", name)
+            assert.equal("unrecognized_name", record.alert_sent)
+        end
+        local _, record = s_client(port, web, "-servername", "api.example.com", "-tls1_2")
+        assert.equal("protocol_version", record.alert_sent)
+        assert.equal(0, (s_client(port, web, "-noservername")).code)
+    end)
+
+    describe_example("certbot", function()
+        local live = bench.path("live")
+        bench.must { "mkdir", "-p", live .. "/localhost", live .. "/a.example", live .. "/localhost-rsa" }
+        for name, made in pairs { localhost = certs.ec, ["localhost-rsa"] = certs.rsa, ["a.example"] = certs.a_example } do
+            bench.write("live/" .. name .. "/fullchain.pem", bench.read(made.crt) .. bench.read(certs.ca.crt))
+            bench.write("live/" .. name .. "/privkey.pem", bench.read(made.key))
+        end
+        local port, web = logged("certbot", { LIVE = live })
+        assert.equal(0, (s_client(port, web, "-servername", "a.example", "-verify_hostname", "a.example")).code)
+        local result, record = s_client(port, web, "-servername", "localhost", "-sigalgs", "rsa_pss_rsae_sha256")
+        assert.same({ 0, "rsa_pss_rsae_sha256" }, { result.code, record.sigalg })
+        assert.equal(0, (s_client(port, web, "-noservername", "-verify_hostname", "a.example")).code)
+        bench.write("live/a.example/fullchain.pem", bench.read(certs.wrong.crt) .. bench.read(certs.ca.crt))
+        bench.write("live/a.example/privkey.pem", bench.read(certs.wrong.key))
+        web:reload()
+        _, record = s_client(port, web, "-servername", "a.example")
+        assert.equal("unrecognized_name", record.alert_sent)
+        assert.equal(0, (s_client(port, web, "-servername", "other.example", "-verify_hostname", "other.example")).code)
+    end)
+
+    describe_example("passthrough", function()
+        local theirs = bench.echo_server { tls = true, cert = certs.a_example.crt, key = certs.a_example.key }
+        local port, web = logged("passthrough", { replace = { ["127.0.0.1:9443"] = "127.0.0.1:" .. theirs.port } })
+        local result, record = s_client(port, web, "-servername", "mail.example.com", "-verify_hostname", "a.example")
+        assert.same({ 0, "yes" }, { result.code, record.passthrough }, result.err)
+        result, record = s_client(port, web, "-servername", "localhost", "-verify_hostname", "localhost")
+        assert.same({ 0, nil }, { result.code, record.passthrough }, result.err)
+    end)
+
+    describe_example("hello", function()
+        local port, web = logged("hello", {})
+        local _, record = s_client(port, web)
+        assert.same({ "TLSv1.3", "ecdsa_secp256r1_sha256" }, { record.version, record.sigalg })
+        _, record = s_client(port, web, "-tls1_2")
+        assert.same({ "TLSv1.2", "rsa_pss_rsae_sha256" }, { record.version, record.sigalg })
+        local fingerprint = record.ja4
+        web:stop()
+        port, web = logged("hello", { UNWANTED = fingerprint })
+        _, record = s_client(port, web, "-tls1_2")
+        assert.same({ "access_denied", "unwanted client from 127.0.0.1" }, { record.alert_sent, record.detail })
+        assert.equal(0, (s_client(port, web)).code)
     end)
 
     it("that is not tried here does not exist", function()

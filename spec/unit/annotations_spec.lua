@@ -52,7 +52,7 @@ local moongate = testing.load("moongate.lua", { files = { ["moongate.lua"] = [[
 describe("the annotations of", function()
     it("moongate are complete and true", function() same(of_table(moongate), "moongate") end)
 
-    for _, class in ipairs { "Listener", "Backend", "Conn" } do
+    for _, class in ipairs { "Listener", "Backend", "Conn", "Hello", "ServerNames", "Passthrough" } do
         it("moongate." .. class .. " are complete and true", function()
             same(of_metatable(debug.getregistry()["moongate." .. class]), "moongate." .. class)
         end)

@@ -157,6 +157,13 @@ struct mg_ssl_context_facts {
 };
 void mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts);
 
+/* Pushes what a report calls the context at idx: its name, or where it was made. */
+const char *mg_ssl_context_label_push(lua_State *L, int idx);
+
+/* The DNS names of a context's certificates: for each the kind of key and the name, both with a NUL. Does
+ * not raise; -1 without memory. */
+int mg_ssl_context_names(SSL_CTX *ctx, struct mg_buf *out);
+
 /*
  * Asks the servername_cb of ctx about the name a client sent. 0: *chosen is the context to go on with
  * – ctx itself, or another one, which is frozen by now –, with a reference that the caller gives back.
@@ -165,6 +172,20 @@ void mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *fa
  */
 int mg_ssl_context_servername(lua_State *L, SSL_CTX *ctx, struct mg_tls_conn *conn,
                               const char *name, SSL_CTX **chosen, int *alert);
+
+/*
+ * Pushes the list of certificates in a PEM text and its first private key (nil: there is none; false: it
+ * is encrypted), which come from the process's cache if they have been read before. false and nothing:
+ * it is no PEM, or something in it cannot be read. Between begin and end a run of a script asks for what
+ * it needs; the end of one that went well forgets everything else.
+ */
+bool mg_pem_push(lua_State *L, const char *data, size_t len);
+void mg_pem_run_begin(void);
+void mg_pem_run_end(void);
+
+/* The kind of key of the Certificate at idx, constant, and its DNS names, each with a NUL. NULL: it is something
+ * else, or out is without memory. */
+const char *mg_x509_identity(lua_State *L, int idx, struct mg_buf *names);
 
 /* Push a Lua object for an OpenSSL one (adds a reference). */
 void mg_lua_push_x509(lua_State *L, X509 *cert);

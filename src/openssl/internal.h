@@ -27,6 +27,9 @@ struct mg_lua_link {
     const struct mg_openssl_hooks *hooks; /* in the state's userdata, valid while L is set */
     unsigned refs;
     lua_Integer contexts; /* how many were made */
+    lua_Integer alive;    /* of them, not yet collected */
+    lua_Integer settled;  /* how many were alive when the collector had last gone round ... */
+    lua_Integer grown;    /* ... and how many were made since */
 };
 
 struct mg_lua_link *mg_lua_link(lua_State *L);

@@ -130,6 +130,26 @@ mg_ssl_context_add_certificate(lua_State *L)
     return 1;
 }
 
+/* From the cache, if that understands the text; else the slow way, which says what is wrong. */
+static void
+certificates_push(lua_State *L, const char *what, const struct mg_buf *text)
+{
+    int top = lua_gettop(L);
+    if (mg_pem_push(L, text->data ? text->data : "", text->len) && lua_rawlen(L, top + 1) > 0)
+        lua_settop(L, top + 1);
+    else
+        mg_x509_parse_all(L, "CertificateError", what, text->data ? text->data : "", text->len);
+}
+
+static void
+key_push(lua_State *L, const char *what, const struct mg_buf *text, const char *pass,
+         size_t pass_len)
+{
+    if (mg_pem_push(L, text->data ? text->data : "", text->len) && mg_pkey_test(L, -1))
+        return;
+    mg_pkey_parse(L, what, text->data, text->len, pass, pass_len);
+}
+
 /* load_certificate(chain_file[, key_file[, passphrase]]) -> self; without key_file, the key is in
  * chain_file */
 int
@@ -145,13 +165,13 @@ mg_ssl_context_load_certificate(lua_State *L)
 
     struct mg_buf *text = mg_file_push(L, "SystemCallError", "load_certificate", chain_file);
     const char *what = lua_pushfstring(L, "load_certificate: %s", chain_file);
-    mg_x509_parse_all(L, "CertificateError", what, text->data, text->len);
+    certificates_push(L, what, text);
     int certs = lua_gettop(L);
     mg_x509_note_files(L, certs, chain_file);
 
     text = mg_file_push(L, "SystemCallError", "load_certificate", key_file);
     what = lua_pushfstring(L, "load_certificate: %s", key_file);
-    mg_pkey_parse(L, what, text->data, text->len, pass, pass_len);
+    key_push(L, what, text, pass, pass_len);
     EVP_PKEY *key = mg_pkey_test(L, -1);
     mg_buf_free_secret(text);
 

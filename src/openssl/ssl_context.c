@@ -241,6 +241,8 @@ context_gc(lua_State *L)
 {
     struct mg_ssl_context *self = lua_touserdata(L, 1);
     /* Freeing the cache is no removal that anybody wants to hear of. */
+    if (self->number > 0)
+        mg_ssl_context_extra(self->ctx)->link->alive--;
     if (self->ctx)
         SSL_CTX_sess_set_remove_cb(self->ctx, NULL);
     SSL_CTX_free(self->ctx);
@@ -326,12 +328,28 @@ mg_ssl_contexts_freeze(lua_State *L, int others)
 }
 
 /* What an SSL_CTX weighs, for a collector that sees only the few bytes of its userdata. */
-#define CONTEXT_KIB 32
+#define CONTEXT_KIB   32
+#define CONTEXTS_FEW  16
+#define CONTEXTS_MANY 1024
+
+/* As the collector does it for what it sees: it begins when there may be twice as many as it left, or many
+ * more, and then keeps pace with what is made. */
+static void
+collector_step(lua_State *L, struct mg_lua_link *link)
+{
+    lua_Integer pause = link->settled > CONTEXTS_FEW ? link->settled : CONTEXTS_FEW;
+    if (pause > CONTEXTS_MANY)
+        pause = CONTEXTS_MANY;
+    if (++link->grown <= pause || lua_gc(L, LUA_GCSTEP, CONTEXT_KIB) != 1)
+        return;
+    link->settled = link->alive;
+    link->grown = 0;
+}
 
 void
 mg_ssl_context_create(lua_State *L)
 {
-    lua_gc(L, LUA_GCSTEP, CONTEXT_KIB);
+    collector_step(L, mg_lua_link(L));
     struct mg_ssl_context *self = mg_class_new(L, &mg_ssl_context_class, sizeof(*self));
     ERR_clear_error();
     self->ctx = SSL_CTX_new(TLS_method());
@@ -339,6 +357,7 @@ mg_ssl_context_create(lua_State *L)
         mg_lua_openssl_error(L, "SSLError", "SSL_CTX_new");
     ERR_clear_error(); /* of what it has gone on without */
     self->number = ++mg_lua_link(L)->contexts;
+    mg_lua_link(L)->alive++;
     mg_ssl_context_remember(L, -1, self->ctx);
     SSL_CTX_set_mode(self->ctx, SSL_MODE_ENABLE_PARTIAL_WRITE |
                                     SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
@@ -455,6 +474,22 @@ mg_ssl_context_frozen(lua_State *L, int idx)
 {
     const struct mg_ssl_context *self = mg_class_test(L, idx, &mg_ssl_context_class);
     return self && self->frozen;
+}
+
+const char *
+mg_ssl_context_label_push(lua_State *L, int idx)
+{
+    idx = lua_absindex(L, idx);
+    if (mg_ssl_context_value(L, idx, "name") == LUA_TSTRING)
+        return lua_tostring(L, -1);
+    lua_pop(L, 1);
+    mg_ssl_context_value(L, idx, "where");
+    const char *where = lua_tostring(L, -1);
+    size_t len = where ? strlen(where) : 0;
+    while (len > 0 && (where[len - 1] == ':' || where[len - 1] == ' '))
+        len--;
+    lua_pushlstring(L, where ? where : "", len);
+    return lua_pushfstring(L, "the context of %s", lua_tostring(L, -1));
 }
 
 static bool

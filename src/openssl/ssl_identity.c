@@ -135,6 +135,56 @@ mg_ssl_identity_matches(X509 *x509, const char *data, size_t len)
     return answer == 1;
 }
 
+/* ---- the names that a context's certificates are for ----------------------------------------- */
+
+/* Each DNS name with a NUL, and, if that is wanted, with the kind of key in front. */
+static void
+names_add(X509 *x509, const char *kind, struct mg_buf *out)
+{
+    GENERAL_NAMES *names = X509_get_ext_d2i(x509, NID_subject_alt_name, NULL, NULL);
+    for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
+        int type;
+        const ASN1_STRING *value = GENERAL_NAME_get0_value(sk_GENERAL_NAME_value(names, i), &type);
+        if (type != GEN_DNS)
+            continue;
+        struct text name = text_of(value);
+        if (name.len == 0 || memchr(name.data, '\0', name.len))
+            continue;
+        if (kind)
+            mg_buf_add(out, kind, strlen(kind) + 1);
+        mg_buf_add(out, name.data, name.len);
+        mg_buf_add(out, "", 1);
+    }
+    GENERAL_NAMES_free(names);
+    ERR_clear_error();
+}
+
+static int
+on_certificate(SSL_CTX *ctx MG_UNUSED, X509 *x509, void *out)
+{
+    names_add(x509, mg_pkey_type_name(X509_get0_pubkey(x509)), out);
+    return 0;
+}
+
+int
+mg_ssl_context_names(SSL_CTX *ctx, struct mg_buf *out)
+{
+    mg_ssl_context_each_certificate(ctx, on_certificate, out);
+    return out->failed ? -1 : 0;
+}
+
+const char *
+mg_x509_identity(lua_State *L, int idx, struct mg_buf *names)
+{
+    X509 *x509 = mg_x509_test(L, idx);
+    const EVP_PKEY *key = x509 ? X509_get0_pubkey(x509) : NULL;
+    ERR_clear_error();
+    if (!x509)
+        return NULL;
+    names_add(x509, NULL, names);
+    return names->failed ? NULL : key ? mg_pkey_type_name(key) : "unknown";
+}
+
 /* ---- SSL.verify_* ---------------------------------------------------------------------------- */
 
 static struct text

@@ -42,6 +42,7 @@ listener_fini(struct mg_listener *listener)
     mg_free(listener->addresses);
     mg_free(listener->name);
     SSL_CTX_free(listener->tls);
+    mg_names_unref(listener->names);
 }
 
 void

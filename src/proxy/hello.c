@@ -2,14 +2,17 @@
  * S_HELLO: the decision precedes the SSL object.
  *
  * The happy path is: the ClientHello comes, in pieces as they happen to be, and is held; once it is
- * whole the policy chooses a context by it; the SSL object is made of that context and takes the
- * same bytes, so that the whole of its policy applies: versions, options, verification, sessions.
+ * whole the listener's names or the policy choose a context by it; the SSL object is made of that context and takes the
+ * same bytes, so that the whole of its policy applies: versions, options, verification, sessions. Or
+ * it is passed through: the bytes go to the backend as they came, and the session is like one of a
+ * plain listener from then on.
  * Possible failure modes are: the bytes are no ClientHello, or too many; the policy refuses. The
  * client then gets the alert as a plain record, and S_LINGER waits until it has read it. Vanishing
  * and lateness are session.c's.
  */
 #include "proxy/internal.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define ALERT_INTERNAL_ERROR    80
@@ -59,53 +62,66 @@ refuse_malformed(struct mg_session *s, const struct mg_hello *hello)
 static int
 remember(struct mg_session *s, const struct mg_hello *hello)
 {
-    struct mg_buf offered = {0};
-
-    mg_hello_protocols(hello, &offered);
-    if (offered.len > 0)
-        s->down.tls.alpn_offered = mg_buf_take(&offered);
-    mg_buf_free(&offered);
+    mg_tls_conn_note_hello(&s->down.tls, hello);
     if (hello->servername.data == NULL)
         return 0;
     s->servername = mg_strndup((const char *)hello->servername.data, hello->servername.len);
     return s->servername != NULL ? 0 : -1;
 }
 
-/* The context with a reference, or NULL: refused, and the session lingers or closes. */
-static SSL_CTX *
-choose(struct mg_session *s, const struct mg_hello *hello)
+/* What names and the listener's own context say, without asking anybody. Whether policy is to be asked. */
+static bool
+target_find(const struct mg_listener *listener, const struct mg_hello *hello,
+            struct mg_target *target)
 {
-    const struct mg_policy *policy = s->config->policy;
-    SSL_CTX *chosen = NULL;
-    int alert = ALERT_UNRECOGNIZED_NAME;
-    struct mg_err err = {{0}};
+    const struct mg_target *found;
+    const char *pattern;
 
-    if (policy != NULL && policy->hello != NULL &&
-        policy->hello(s->config->policy_data, s, s->listener, hello, &chosen, &alert, &err) != 0) {
-        refuse(s, alert, "down: refused by name", err.text[0] != '\0' ? err.text : NULL);
-        return NULL;
+    if (listener->names == NULL) {
+        *target = (struct mg_target){.kind = MG_TARGET_REFUSE};
+        if (listener->tls != NULL)
+            *target = (struct mg_target){.kind = MG_TARGET_TERMINATE,
+                                         .tls = listener->tls,
+                                         .asks_hello = listener->hello_asked};
+        return listener->hello_asked;
     }
-    if (chosen == NULL && s->listener->tls != NULL && SSL_CTX_up_ref(s->listener->tls))
-        chosen = s->listener->tls;
-    if (chosen == NULL)
-        refuse(s, ALERT_INTERNAL_ERROR, "down: no TLS", "no context was chosen");
-    return chosen;
+    found = mg_names_find(listener->names, hello->servername.data, hello->servername.len, &pattern);
+    *target = found != NULL ? *found : (struct mg_target){.kind = MG_TARGET_REFUSE};
+    return target->asks_hello;
 }
 
+/* The engine's own reference, also where nobody is asked. false: refused; the session lingers. */
 static bool
-decide(struct mg_session *s, const struct mg_hello *hello)
+choose(struct mg_session *s, const struct mg_hello *hello, struct mg_target *target)
 {
-    SSL_CTX *ctx;
+    const struct mg_policy *policy = s->config->policy;
+    struct mg_choice choice = {.alert = ALERT_UNRECOGNIZED_NAME};
+    struct mg_err err = {{0}};
+
+    if (target_find(s->listener, hello, &choice.target)) {
+        if (policy->hello(s->config->policy_data, s, s->listener, hello, &choice, &err) != 0) {
+            refuse(s, choice.alert, "down: refused by name", err.text[0] != '\0' ? err.text : NULL);
+            return false;
+        }
+    } else if (choice.target.kind == MG_TARGET_TERMINATE) {
+        SSL_CTX_up_ref(choice.target.tls);
+    }
+    *target = choice.target;
+    if (target->kind != MG_TARGET_REFUSE)
+        return true;
+    refuse(s, choice.alert, "down: refused by name",
+           s->servername != NULL ? "nothing is served under this name"
+                                 : "nothing is served without a name");
+    return false;
+}
+
+/* true: the handshake begins. */
+static bool
+terminate(struct mg_session *s, SSL_CTX *ctx)
+{
     struct mg_err err;
     int rc;
 
-    if (remember(s, hello) != 0) {
-        mg_session_close(s, "session: out of memory", NULL);
-        return false;
-    }
-    ctx = choose(s, hello);
-    if (ctx == NULL)
-        return false;
     mg_tls_conn_close(&s->down.tls); /* libssl tells the rest anew */
     rc = mg_tls_conn_open(&s->down.tls, ctx, MG_TLS_SERVER, s, &err);
     SSL_CTX_free(ctx);
@@ -120,6 +136,46 @@ decide(struct mg_session *s, const struct mg_hello *hello)
     s->servername = NULL;
     mg_session_handshake(s);
     return s->state == S_HANDSHAKE; /* dialling may have ended it */
+}
+
+bool
+mg_session_pass_refused(struct mg_session *s)
+{
+    char detail[512];
+
+    if (!s->passed || s->backend->tls == NULL)
+        return false;
+    snprintf(detail, sizeof(detail),
+             "backend %s has tls, but what is passed through is encrypted already",
+             s->backend->name);
+    refuse(s, ALERT_INTERNAL_ERROR, "route: backend with tls for a passthrough", detail);
+    return true;
+}
+
+/* The client's bytes, ClientHello first, are held: the relay begins with them. */
+static void
+pass(struct mg_session *s)
+{
+    s->passed = true;
+    s->down.deciding = false;
+    mg_session_route(s);
+}
+
+static bool
+decide(struct mg_session *s, const struct mg_hello *hello)
+{
+    struct mg_target target;
+
+    if (remember(s, hello) != 0) {
+        mg_session_close(s, "session: out of memory", NULL);
+        return false;
+    }
+    if (!choose(s, hello, &target))
+        return false;
+    if (target.kind == MG_TARGET_TERMINATE)
+        return terminate(s, target.tls);
+    pass(s);
+    return false;
 }
 
 bool

@@ -153,11 +153,12 @@ struct mg_session {
     const char *reason;           /* constant; why it closes or lingers */
     char *detail;                 /* owned; or NULL */
     struct mg_hello_reader hello; /* of S_HELLO */
-    char *servername;             /* from the ClientHello, until down has an SSL object; owned */
+    char *servername; /* from the ClientHello, until down has an SSL object, if ever; owned */
     struct mg_addr remote, local, up_addr;
     void *user;
     unsigned live; /* handles not yet closed: timer, down, up */
     enum mg_state state;
+    bool passed;    /* down has TLS, but with the backend: what it sends is relayed as it is */
     bool up_ready;  /* the backend takes bytes */
     bool connected; /* up_ready was reached: connect_us is true */
 };
@@ -239,11 +240,21 @@ void mg_handshake_step(struct mg_peer *peer);
 /* Down gets no further: what it was told has left, FIN follows, and we wait for its end. */
 void mg_handshake_refused(struct mg_session *s, const char *reason, const char *detail);
 
+/* Whether the ClientHello is read before there is an SSL object. */
+static inline bool
+mg_listener_reads_hello(const struct mg_listener *listener)
+{
+    return listener->hello_asked || listener->names != NULL;
+}
+
 /* Opens down in S_HELLO. */
 void mg_session_hello_open(struct mg_session *s);
 
 /* Reads what down holds in S_HELLO. true: down has an SSL object now, which takes what is held. */
 bool mg_session_hello_step(struct mg_session *s);
+
+/* Whether the chosen backend cannot take what is passed through; then the client is told. */
+bool mg_session_pass_refused(struct mg_session *s);
 
 /* ---- pump: pump.c ---------------------------------------------------------------------------- */
 

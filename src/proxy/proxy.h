@@ -53,13 +53,65 @@ struct mg_backend {
     unsigned next; /* run time: round_robin */
 };
 
+/* ---- names: which policy a client gets by the name it asks for -------------------------------- */
+
+/* What a connection is answered with. */
+struct mg_target {
+    enum mg_target_kind {
+        MG_TARGET_REFUSE,    /* alert unrecognized_name */
+        MG_TARGET_TERMINATE, /* with tls */
+        MG_TARGET_PASS,      /* the bytes go to the backend as they came */
+    } kind;
+    SSL_CTX *tls;    /* of TERMINATE */
+    bool asks_hello; /* and its servername_cb is asked, through policy->hello */
+};
+
+struct mg_names;
+
+/* Counted references; not atomic, since a table is one thread's at a time. NULL: no memory. */
+struct mg_names *mg_names_new(void);
+struct mg_names *mg_names_ref(struct mg_names *names);
+void mg_names_unref(struct mg_names *names); /* NULL is fine */
+
+/* Adds a target (which takes a reference to its context) and returns its index; -1: no memory. */
+int mg_names_target(struct mg_names *names, const struct mg_target *target);
+
+/* Adds a name, or "*.example.com" for all with one label more than that. If it is there already nothing changes
+ * and *other is its target, else that is -1. -1: no memory, or empty or longer than a name. */
+int mg_names_add(struct mg_names *names, const char *name, size_t len, int target, int *other);
+
+enum mg_names_special { MG_NAMES_NONE, MG_NAMES_DEFAULT }; /* without a name; for all others */
+void mg_names_set(struct mg_names *names, enum mg_names_special which, int target);
+
+/*
+ * The target for a name as a ClientHello has it; name NULL: there was none. NULL: nothing is meant for
+ * it. *pattern is what matched: a name or wildcard of the table, "none" or "default".
+ */
+const struct mg_target *mg_names_find(const struct mg_names *names, const void *name, size_t len,
+                                      const char **pattern);
+
+size_t mg_names_count(const struct mg_names *names);
+size_t mg_names_target_count(const struct mg_names *names);
+const struct mg_target *mg_names_target_at(const struct mg_names *names,
+                                           size_t index); /* or NULL */
+
+/* The names in the order of adding; *cursor is 0 at first. NULL at the end. */
+const char *mg_names_next(const struct mg_names *names, size_t *cursor,
+                          const struct mg_target **target);
+
+/* SipHash-2-4. */
+uint64_t mg_names_hash(const uint64_t key[2], const char *data, size_t len);
+
+/* ---- listener -------------------------------------------------------------------------------- */
+
 struct mg_listener {
     char *name;
     char **addresses; /* owned canonical texts ("127.0.0.1:8443", "*:443", "unix:/x") */
     size_t address_count;
     SSL_CTX *tls;               /* terminate with it (one reference), or NULL = plain TCP */
     bool tls_callbacks;         /* the context has callbacks into the script */
-    bool hello_asked;           /* policy->hello chooses the context, by the ClientHello */
+    struct mg_names *names;     /* terminate by name; one reference, or NULL */
+    bool hello_asked;           /* policy->hello decides by the ClientHello */
     struct mg_backend *backend; /* borrowed from the config; NULL = ask policy->route */
     unsigned handshake_timeout_ms, idle_timeout_ms, max_lifetime_ms,
         half_close_timeout_ms; /* 0 = none */
@@ -80,17 +132,25 @@ struct mg_route {
     char reason[256];           /* when refused */
 };
 
+/* What a ClientHello is answered with. */
+struct mg_choice {
+    struct mg_target target;
+    int alert; /* of a refusal */
+};
+
 /*
  * Upward questions. They are asked from the loop, never from libssl's stack, and must not block. Any
  * may be NULL where the config has no use for it. An implementation never longjmps.
  */
 struct mg_policy {
-    /* The ClientHello of a listener with hello_asked is complete; there is no SSL object yet. 0: the
-     * handshake goes on with *chosen, a reference that the engine drops, or with the listener's own
-     * context if that stays NULL. -1: refused with *alert (unrecognized_name unless it is set), err
-     * says why. */
+    /*
+     * The ClientHello of a listener with hello_asked (or whose names lead to a target with asks_hello) is
+     * complete; there is no SSL object yet. choice->target is what the listener's own context or names
+     * say, or REFUSE. 0: it is what is to happen, with a reference to its context that the engine drops.
+     * -1: refused with choice->alert (unrecognized_name unless it is set), err says why.
+     */
     int (*hello)(void *data, struct mg_session *session, const struct mg_listener *listener,
-                 const struct mg_hello *hello, SSL_CTX **chosen, int *alert, struct mg_err *err);
+                 const struct mg_hello *hello, struct mg_choice *choice, struct mg_err *err);
     /* After the handshake of a listener without a fixed backend. -1: refused, route->reason set. */
     int (*route)(void *data, struct mg_session *session, const struct mg_listener *listener,
                  struct mg_route *route);
@@ -200,7 +260,8 @@ struct mg_session_info {
     const struct mg_addr *socket_remote;  /* the TCP peer itself */
     struct mg_tls_conn *tls; /* down, without an SSL object until its context is chosen; NULL on a
                                 plain listener */
-    const char *servername;  /* what a ClientHello that is being decided on asks for, or NULL */
+    const char *servername;  /* what a ClientHello that is being decided on, or was passed through,
+                                asks for; or NULL */
     const struct mg_backend *backend;                 /* NULL until it is chosen */
     const struct mg_backend_address *backend_address; /* the one tried or connected to, or NULL */
     const struct mg_addr *backend_socket;             /* likewise, resolved; AF_UNSPEC until then */

@@ -174,6 +174,7 @@ down_tls_fields(struct record *r, const struct mg_tls_conn *tls)
 
     field_text(r, "sni", SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name));
     field_text(r, "alpn_offered", tls->alpn_offered);
+    field_text(r, "ja4", tls->ja4);
     if (tls->handshake_done) {
         alpn_field(r, ssl);
         field_text(r, "version", SSL_get_version(ssl));
@@ -188,12 +189,15 @@ down_tls_fields(struct record *r, const struct mg_tls_conn *tls)
     field_alert(r, "alert_received", tls->alert_received);
 }
 
-/* Of a connection whose ClientHello came to nothing. */
+/* Of a connection whose ClientHello came to nothing here. */
 static void
 hello_fields(struct record *r, const struct mg_session *s)
 {
     field_text(r, "sni", s->servername);
     field_text(r, "alpn_offered", s->down.tls.alpn_offered);
+    field_text(r, "ja4", s->down.tls.ja4);
+    if (s->passed)
+        field_text(r, "passthrough", "yes");
     field_alert(r, "alert_sent", s->down.tls.alert_sent);
 }
 
@@ -224,7 +228,7 @@ record_fill(struct record *r, const struct mg_session *s)
     field_addr(r, "local", &s->local);
     if (s->down.tls.ssl != NULL)
         down_tls_fields(r, &s->down.tls);
-    else if (s->down.deciding)
+    else if (s->down.deciding || s->passed)
         hello_fields(r, s);
     if (s->backend != NULL)
         field_text(r, "backend", s->backend->name);

@@ -472,6 +472,8 @@ mg_session_route(struct mg_session *s)
         s->backend = s->listener->backend;
     else if (!route_ask(s))
         return;
+    if (mg_session_pass_refused(s))
+        return;
     if (s->backend->kind != MG_BACKEND_ADDRESSES || s->up_ready) {
         relay(s);
         return;
@@ -533,7 +535,7 @@ tls_begin(struct mg_session *s)
 {
     struct mg_err err;
 
-    if (s->listener->hello_asked) {
+    if (mg_listener_reads_hello(s->listener)) {
         mg_session_hello_open(s);
     } else {
         s->state = S_HANDSHAKE;
@@ -568,7 +570,7 @@ mg_session_open(struct mg_engine *engine, struct mg_config *config, struct mg_li
     s->live++;
     if (rc < 0)
         mg_session_close(s, "down: socket error", uv_strerror(rc));
-    else if (listener->tls == NULL && !listener->hello_asked)
+    else if (listener->tls == NULL && !mg_listener_reads_hello(listener))
         mg_session_route(s);
     else
         tls_begin(s);

@@ -334,31 +334,41 @@ context_name_push(lua_State *L, int context)
 }
 
 void
-mg_context_freeze(lua_State *L, int idx, const char *what, bool as_client)
+mg_context_setup(lua_State *L, int context, bool as_client, const char *place)
 {
-    int context;
-    const char *where, *name, *text;
+    const char *text;
 
-    if (mg_option_push(L, idx, "tls") == LUA_TNIL) {
-        lua_pop(L, 1);
-        return;
-    }
-    context = lua_gettop(L);
     lua_pushcfunction(L, context_setup);
     lua_pushvalue(L, context);
     lua_pushboolean(L, as_client);
-    if (lua_pcall(L, 2, 0, 0) == LUA_OK) {
-        lua_settop(L, context - 1);
+    if (lua_pcall(L, 2, 0, 0) == LUA_OK)
         return;
-    }
     text = mg_lua_error_text(L, -1);
-    mg_option_push(L, idx, MG_WHERE);
-    where = lua_tostring(L, -1);
-    mg_option_push(L, idx, "name");
-    name = lua_tostring(L, -1);
-    lua_pushfstring(L, "%s%s: %s: tls%s: %s", where, what, name, context_name_push(L, context),
-                    text);
+    lua_pushfstring(L, "%s%s: %s", place, context_name_push(L, context), text);
     lua_error(L);
+}
+
+/* Pushes "script.lua:12: listen: web: tls". */
+static const char *
+place_push(lua_State *L, int idx, const char *what)
+{
+    mg_option_push(L, idx, MG_WHERE);
+    mg_option_push(L, idx, "name");
+    return lua_pushfstring(L, "%s%s: %s: tls", lua_tostring(L, -2), what, lua_tostring(L, -1));
+}
+
+void
+mg_context_freeze(lua_State *L, int idx, const char *what, bool as_client)
+{
+    int top = lua_gettop(L);
+    const char *place = place_push(L, idx, what);
+
+    mg_option_push(L, idx, "tls");
+    if (mg_servernames_test(L, -1) != NULL)
+        mg_servernames_freeze(L, lua_gettop(L), place);
+    else if (mg_ssl_context_test(L, -1) != NULL)
+        mg_context_setup(L, lua_gettop(L), as_client, place);
+    lua_settop(L, top);
 }
 
 /* A unix socket has no name that its certificate could be verified for. */

@@ -94,22 +94,43 @@ manifest_compare(struct mg_script *s, const struct mg_snapshot *snapshot, struct
 }
 
 /* Every context that a listener terminates with seals its tickets with the keys that all workers
- * share. */
+ * share; those that are made later get them when they are chosen. */
 static int
-tickets_setup(const struct mg_script *s, const struct mg_config *config,
-              const struct mg_script_build *build, struct mg_err *err)
+tickets_make(struct mg_script *s, const struct mg_script_build *build, struct mg_err *err)
 {
     const struct mg_settings *set = &s->settings;
     const char *secret = set->secret != NULL ? set->secret : build->ticket_secret;
     size_t len = set->secret != NULL ? set->secret_len : build->ticket_secret_len;
     unsigned rotation = (unsigned)strtoul(mg_settings_text(set, "ticket_rotation"), NULL, 10);
 
-    for (size_t i = 0; secret != NULL && i < config->listener_count; i++) {
-        SSL_CTX *ctx = config->listeners[i].tls;
+    if (secret == NULL)
+        return 0;
+    s->tickets = SSL_CTX_new(TLS_server_method());
+    if (s->tickets == NULL) {
+        mg_tls_err_take(err, "ticket keys");
+        return -1;
+    }
+    return mg_tls_ticket_setup(s->tickets, secret, len, set->previous, set->previous_len, rotation,
+                               err);
+}
 
-        if (ctx != NULL && mg_tls_ticket_setup(ctx, secret, len, set->previous, set->previous_len,
-                                               rotation, err) != 0)
+static int
+tickets_setup(struct mg_script *s, const struct mg_config *config,
+              const struct mg_script_build *build, struct mg_err *err)
+{
+    if (tickets_make(s, build, err) != 0)
+        return -1;
+    for (size_t i = 0; s->tickets != NULL && i < config->listener_count; i++) {
+        const struct mg_listener *listener = &config->listeners[i];
+        const struct mg_target *target;
+
+        if (listener->tls != NULL && mg_tls_ticket_share(listener->tls, s->tickets, err) != 0)
             return -1;
+        for (size_t t = 0;
+             listener->names != NULL && (target = mg_names_target_at(listener->names, t)) != NULL;
+             t++)
+            if (target->tls != NULL && mg_tls_ticket_share(target->tls, s->tickets, err) != 0)
+                return -1;
     }
     return 0;
 }
@@ -124,6 +145,7 @@ mg_script_build(const struct mg_script_build *build, struct mg_err *err)
         mg_err_setx(err, "out of memory");
         return NULL;
     }
+    mg_pem_run_begin();
     s = script_replay(build->snapshot, err);
     if (s == NULL) {
         mg_free(config);
@@ -134,8 +156,10 @@ mg_script_build(const struct mg_script_build *build, struct mg_err *err)
     config->policy_data = s;
     s->config = config;
     if (manifest_compare(s, build->snapshot, err) == 0 && mg_plan_config(s, config, err) == 0 &&
-        tickets_setup(s, config, build, err) == 0)
+        tickets_setup(s, config, build, err) == 0) {
+        mg_pem_run_end();
         return config;
+    }
     mg_script_free(config);
     return NULL;
 }

@@ -270,8 +270,8 @@ mg_conn_push(lua_State *L, struct mg_session *session)
     lua_remove(L, -2);
 }
 
-void
-mg_conn_keep(lua_State *L, struct mg_session *session)
+static void
+context_set(lua_State *L, struct mg_session *session)
 {
     lua_getfield(L, LUA_REGISTRYINDEX, CONTEXTS);
     lua_insert(L, -2);
@@ -279,11 +279,20 @@ mg_conn_keep(lua_State *L, struct mg_session *session)
     lua_pop(L, 1);
 }
 
+/* There must be a Conn, too, for mg_conn_forget. */
+void
+mg_conn_keep(lua_State *L, struct mg_session *session)
+{
+    mg_conn_push(L, session);
+    lua_pop(L, 1);
+    context_set(L, session);
+}
+
 static void
 conn_drop(lua_State *L, void *session)
 {
     lua_pushnil(L);
-    mg_conn_keep(L, session);
+    context_set(L, session);
     lua_getfield(L, LUA_REGISTRYINDEX, CONNS);
     lua_pushnil(L);
     lua_rawsetp(L, -2, session);

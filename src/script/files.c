@@ -217,7 +217,8 @@ mg_world_read(struct mg_world *w, const char *path, struct mg_buf *out, int *err
 }
 
 int
-mg_world_list(struct mg_world *w, const char *path, struct mg_buf *out, struct mg_err *err)
+mg_world_list(struct mg_world *w, const char *path, struct mg_buf *out, int *error,
+              struct mg_err *err)
 {
-    return answer_take(w, MG_RECORD_LISTING, path, out, NULL, err);
+    return answer_take(w, MG_RECORD_LISTING, path, out, error, err);
 }

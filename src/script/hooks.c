@@ -16,7 +16,7 @@ on_list_dir(void *data, const char *path, struct mg_buf *out, struct mg_err *err
 {
     struct mg_script *s = data;
 
-    return mg_world_list(&s->world, path, out, err);
+    return mg_world_list(&s->world, path, out, NULL, err);
 }
 
 static int

@@ -318,7 +318,7 @@ pair_compare(struct mg_proof *proof, const struct claim *a, const struct claim *
 
     if (strcasecmp(a->name, b->name) != 0 ||
         strcmp(a->certificate->type, b->certificate->type) != 0 ||
-        is_same(a->certificate, b->certificate))
+        is_same(a->certificate, b->certificate) || (a->entry->by_name && b->entry->by_name))
         return;
     mg_proof_warn(
         proof, "%slistener %s: %s is also on another %s certificate, that of listener %s%s%s%s%s%s",

@@ -6,7 +6,8 @@
  *   vm        the guarded Lua state; stdlib, io, modules, command are what it holds
  *   guard     running Lua under a CPU budget, by protected call
  *   options   option tables, checked to the letter
- *   settings, listen, backend, conn   what the script makes and gets
+ *   settings, listen, backend, conn, hello   what the script makes and gets
+ *   servernames, names, certificates  many names, and what they are served with
  *   plan      the frozen result as text (manifest) and as struct mg_config
  *   policy    answers the engine's questions
  *   offer, proved   what clients get; what was proved before
@@ -100,8 +101,9 @@ char *mg_world_path(const struct mg_world *w, const char *path);
 int mg_world_read(struct mg_world *w, const char *path, struct mg_buf *out, int *error,
                   struct mg_err *err);
 
-/* The names in a directory, sorted, each with a NUL. */
-int mg_world_list(struct mg_world *w, const char *path, struct mg_buf *out, struct mg_err *err);
+/* The names in a directory, sorted, each with a NUL; as for a file. */
+int mg_world_list(struct mg_world *w, const char *path, struct mg_buf *out, int *error,
+                  struct mg_err *err);
 
 /* ---- guard ---------------------------------------------------------------------------------- */
 
@@ -151,6 +153,7 @@ struct mg_script {
     bool is_guest;            /* L is a thread of a state that is not ours */
     size_t routes;            /* addresses that route functions have named so far */
     struct mg_config *config; /* what this state is the script of (worker) */
+    SSL_CTX *tickets;         /* holds the ticket keys that contexts get (worker); owned, or NULL */
 };
 
 /* A state for one run. `dir` and `snapshot` as for mg_world_init. NULL: err. */
@@ -301,9 +304,51 @@ void mg_backend_join(lua_State *L, int idx);
 void mg_listener_freeze(lua_State *L, int idx);
 void mg_backend_freeze(lua_State *L, int idx);
 
-/* setup() of the context in option `tls` of the object at idx; an error names the object's place,
- * `what`, the object and the context. */
+/* setup() of the context, or of those in the ServerNames, in option `tls` of the object at idx; an error
+ * names the object's place, `what`, the object and the context. */
 void mg_context_freeze(lua_State *L, int idx, const char *what, bool as_client);
+
+/* setup() of one context; an error begins with `place` and the context's name. */
+void mg_context_setup(lua_State *L, int context, bool as_client, const char *place);
+
+/* Adds a line to the warnings that the loader shows. */
+void mg_script_warn(lua_State *L, const char *fmt, ...);
+
+/* Registry name of the list of these lines. */
+#define MG_WARNINGS "moongate.warnings"
+
+/* ---- names, certificates --------------------------------------------------------------------- */
+
+/* User value: contexts without a key; names in their order, and what is meant for each; once frozen all
+ * contexts. */
+enum {
+    MG_SERVERNAMES_LISTED = 1,
+    MG_SERVERNAMES_NAMES,
+    MG_SERVERNAMES_VALUES,
+    MG_SERVERNAMES_CONTEXTS
+};
+
+struct mg_servernames_object {
+    struct mg_names *names;   /* once frozen; one reference */
+    unsigned char digest[32]; /* over names and policies */
+};
+
+void mg_servernames_open(lua_State *L);
+int mg_servernames_lua(lua_State *L); /* moongate.servernames */
+struct mg_servernames_object *mg_servernames_test(lua_State *L, int idx);
+
+/* Sets up its contexts and fills `names`; an error begins with `place`. */
+void mg_servernames_freeze(lua_State *L, int idx, const char *place);
+
+/* Why the text is no name that a client could ask for, or NULL. */
+const char *mg_name_fault(const char *name, size_t len);
+
+/* Pushes the functions of lua/moongate/certificates.lua. */
+int mg_certificates_core(lua_State *L);
+
+/* moongate.PASSTHROUGH. */
+void mg_passthrough_push(lua_State *L);
+bool mg_passthrough_test(lua_State *L, int idx);
 
 /* ---- plan ----------------------------------------------------------------------------------- */
 
@@ -340,6 +385,11 @@ void mg_conn_keep(lua_State *L, struct mg_session *session);
 
 /* The session ends: its Conn answers with errors from now on. Never raises. */
 void mg_conn_forget(struct mg_script *s, struct mg_session *session);
+
+/* Pushes a Hello that is of use until mg_hello_forget, which never raises. */
+void mg_hello_open(lua_State *L);
+void mg_hello_push(lua_State *L, struct mg_session *session, const struct mg_hello *hello);
+void mg_hello_forget(struct mg_script *s, struct mg_session *session);
 
 extern const struct mg_policy mg_script_policy;
 
@@ -399,6 +449,7 @@ struct mg_proof_entry {
     char where[128];   /* "script.lua:12: " */
     char context[128]; /* ctx.name, or "" */
     bool tls;
+    bool by_name; /* one of several contexts of a ServerNames, which tells of names that clash */
     bool enabled[MG_PROOF_VERSIONS];
     struct mg_buf alpn;                 /* the context's protocols in wire form */
     bool alpn_asked;                    /* alpn_select_cb decides */

@@ -128,11 +128,14 @@ static void
 tls_read(lua_State *L, const struct mg_option *o, const char *what, int value)
 {
     (void)o;
-    if (lua_isfunction(L, value) || lua_istable(L, value))
-        mg_option_error(L, what, "tls as a %s is not supported by this version: give an SSLContext",
+    if (lua_istable(L, value))
+        mg_option_error(L, what, "tls: a table of names is made by moongate.servernames{...}");
+    if (mg_ssl_context_test(L, value) == NULL && mg_servernames_test(L, value) == NULL &&
+        !lua_isfunction(L, value))
+        mg_option_error(L, what,
+                        "tls: expected an SSLContext, a ServerNames or a function of a Hello, got "
+                        "%s",
                         luaL_typename(L, value));
-    if (mg_ssl_context_test(L, value) == NULL)
-        mg_option_error(L, what, "tls: expected an SSLContext, got %s", luaL_typename(L, value));
     lua_pushvalue(L, value);
 }
 
@@ -264,12 +267,41 @@ mg_listen_lua(lua_State *L)
     return 1;
 }
 
+/* What is passed through is encrypted already. */
+static void
+passthrough_check(lua_State *L, int idx)
+{
+    int top = lua_gettop(L);
+    const struct mg_servernames_object *names;
+    const struct mg_target *target;
+
+    mg_option_push(L, idx, "tls");
+    names = mg_servernames_test(L, -1);
+    mg_option_push(L, idx, "backend");
+    if (names != NULL && mg_backend_test(L, -1) != NULL &&
+        mg_option_push(L, lua_gettop(L), "tls") != LUA_TNIL) {
+        for (size_t i = 0; (target = mg_names_target_at(names->names, i)) != NULL; i++) {
+            if (target->kind != MG_TARGET_PASS)
+                continue;
+            mg_option_push(L, idx, MG_WHERE);
+            mg_option_push(L, idx, "name");
+            luaL_error(L,
+                       "%s%s: %s: backend: it has tls, but what moongate.PASSTHROUGH passes on is "
+                       "encrypted already: give these names a listener or a backend function of "
+                       "their own",
+                       lua_tostring(L, -2), WHAT, lua_tostring(L, -1));
+        }
+    }
+    lua_settop(L, top);
+}
+
 void
 mg_listener_freeze(lua_State *L, int idx)
 {
     struct mg_listener_object *self = mg_class_check(L, idx, &listener_class);
 
     mg_context_freeze(L, idx, WHAT, false);
+    passthrough_check(L, idx);
     mg_option_push(L, idx, "backend");
     mg_backend_join(L, -1);
     lua_pop(L, 1);

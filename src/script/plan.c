@@ -84,17 +84,32 @@ options_add(lua_State *L, int object, const char *const *names, struct mg_buf *o
 }
 
 static void
+digest_add(struct mg_buf *out, const char *kind, const unsigned char digest[32])
+{
+    mg_buf_adds(out, kind);
+    for (size_t i = 0; i < 32; i++)
+        mg_buf_addf(out, "%02x", digest[i]);
+}
+
+static void
 context_add(lua_State *L, int object, struct mg_buf *out)
 {
+    const struct mg_servernames_object *names;
     struct mg_ssl_context_facts facts;
+    int type;
 
     mg_buf_adds(out, " tls=");
-    if (mg_option_push(L, object, "tls") == LUA_TNIL) {
+    type = mg_option_push(L, object, "tls");
+    names = mg_servernames_test(L, -1);
+    if (type == LUA_TNIL) {
         mg_buf_adds(out, "no");
+    } else if (type == LUA_TFUNCTION) {
+        mg_buf_adds(out, "function");
+    } else if (names != NULL) {
+        digest_add(out, "names ", names->digest);
     } else {
         mg_ssl_context_facts(L, lua_gettop(L), &facts);
-        for (size_t i = 0; i < sizeof(facts.digest); i++)
-            mg_buf_addf(out, "%02x", facts.digest[i]);
+        digest_add(out, "", facts.digest);
     }
     lua_pop(L, 1);
 }
@@ -259,16 +274,18 @@ option_integer(lua_State *L, int object, const char *name)
     return value;
 }
 
-/* One reference to the context of an object, or NULL; facts are filled where there is one. */
+/* One reference to the context of an object, or NULL; facts are filled where there is one. That the
+ * option is something else is for the caller. */
 static SSL_CTX *
 context_take(lua_State *L, int object, struct mg_ssl_context_facts *facts)
 {
-    SSL_CTX *ctx = NULL;
+    SSL_CTX *ctx;
 
     memset(facts, 0, sizeof(*facts));
-    if (mg_option_push(L, object, "tls") != LUA_TNIL) {
+    mg_option_push(L, object, "tls");
+    ctx = mg_ssl_context_test(L, -1);
+    if (ctx != NULL) {
         mg_ssl_context_facts(L, lua_gettop(L), facts);
-        ctx = mg_ssl_context_test(L, -1);
         SSL_CTX_up_ref(ctx);
     }
     lua_pop(L, 1);
@@ -339,6 +356,7 @@ backend_fill(lua_State *L, int object, struct mg_backend *b)
 static void
 listener_fill(lua_State *L, int object, struct mg_listener *l)
 {
+    const struct mg_servernames_object *names;
     struct mg_ssl_context_facts facts;
 
     l->name = option_copy(L, object, "name");
@@ -363,8 +381,12 @@ listener_fill(lua_State *L, int object, struct mg_listener *l)
     lua_pop(L, 1);
     l->tcp_keepalive_s = mg_option_ms(L, object, "tcp_keepalive") / 1000;
     l->tls = context_take(L, object, &facts);
+    mg_option_push(L, object, "tls");
+    names = mg_servernames_test(L, -1);
+    l->names = names != NULL ? mg_names_ref(names->names) : NULL;
     l->tls_callbacks = facts.callbacks;
-    l->hello_asked = facts.servername_cb;
+    l->hello_asked = facts.servername_cb || lua_isfunction(L, -1);
+    lua_pop(L, 1);
 }
 
 static void

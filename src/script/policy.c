@@ -18,8 +18,11 @@ struct question {
     struct mg_session *session;
     const struct mg_listener *listener;
     const struct mg_backend *backend;
+    const struct mg_hello *hello;
     struct mg_route *route; /* answers */
     char *servername;
+    struct mg_choice *choice;
+    struct mg_err *err; /* of choice */
 };
 
 /* Pushes option `name` of the index-th Listener: config and list have the same order. */
@@ -169,45 +172,148 @@ on_servername(void *data, struct mg_session *session, const struct mg_backend *b
     return -1;
 }
 
-struct choice {
-    struct mg_session *session;
-    SSL_CTX *ctx;
-};
+/* ---- by the ClientHello ---------------------------------------------------------------------- */
+
+#define ALERT_INTERNAL_ERROR 80
+
+/* nil, reason[, alert] at indices 1 to 3. */
+static void
+refusal_read(lua_State *L, struct question *q)
+{
+    int is_number;
+    lua_Integer alert = lua_tointegerx(L, 3, &is_number);
+    struct mg_buf reason = {0};
+    size_t len;
+    const char *text;
+
+    if (!lua_isnil(L, 3) && (!is_number || alert < 0 || alert > 255))
+        luaL_error(L, "the third result is the number of an alert (0 to 255), got %s",
+                   luaL_tolstring(L, 3, NULL));
+    text = luaL_tolstring(L, 2, &len);
+    mg_buf_add_printable(&reason, text, len);
+    mg_err_setx(q->err, "%s", lua_isnil(L, 2) || reason.data == NULL ? "" : reason.data);
+    mg_buf_free(&reason);
+    if (is_number)
+        q->choice->alert = (int)alert;
+    q->choice->target = (struct mg_target){.kind = MG_TARGET_REFUSE};
+}
+
+/* Reads what a tls function returned at indices 1 to 3. */
+static void
+target_read(lua_State *L, struct question *q)
+{
+    struct mg_ssl_context_facts facts;
+
+    if (!lua_toboolean(L, 1)) {
+        refusal_read(L, q);
+        return;
+    }
+    if (mg_passthrough_test(L, 1)) {
+        q->choice->target = (struct mg_target){.kind = MG_TARGET_PASS};
+        return;
+    }
+    if (mg_ssl_context_test(L, 1) == NULL)
+        luaL_error(L,
+                   "the function returned a %s; expected an SSLContext, moongate.PASSTHROUGH, or "
+                   "nil and a reason",
+                   luaL_typename(L, 1));
+    mg_ssl_context_freeze(L, 1, false);
+    mg_ssl_context_facts(L, 1, &facts);
+    if (facts.callbacks) { /* which are found by the userdata */
+        lua_pushvalue(L, 1);
+        mg_conn_keep(L, q->session);
+    }
+    q->choice->target = (struct mg_target){.kind = MG_TARGET_TERMINATE,
+                                           .tls = mg_ssl_context_test(L, 1),
+                                           .asks_hello = facts.servername_cb};
+    SSL_CTX_up_ref(q->choice->target.tls);
+}
+
+static int
+hello_ask(lua_State *L)
+{
+    struct question *q = mg_lua_pointer(L, 1);
+
+    lua_settop(L, 0);
+    listener_option_push(L, q->script->config, q->listener, "tls");
+    mg_hello_push(L, q->session, q->hello);
+    lua_call(L, 1, 3);
+    lua_rotate(L, 1, 3); /* the results come first */
+    lua_settop(L, 3);
+    target_read(L, q);
+    return 0;
+}
+
+static int
+function_ask(struct question *q)
+{
+    int status = ask(q, hello_ask, "tls function", q->listener->name);
+
+    mg_hello_forget(q->script, q->session);
+    if (status != 0) {
+        q->choice->alert = ALERT_INTERNAL_ERROR;
+        mg_err_setx(q->err, "the tls function failed");
+    }
+    return status;
+}
 
 static void
 choice_keep(lua_State *L, void *data)
 {
-    struct choice *choice = data;
+    struct question *q = data;
 
-    if (mg_ssl_context_push(L, choice->ctx))
-        mg_conn_keep(L, choice->session);
+    if (mg_ssl_context_push(L, q->choice->target.tls))
+        mg_conn_keep(L, q->session);
 }
 
-/* The name was checked by the parser: not empty, no NUL. Without one servername_cb is not asked. */
+/* The name was checked by the parser: not empty, no NUL. Without one servername_cb is not asked. Takes the
+ * reference to the context that it replaces. */
+static int
+servername_cb_ask(struct question *q)
+{
+    struct mg_target *target = &q->choice->target;
+    struct mg_session_info info;
+    SSL_CTX *own = target->tls;
+    int rc;
+
+    mg_session_info(q->session, &info);
+    rc = mg_ssl_context_servername(q->script->L, own, info.tls, info.servername, &target->tls,
+                                   &q->choice->alert);
+    SSL_CTX_free(own);
+    if (rc != 0)
+        mg_err_setx(q->err, "%s", info.tls->callback_error != NULL ? info.tls->callback_error : "");
+    else if (target->tls != own && mg_script_protect(q->script, choice_keep, q, q->err) != 0)
+        rc = -1;
+    if (rc != 0) {
+        SSL_CTX_free(target->tls);
+        target->tls = NULL;
+    }
+    return rc;
+}
+
 static int
 on_hello(void *data, struct mg_session *session, const struct mg_listener *listener,
-         const struct mg_hello *hello, SSL_CTX **chosen, int *alert, struct mg_err *err)
+         const struct mg_hello *hello, struct mg_choice *choice, struct mg_err *err)
 {
-    struct mg_script *s = data;
-    struct mg_session_info info;
-    struct choice choice;
+    struct question q = {.script = data,
+                         .session = session,
+                         .listener = listener,
+                         .hello = hello,
+                         .choice = choice,
+                         .err = err};
+    struct mg_target *target = &choice->target;
 
-    if (hello->servername.data == NULL)
-        return 0;
-    mg_session_info(session, &info);
-    if (mg_ssl_context_servername(s->L, listener->tls, info.tls, info.servername, chosen, alert) !=
-        0) {
-        mg_err_setx(err, "%s", info.tls->callback_error != NULL ? info.tls->callback_error : "");
+    if (target->tls != NULL)
+        SSL_CTX_up_ref(target->tls);
+    else if (function_ask(&q) != 0 || target->kind == MG_TARGET_REFUSE)
         return -1;
-    }
-    if (*chosen == listener->tls)
+    if (target->kind != MG_TARGET_TERMINATE)
         return 0;
-    choice = (struct choice){session, *chosen};
-    if (mg_script_protect(s, choice_keep, &choice, err) == 0 &&
-        mg_tls_ticket_share(*chosen, listener->tls, err) == 0)
+    if (target->asks_hello && hello->servername.data != NULL && servername_cb_ask(&q) != 0)
+        return -1;
+    if (q.script->tickets == NULL || mg_tls_ticket_share(target->tls, q.script->tickets, err) == 0)
         return 0;
-    SSL_CTX_free(*chosen);
-    *chosen = NULL;
+    SSL_CTX_free(target->tls);
     return -1;
 }
 

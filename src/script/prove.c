@@ -530,15 +530,40 @@ alpn_take(lua_State *L, struct mg_proof_entry *entry)
         luaL_error(L, "out of memory");
 }
 
-/* One object at the top of the stack, into the next entry. */
+/* What is proved of the context at `context`, or nothing where it is none. */
 static void
-entry_fill(lua_State *L, struct mg_proof *proof, bool is_backend)
+context_prove(lua_State *L, struct mg_proof *proof, struct mg_proof_entry *entry, int context)
 {
-    int object = lua_gettop(L);
-    struct mg_proof_entry *entry = &proof->entries[proof->entry_count++];
     struct mg_ssl_context_facts facts;
+    SSL_CTX *ctx = mg_ssl_context_test(L, context);
     struct mg_err err;
-    SSL_CTX *ctx;
+
+    if (ctx == NULL) {
+        mg_proof_unproved(entry, lua_isfunction(L, context)
+                                ? "what the tls function decides (it is not run)"
+                                : "what is passed through");
+        return;
+    }
+    mg_ssl_context_facts(L, context, &facts);
+    mg_str_copy(entry->context, sizeof(entry->context), facts.name);
+    lua_pushvalue(L, context);
+    alpn_take(L, entry);
+    entry->verify_mode = facts.verify_mode;
+    memcpy(entry->digest, facts.digest, sizeof(entry->digest));
+    entry->tickets = (SSL_CTX_get_options(ctx) & SSL_OP_NO_TICKET) == 0;
+    entry->sessions = (SSL_CTX_get_session_cache_mode(ctx) & SSL_SESS_CACHE_SERVER) != 0;
+    if (!entry->is_backend)
+        mg_proof_kind(L, entry, ctx);
+    if ((entry->is_backend ? mg_proof_client : mg_proof_server)(proof, entry, ctx, &facts, &err) !=
+        0)
+        luaL_error(L, "%s", err.text);
+}
+
+/* The object at `object`, with the context (or whatever is in its place; nil: plain) at `context`. */
+static void
+entry_add(lua_State *L, struct mg_proof *proof, bool is_backend, int object, int context)
+{
+    struct mg_proof_entry *entry = &proof->entries[proof->entry_count++];
 
     entry->is_backend = is_backend;
     mg_option_push(L, object, "name");
@@ -549,21 +574,41 @@ entry_fill(lua_State *L, struct mg_proof *proof, bool is_backend)
     mg_option_push(L, object, MG_WHERE);
     mg_str_copy(entry->where, sizeof(entry->where), lua_tostring(L, -1));
     mg_facts_options(L, object, entry);
-    entry->tls = mg_option_push(L, object, "tls") != LUA_TNIL;
-    if (entry->tls) {
-        ctx = mg_ssl_context_test(L, -1);
-        mg_ssl_context_facts(L, lua_gettop(L), &facts);
-        mg_str_copy(entry->context, sizeof(entry->context), facts.name);
-        alpn_take(L, entry);
-        entry->verify_mode = facts.verify_mode;
-        memcpy(entry->digest, facts.digest, sizeof(entry->digest));
-        entry->tickets = (SSL_CTX_get_options(ctx) & SSL_OP_NO_TICKET) == 0;
-        entry->sessions = (SSL_CTX_get_session_cache_mode(ctx) & SSL_SESS_CACHE_SERVER) != 0;
-        if (!is_backend)
-            mg_proof_kind(L, entry, ctx);
-        if ((is_backend ? mg_proof_client : mg_proof_server)(proof, entry, ctx, &facts, &err) != 0)
-            luaL_error(L, "%s", err.text);
+    entry->tls = !lua_isnil(L, context);
+    if (entry->tls)
+        context_prove(L, proof, entry, context);
+}
+
+/* Pushes the list of contexts in the ServerNames at the top. */
+static void
+contexts_push(lua_State *L)
+{
+    lua_getiuservalue(L, -1, 1);
+    lua_rawgeti(L, -1, MG_SERVERNAMES_CONTEXTS);
+}
+
+/* The object at the top of the stack, into the next entry, or into one for each of its contexts. */
+static void
+entry_fill(lua_State *L, struct mg_proof *proof, bool is_backend)
+{
+    int object = lua_gettop(L), list;
+    size_t first = proof->entry_count;
+
+    mg_option_push(L, object, "tls");
+    if (mg_servernames_test(L, -1) == NULL) {
+        entry_add(L, proof, is_backend, object, object + 1);
+        lua_settop(L, object);
+        return;
     }
+    contexts_push(L);
+    list = lua_gettop(L);
+    for (lua_Integer i = 1; lua_rawgeti(L, list, i) != LUA_TNIL; i++) {
+        entry_add(L, proof, is_backend, object, list + 1);
+        proof->entries[proof->entry_count - 1].by_name = true;
+        lua_settop(L, list);
+    }
+    if (proof->entry_count == first)
+        entry_add(L, proof, is_backend, object, object + 1);
     lua_settop(L, object);
 }
 
@@ -610,6 +655,17 @@ listener_missing(lua_State *L, const char *only)
     mg_script_error(L, "no listener \"%s\"", only);
 }
 
+/* What the script's own run had to say. */
+static void
+warnings_take(lua_State *L, void *data)
+{
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, MG_WARNINGS);
+    for (lua_Integer i = 1; lua_rawgeti(L, 1, i) == LUA_TSTRING; i++) {
+        mg_proof_warn(data, "%s", lua_tostring(L, -1));
+        lua_pop(L, 1);
+    }
+}
+
 struct prove {
     struct mg_proof *proof;
     const char *only;
@@ -624,6 +680,14 @@ prove_body(lua_State *L, void *data)
     lua_getfield(L, LUA_REGISTRYINDEX, MG_LISTENERS);
     lua_getfield(L, LUA_REGISTRYINDEX, MG_BACKENDS);
     count = lua_rawlen(L, 1) + lua_rawlen(L, 2);
+    for (lua_Integer i = 1; lua_rawgeti(L, 1, i) != LUA_TNIL; i++) {
+        mg_option_push(L, 3, "tls");
+        if (mg_servernames_test(L, -1) != NULL) {
+            contexts_push(L);
+            count += lua_rawlen(L, -1);
+        }
+        lua_settop(L, 2);
+    }
     lua_settop(L, 0);
     p->proof->entries = mg_calloc(count, sizeof(*p->proof->entries));
     if (p->proof->entries == NULL)
@@ -686,7 +750,9 @@ mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err)
     int status;
 
     s->proving = true;
-    status = mg_script_protect(s, prove_body, &p, err);
+    status = mg_script_protect(s, warnings_take, &proof, err);
+    if (status == 0)
+        status = mg_script_protect(s, prove_body, &p, err);
     s->proving = false;
     if (status == 0)
         status = mg_proof_compare(&proof, err);

@@ -118,7 +118,7 @@ facts_add(lua_State *L, struct mg_world *w, enum mg_record kind, int idx)
         if (lua_isnil(L, -1))
             luaL_error(L, "out of memory");
         lua_insert(L, -2);
-        fact_add(L, w, kind, lua_tostring(L, -2), "D");
+        fact_add(L, w, kind, lua_tostring(L, -2), "D"); /* a listing's names have a NUL each */
         lua_pop(L, 2);
     }
 }
@@ -217,8 +217,10 @@ contexts_push(lua_State *L)
     lua_setfield(L, LUA_REGISTRYINDEX, MG_OTHERS);
 }
 
-/* load(path, files, env): the lists of Listeners and Backends, the set of contexts, and the proof's
+/* load(path, files, env, listings): the lists of Listeners and Backends, the set of contexts, and the proof's
  * warnings. */
+enum { GUEST = 5 }; /* its stack index */
+
 static int
 testing_load(lua_State *L)
 {
@@ -229,19 +231,21 @@ testing_load(lua_State *L)
 
     luaL_checktype(L, 2, LUA_TTABLE);
     luaL_checktype(L, 3, LUA_TTABLE);
-    lua_settop(L, 3);
+    luaL_checktype(L, 4, LUA_TTABLE);
+    lua_settop(L, 4);
     guest = guest_push(L);
-    guest_name(L, 4, name);
+    guest_name(L, GUEST, name);
     facts_add(L, &guest->script->world, MG_RECORD_FILE, 2);
     facts_add(L, &guest->script->world, MG_RECORD_ENV, 3);
+    facts_add(L, &guest->script->world, MG_RECORD_LISTING, 4);
 
     tables_push(L);
     lua_pushcfunction(L, guest_run);
-    lua_pushvalue(L, 4);
+    lua_pushvalue(L, GUEST);
     status = lua_pcall(L, 1, 0, 0);
     mg_openssl_set_hooks(L, &hooks);
     if (status != LUA_OK)
-        lua_insert(L, 4 + 1);
+        lua_insert(L, GUEST + 1);
     tables_set(L);
     contexts_push(L);
     if (status != LUA_OK) {

@@ -116,6 +116,20 @@ mg_refuse(lua_State *L, const char *lib, const char *name, const char *why)
     lua_setfield(L, -2, name);
 }
 
+void
+mg_script_warn(lua_State *L, const char *fmt, ...)
+{
+    va_list args;
+
+    luaL_checkstack(L, 4, NULL);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, MG_WARNINGS);
+    va_start(args, fmt);
+    lua_pushvfstring(L, fmt, args);
+    va_end(args);
+    lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+    lua_pop(L, 1);
+}
+
 static const luaL_Reg core[] = {
     {"settings", mg_settings_lua},
     {"listen", mg_listen_lua},
@@ -123,6 +137,7 @@ static const luaL_Reg core[] = {
     {"reply", mg_reply_lua},
     {"echo", mg_echo_lua},
     {"command", mg_command},
+    {"servernames", mg_servernames_lua},
     {NULL, NULL},
 };
 
@@ -150,6 +165,10 @@ core_open(lua_State *L)
     lua_setfield(L, -2, "nearest");
     lua_pushliteral(L, MG_VERSION);
     lua_setfield(L, -2, "VERSION");
+    mg_passthrough_push(L);
+    lua_setfield(L, -2, "PASSTHROUGH");
+    mg_certificates_core(L);
+    lua_setfield(L, -2, "certificates");
     return 1;
 }
 
@@ -180,7 +199,9 @@ state_open(lua_State *L)
     mg_modules_open(L);
     mg_listen_open(L);
     mg_backend_open(L);
+    mg_servernames_open(L);
     mg_conn_open(L);
+    mg_hello_open(L);
     mg_hooks_open(L);
     return 0;
 }
@@ -308,6 +329,7 @@ mg_script_delete(struct mg_script *s)
         mg_guard_close(s->L);
         lua_close(s->L); /* our finalizers may still ask for the script */
     }
+    SSL_CTX_free(s->tickets);
     mg_world_fini(&s->world);
     mg_settings_fini(&s->settings);
     mg_free(s->name);

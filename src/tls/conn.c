@@ -72,7 +72,6 @@ on_message(int outgoing, int version, int content_type, const void *data, size_t
            void *arg)
 {
     struct mg_tls_conn *conn = arg;
-    struct mg_buf offered = {0};
     struct mg_hello hello;
 
     (void)version;
@@ -80,12 +79,22 @@ on_message(int outgoing, int version, int content_type, const void *data, size_t
     if (outgoing || content_type != SSL3_RT_HANDSHAKE)
         return;
     hello_keep(conn, data, len);
-    if (conn->alpn_offered != NULL || mg_hello_parse(data, len, &hello) != MG_HELLO_COMPLETE)
-        return;
-    mg_hello_protocols(&hello, &offered);
-    if (offered.len > 0)
+    if (conn->ja4 == NULL && mg_hello_parse(data, len, &hello) == MG_HELLO_COMPLETE)
+        mg_tls_conn_note_hello(conn, &hello);
+}
+
+void
+mg_tls_conn_note_hello(struct mg_tls_conn *conn, const struct mg_hello *hello)
+{
+    struct mg_buf offered = {0};
+    char ja4[MG_HELLO_JA4];
+
+    mg_hello_protocols(hello, &offered);
+    if (offered.len > 0 && conn->alpn_offered == NULL)
         conn->alpn_offered = mg_buf_take(&offered);
     mg_buf_free(&offered);
+    if (conn->ja4 == NULL && mg_hello_ja4(hello, ja4) == 0)
+        conn->ja4 = mg_strdup(ja4);
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -144,7 +153,8 @@ mg_tls_conn_close(struct mg_tls_conn *conn)
     }
     mg_free(conn->callback_error);
     mg_free(conn->alpn_offered);
-    conn->callback_error = conn->alpn_offered = NULL;
+    mg_free(conn->ja4);
+    conn->callback_error = conn->alpn_offered = conn->ja4 = NULL;
 }
 
 void

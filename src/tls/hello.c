@@ -244,6 +244,7 @@ mg_hello_parse(const unsigned char *msg, size_t len, struct mg_hello *hello)
     extensions = vector_all(body, 2);
     if (extensions.broken)
         return refuse(hello, MG_HELLO_MALFORMED, ALERT_DECODE_ERROR, "extensions");
+    hello->extensions = span_of(&extensions);
     return extensions_read(extensions, hello);
 }
 
@@ -426,6 +427,59 @@ mg_hello_next_protocol(struct mg_hello_span *list, struct mg_hello_span *name)
     list->data += 1 + name->len;
     list->len -= 1 + name->len;
     return true;
+}
+
+bool
+mg_hello_next_extension(struct mg_hello_span *list, uint16_t *type)
+{
+    size_t len;
+
+    if (list->len < 4)
+        return false;
+    *type = (uint16_t)(list->data[0] << 8 | list->data[1]);
+    len = 4 + ((size_t)list->data[2] << 8 | list->data[3]);
+    list->data += len;
+    list->len -= len;
+    return true;
+}
+
+/* ---- what follows from it -------------------------------------------------------------------- */
+
+static bool
+is_ecdsa_scheme(uint16_t number)
+{
+    return number == 0x0203 || number == 0x0403 || number == 0x0503 || number == 0x0603;
+}
+
+/* Suites of TLS 1.3 go with any certificate. */
+static bool
+is_ecdsa_suite(uint16_t number)
+{
+    return (number >= 0x1301 && number <= 0x1305) || (number >= 0xc006 && number <= 0xc00a) ||
+           number == 0xc023 || number == 0xc024 || number == 0xc02b || number == 0xc02c ||
+           number == 0xc048 || number == 0xc049 || number == 0xc05c || number == 0xc05d ||
+           number == 0xc072 || number == 0xc073 || number == 0xc086 || number == 0xc087 ||
+           (number >= 0xc0ac && number <= 0xc0af) || number == 0xcca9;
+}
+
+static bool
+any_number(struct mg_hello_span list, bool (*is_wanted)(uint16_t))
+{
+    uint16_t number;
+
+    while (mg_hello_next_number(&list, &number))
+        if (is_wanted(number))
+            return true;
+    return false;
+}
+
+/* Before TLS 1.2 there was no list of signature algorithms: the suites tell. */
+bool
+mg_hello_supports_ecdsa(const struct mg_hello *hello)
+{
+    return any_number(hello->cipher_suites, is_ecdsa_suite) &&
+           (hello->signature_algorithms.data == NULL ||
+            any_number(hello->signature_algorithms, is_ecdsa_scheme));
 }
 
 void

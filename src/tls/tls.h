@@ -48,6 +48,7 @@ struct mg_hello {
     struct mg_hello_span cipher_suites; /* from here on: for mg_hello_next_number */
     struct mg_hello_span versions;      /* none: legacy_version is the highest one */
     struct mg_hello_span groups, signature_algorithms;
+    struct mg_hello_span extensions; /* for mg_hello_next_extension */
     uint16_t legacy_version;
     /* of REFUSED */
     enum mg_hello_refusal refusal;
@@ -77,6 +78,7 @@ enum mg_hello_status mg_hello_read(struct mg_hello_reader *reader, const unsigne
 /* Take the first entry off a list; false at its end. */
 bool mg_hello_next_number(struct mg_hello_span *list, uint16_t *number);
 bool mg_hello_next_protocol(struct mg_hello_span *list, struct mg_hello_span *name);
+bool mg_hello_next_extension(struct mg_hello_span *list, uint16_t *type);
 
 /* RFC 8701: a number that stands for nothing, to keep servers tolerant. */
 static inline bool
@@ -138,6 +140,21 @@ bool mg_hello_replay(SSL_CTX *ctx, const unsigned char *msg, size_t len, struct 
 /* The same for hellos that a server cannot but treat alike: what a client can do, without chance,
  * names and keys. */
 uint64_t mg_hello_kind(const struct mg_hello *hello);
+/* Whether the client could verify an ECDSA certificate, as far as its ClientHello tells. */
+bool mg_hello_supports_ecdsa(const struct mg_hello *hello);
+
+/* The JA4 fingerprint "t13d1516h2_8daaf6152771_e5627efa2ab1". -1: no memory. */
+#define MG_HELLO_JA4 37
+int mg_hello_ja4(const struct mg_hello *hello, char out[MG_HELLO_JA4]);
+
+/* ---- registry: names of numbers -------------------------------------------------------------- */
+
+enum mg_tls_registry { MG_TLS_VERSION, MG_TLS_CIPHER_SUITE, MG_TLS_GROUP, MG_TLS_SIGNATURE_SCHEME };
+
+/* "TLS_AES_128_GCM_SHA256", constant; or "0x1234" in the caller's room. */
+#define MG_TLS_UNKNOWN_NAME 7
+const char *mg_tls_number_name(enum mg_tls_registry registry, uint16_t number,
+                               char unknown[MG_TLS_UNKNOWN_NAME]);
 
 /* ---- conn ----------------------------------------------------------------------------------- */
 
@@ -181,6 +198,7 @@ struct mg_tls_conn {
     char *callback_error; /* owned, or NULL */
     /* Server: what the ClientHello offered, "h2,http/1.1", printable; owned, or NULL. */
     char *alpn_offered;
+    char *ja4;                /* likewise: the ClientHello's fingerprint; owned, or NULL */
     unsigned long error_code; /* OpenSSL's packed code of the last MG_TLS_ERROR, or 0 */
     bool handshake_done;
     bool close_notify_sent;
@@ -210,6 +228,10 @@ struct mg_tls_conn {
 
 /* A connection that has no SSL object yet, because its ClientHello decides on the context. */
 void mg_tls_conn_init(struct mg_tls_conn *conn, void *owner);
+
+/* Keeps what the ClientHello says of the client (alpn_offered, ja4), as far as there is memory. A server's
+ * conn does so by itself when libssl reads it. */
+void mg_tls_conn_note_hello(struct mg_tls_conn *conn, const struct mg_hello *hello);
 
 /* Adds a reference to ctx. -1: no memory or OpenSSL refused. */
 int mg_tls_conn_open(struct mg_tls_conn *conn, SSL_CTX *ctx, enum mg_tls_role role, void *owner,

@@ -3,7 +3,7 @@
  *
  * The happy path is: QUEUED, BUILDING on a thread of its own while the loop serves, READY, CURRENT
  * by COMMIT, OLD when the next one is committed, UNUSED when its last connection (and its last
- * address) lets go of the config, freed by the reaper. Possible failure modes are: it cannot be
+ * address) lets go of the config, FREEING on a thread again. Possible failure modes are: it cannot be
  * built (FAILED, freed), it is discarded (freed, after its thread has ended), its connections
  * outlive generation_timeout (closed).
  *
@@ -49,18 +49,42 @@ generation_end(struct mg_generation *g)
     uv_close((uv_handle_t *)&g->timeout, on_handle_close);
 }
 
-/* Frees what is unused; never in the call that dropped the last reference. */
+/* On a thread of its own: thousands of contexts take longer than connections should wait. */
+static void
+free_run(void *data)
+{
+    struct mg_generation *g = data;
+    mg_script_free(g->config);
+    OPENSSL_thread_stop();
+    mg_worker_trim();
+    uv_async_send(&g->built);
+}
+
+static void
+generation_freed(struct mg_generation *g)
+{
+    g->config = NULL;
+    mg_worker_send(g->worker, MG_MSG_RETIRED, g->number, NULL);
+    generation_end(g);
+}
+
+/* Frees what is unused; never in the call that dropped the last reference. What has handles of the
+ * loop goes here. */
 static void
 on_reap(uv_timer_t *timer)
 {
     struct mg_worker_process *w = timer->data;
-    for (struct mg_generation *g = w->generations; g != NULL; g = g->next) {
+    struct mg_generation *next;
+    for (struct mg_generation *g = w->generations; g != NULL; g = next) {
+        next = g->next;
         if (g->state != MG_GENERATION_UNUSED || g->config == NULL)
             continue;
+        g->state = MG_GENERATION_FREEING;
+        mg_config_fini(g->config);
+        if (uv_thread_create(&g->thread, free_run, g) == 0)
+            continue;
         mg_script_free(g->config);
-        g->config = NULL;
-        mg_worker_send(w, MG_MSG_RETIRED, g->number, NULL);
-        generation_end(g);
+        generation_freed(g);
     }
 }
 
@@ -160,6 +184,10 @@ on_built(uv_async_t *async)
     struct mg_generation *g = async->data;
     struct mg_worker_process *w = g->worker;
     uv_thread_join(&g->thread);
+    if (g->state == MG_GENERATION_FREEING) {
+        generation_freed(g);
+        return;
+    }
     close(g->snapshot_fd);
     g->snapshot_fd = -1;
     if (g->config == NULL) {
@@ -234,7 +262,7 @@ static struct mg_generation *
 generation_find(const struct mg_worker_process *w, uint64_t number)
 {
     struct mg_generation *g = w->generations;
-    while (g != NULL && (g->number != number || g->state == MG_GENERATION_UNUSED))
+    while (g != NULL && (g->number != number || g->state >= MG_GENERATION_UNUSED))
         g = g->next;
     return g;
 }
@@ -312,7 +340,7 @@ mg_generations_building(const struct mg_worker_process *w)
 static const char *
 state_name(const struct mg_generation *g)
 {
-    static const char *const names[] = {"queued", "building", "ready", "current", "old", "unused"};
+    static const char *const names[] = {"queued", "building", "ready", "current", "old"};
     return names[g->state];
 }
 
@@ -321,7 +349,7 @@ mg_generations_text(const struct mg_worker_process *w, struct mg_buf *out)
 {
     const char *comma = "";
     for (const struct mg_generation *g = w->generations; g != NULL; g = g->next) {
-        if (g->state == MG_GENERATION_UNUSED)
+        if (g->state >= MG_GENERATION_UNUSED)
             continue;
         mg_buf_addf(out, "%s%llu", comma, (unsigned long long)g->number);
         if (g->state < MG_GENERATION_CURRENT)
@@ -338,7 +366,7 @@ mg_generations_json(const struct mg_worker_process *w, struct mg_buf *out)
     const char *comma = "";
     mg_buf_adds(out, "[");
     for (const struct mg_generation *g = w->generations; g != NULL; g = g->next) {
-        if (g->state == MG_GENERATION_UNUSED)
+        if (g->state >= MG_GENERATION_UNUSED)
             continue;
         mg_buf_addf(out, "%s{\"id\":%llu,\"state\":\"%s\",\"connections\":%u}", comma,
                     (unsigned long long)g->number, state_name(g),

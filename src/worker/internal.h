@@ -27,8 +27,9 @@ enum mg_generation_state {
     MG_GENERATION_BUILDING, /* its thread runs */
     MG_GENERATION_READY,
     MG_GENERATION_CURRENT,
-    MG_GENERATION_OLD,    /* its connections go on */
-    MG_GENERATION_UNUSED, /* nothing refers to its config; the reaper frees it */
+    MG_GENERATION_OLD,     /* its connections go on */
+    MG_GENERATION_UNUSED,  /* nothing refers to its config: over for everybody else */
+    MG_GENERATION_FREEING, /* its thread runs again */
 };
 
 struct mg_generation {
@@ -44,7 +45,7 @@ struct mg_generation {
     struct mg_replay replay;                          /* of recent clients, under its policy */
     bool discarded;
     uv_thread_t thread;
-    uv_async_t built; /* from the thread */
+    uv_async_t built; /* from the thread: it has built, or freed */
     uv_timer_t timeout;
     unsigned live; /* open handles of the two */
 };
@@ -115,6 +116,9 @@ struct mg_worker_process {
 
 void mg_worker_send(struct mg_worker_process *w, enum mg_msg_type type, uint64_t number,
                     const char *text);
+
+/* Gives free memory back to the system; on any thread. */
+void mg_worker_trim(void);
 
 /* Whether the last thing has gone that a worker which leaves must wait for. */
 void mg_worker_check_done(struct mg_worker_process *w);

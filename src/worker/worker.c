@@ -248,6 +248,14 @@ on_message(struct mg_ipc *ipc, struct mg_msg *msg)
     }
 }
 
+void
+mg_worker_trim(void)
+{
+#ifdef MG_HAVE_MALLOC_TRIM
+    malloc_trim(0);
+#endif
+}
+
 /*
  * After a storm the C library keeps what it took for it; so most of that is given back: when half of many
  * connections have gone, or when it is quiet after many that were too short for a heartbeat to see.
@@ -267,7 +275,7 @@ heap_trim(struct mg_worker_process *w)
     bool passed = quiet && accepted - w->trim_accepted >= TRIM_ACCEPTED;
     if ((!ebbed && !passed) || now - w->trimmed_ms < TRIM_MS || mg_generations_building(w))
         return;
-    malloc_trim(0);
+    mg_worker_trim();
     w->peak = sessions;
     w->trim_accepted = accepted;
     w->trimmed_ms = now;

@@ -3,6 +3,7 @@
 --- What a script calls: `require "moongate"`. For editors that read LuaCATS annotations; never loaded.
 ---@class moongate
 ---@field _VERSION string of the running moongate
+---@field PASSTHROUGH moongate.Passthrough in the place of a context: the bytes go to the backend as they came
 local moongate = {}
 
 --- `"host:port"`, `"[::1]:port"` or `"unix:/path"`.
@@ -42,7 +43,7 @@ function moongate.settings(options) end
 ---@class moongate.ListenOptions
 ---@field address moongate.Address|moongate.Address[] also "*:port" for IPv4 and IPv6
 ---@field name? string for logs and reports; default: the first address
----@field tls? moongate.openssl.SSLContext terminate TLS with it; nil = plain TCP
+---@field tls? moongate.openssl.SSLContext|moongate.ServerNames|moongate.Decision terminate TLS with it, by name, or decide per connection; nil = plain TCP
 ---@field backend moongate.Target|moongate.Route where connections go
 ---@field max_connections? integer over all workers; more wait in the accept queue; default: no limit
 ---@field handshake_timeout? number|false seconds from accept to a finished handshake (10)
@@ -57,7 +58,7 @@ function moongate.settings(options) end
 ---@class moongate.Listener
 ---@field address moongate.Address[] (read-only) names looked up
 ---@field name string (read-only)
----@field tls? moongate.openssl.SSLContext
+---@field tls? moongate.openssl.SSLContext|moongate.ServerNames|moongate.Decision
 ---@field backend moongate.Backend|moongate.Route
 ---@field max_connections? integer
 ---@field handshake_timeout number|false
@@ -73,6 +74,59 @@ function moongate.settings(options) end
 ---@param options moongate.ListenOptions
 ---@return moongate.Listener
 function moongate.listen(options) end
+
+--- What a `tls` function sees: the client's ClientHello, before there is anything else of TLS. Read-only, and of no use
+--- after the function has returned. GREASE is left out of the lists; a number without a name is "0x1234".
+---@class moongate.Hello
+---@field servername? string the name that the client asks for
+---@field alpn_protocols string[] {} if it offers none
+---@field versions string[] "TLSv1.3" …; of a client that has no list of them only the highest one
+---@field cipher_suites string[] IANA's names: "TLS_AES_128_GCM_SHA256"
+---@field groups string[] "x25519", "secp256r1", "X25519MLKEM768"
+---@field signature_algorithms string[] "ecdsa_secp256r1_sha256", "rsa_pss_rsae_sha256"
+---@field supports_ecdsa boolean it can be shown an ECDSA certificate
+---@field ja4 string fingerprint of the client's TLS library
+---@field session_id string
+---@field raw string the whole message
+---@field remote_ip? string these six as in moongate.Conn
+---@field remote_port? integer
+---@field local_ip? string
+---@field local_port? integer
+---@field socket_ip? string
+---@field socket_port? integer
+
+---@class moongate.Passthrough
+
+--- Decides for one connection: a context, all of whose policy applies; PASSTHROUGH; or nil, the reason for the log and the
+--- number of the alert that the client gets (112, unrecognized_name).
+---@alias moongate.Decision fun(hello: moongate.Hello): (moongate.openssl.SSLContext|moongate.Passthrough)?, string?, integer?
+
+--- Which policy a client gets by the name that it asks for, looked up without calling the script.
+---@class moongate.ServerNames
+---@field frozen boolean (read-only) true once the script has returned
+local ServerNames = {}
+
+--- What a client that asks for this name (nil: for none) gets, nil if nothing, and the name or wildcard that matched. Names are
+--- known when the script has returned.
+---@param name? string
+---@return (moongate.openssl.SSLContext|moongate.Passthrough)?
+---@return string
+function ServerNames:find(name) end
+
+--- Keys are names or wildcards for one label ("*.example.com"); a context without a key answers for the names of its
+--- certificates; `none` is for clients without a name, `default` for all others. false, or no entry: alert unrecognized_name.
+--- Exact names win over wildcards, keys over names of certificates, and of two certificates with one name the first.
+---@param entries table<string|integer, moongate.openssl.SSLContext|moongate.Passthrough|false>
+---@return moongate.ServerNames
+function moongate.servernames(entries) end
+
+--- Reads every file that matches ("certs/*.pem", "live/*/fullchain.pem"): certificate and key in one file, x.crt and x.key, or
+--- certbot's fullchain.pem and privkey.pem. Certificates for the same names share a context; of two of one kind the first
+--- is served.
+---@param pattern string
+---@param configure? fun(ctx: moongate.openssl.SSLContext, names: string[]) called with each context
+---@return moongate.openssl.SSLContext[] for moongate.servernames
+function moongate.certificates(pattern, configure) end
 
 --- An address in a list.
 ---@class moongate.BackendAddress

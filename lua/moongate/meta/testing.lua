@@ -8,7 +8,7 @@ local testing = {}
 
 --- A handshake in memory. Contexts are set up if they were not. What came of it is in the result: `hs.ok`, `hs.alert`,
 --- both ends with the fields of a Conn and with `read`, `write` and `close`.
----@param server moongate.openssl.SSLContext
+---@param server moongate.openssl.SSLContext|moongate.ServerNames of names what they have for `servername`
 ---@param client? moongate.openssl.SSLContext|moongate.testing.Client default: testing.clients.permissive
 ---@param options? { servername?: string, session?: moongate.openssl.Session }
 ---@return moongate.openssl.Handshake
@@ -33,7 +33,7 @@ function testing.certificate(options) end
 
 --- What the script sees besides the files and the environment that are there.
 ---@class moongate.testing.LoadOptions
----@field files? table<string, string> path, relative to the script, to content; the script itself may be among them
+---@field files? table<string, string> path, relative to the script, to content; the script itself may be among them. A directory that has one of them has no others
 ---@field env? table<string, string> name to value
 
 --- What a script made.

@@ -14,7 +14,12 @@ describe("examples/", function()
         for name, made in pairs { ca = certs.ca, rsa = certs.rsa, ecdsa = certs.ec } do
             bench.must { "cp", made.crt, dir .. "/" .. name .. ".crt" }
             bench.must { "cp", made.key, dir .. "/" .. name .. ".key" }
+            bench.write("quickstart/" .. name .. ".pem",
+                bench.read(made.crt) .. bench.read(certs.ca.crt) .. bench.read(made.key))
         end
+        bench.must { "mkdir", "-p", dir .. "/live/localhost" }
+        bench.write("quickstart/live/localhost/fullchain.pem", bench.read(certs.ec.crt) .. bench.read(certs.ca.crt))
+        bench.write("quickstart/live/localhost/privkey.pem", bench.read(certs.ec.key))
     end)
     teardown(bench.cleanup)
 
@@ -22,7 +27,7 @@ describe("examples/", function()
         if name:match("%.lua$") and not name:match("_spec%.lua$") then
             it(name .. " passes its check without a warning", function()
                 local result = bench.run { bench.moongate, "check", "examples/" .. name, cwd = here,
-                    env = { MOONGATE_QUICKSTART = dir } }
+                    env = { MOONGATE_QUICKSTART = dir, LIVE = dir .. "/live" } }
                 assert.equal(0, result.code, result.err)
                 assert.equal("", result.err)
                 assert.is_nil(result.out:find("warning", 1, true), result.out)

@@ -219,7 +219,7 @@ describe("a script", function()
         { "moongate.echo().balance = 'round_robin'",
             "NoMethodError: Backend.balance: only a backend with addresses has it" },
         { "dofile()", "dofile: expected the name of a file: there is no standard input" },
-        { "moongate.servernames {}", "moongate.servernames is not supported by this version" },
+        { "moongate.status {}", "moongate.status is not supported by this version" },
         { "moongate.lisen {}", "moongate.lisen: no such function (did you mean moongate.listen?)" },
         { "moongate.xyzzy()", "moongate.xyzzy: no such function" },
     }
