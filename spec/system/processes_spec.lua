@@ -37,8 +37,9 @@ local function wait_states(web, wanted)
     bench.wait(wanted, function() return states(web) == wanted end)
 end
 
--- Descriptors of all processes once old generations are gone.
+-- Descriptors of all processes once old generations and the loader are gone.
 local function settled(web)
+    bench.wait("the loader to be gone", function() return #bench.children(web.pid) == #web:workers() end)
     bench.wait("one generation", function()
         local number = next(web:generations())
         return not next(web:generations(), number)

@@ -6,6 +6,7 @@ local proxy = require "proxy"
 local LISTEN = [[
 do
     local ctx = server()
+    ctx.ciphers = "ECDHE+AESGCM:ECDHE+CHACHA20" -- few: each is tried at each load
     %s
     moongate.listen { name = "%s", address = "127.0.0.1:$%s", tls = ctx, backend = moongate.reply "bye\n" }
 end
