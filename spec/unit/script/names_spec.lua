@@ -292,6 +292,13 @@ end))]], with())
         assert.equal("b.pem!4 by b.example", found(policy, "b.example"))
     end)
 
+    it("names the file of a certificate that ends soon", function()
+        local soon = testing.certificate { ca = ca, names = { "b.example" }, key = "EC", days = 5 }
+        local policy = directory("certs/*", { ["certs/a.pem"] = both("a.example"),
+            ["certs/soon.pem"] = soon.pem .. soon.key_pem })
+        warned(policy, "listener web (context certs/soon.pem): EC certificate CN=b.example expires in")
+    end)
+
     it("tells of a key without a certificate", function()
         local policy = directory("certs/*", { ["certs/a.pem"] = both("a.example"),
             ["certs/lost.key"] = pem("b.example").key_pem })
