@@ -1,5 +1,5 @@
--- All that certbot keeps, in one line: every certificate answers for its own names, RSA and ECDSA ones for the same names
--- share a context. `moongate run --watch` takes a renewed certificate as soon as it is there.
+-- All that certbot keeps, in one line: every certificate answers for its own names, RSA and ECDSA ones for the same
+-- names share a context. `moongate run --watch` takes a renewed certificate as soon as it is there.
 
 local moongate = require "moongate"
 

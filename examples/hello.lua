@@ -1,5 +1,5 @@
--- A policy chosen for each client by what it offers, before the handshake: current ones get TLS 1.3 alone, the rest what
--- they need, and a tool that nobody wants is sent away by its fingerprint.
+-- A policy chosen for each client by what it offers, before the handshake: current ones get TLS 1.3 alone, the rest
+-- what they need, and a tool that nobody wants is sent away by its fingerprint.
 
 local moongate = require "moongate"
 local openssl = require "moongate.openssl"

@@ -21,7 +21,8 @@ local function hello(suites, extensions, bodies, version)
     for number in extensions:gmatch("%x%x%x%x") do
         list[#list + 1] = numbers(number) .. vector(2, bodies and bodies[number] or "")
     end
-    local body = (version or "\3\3") .. ("r"):rep(32) .. vector(1, ("s"):rep(32)) .. vector(2, numbers(suites)) .. vector(1, "\0")
+    local body = (version or "\3\3") .. ("r"):rep(32) .. vector(1, ("s"):rep(32)) .. vector(2, numbers(suites))
+        .. vector(1, "\0")
         .. (#list > 0 and vector(2, table.concat(list)) or "")
     return "\22\3\1" .. vector(2, "\1" .. string.pack(">I3", #body) .. body)
 end
@@ -68,9 +69,11 @@ describe("JA4", function()
     end)
 
     it("leaves GREASE out and does not mind the order", function()
-        assert.equal("t13d1516h2_8daaf6152771_e5627efa2ab1", ja4("5a5a,0035,1301,1302,1303,c02b,c02f,c02c,c030,cca9,cca8,c013,"
+        assert.equal("t13d1516h2_8daaf6152771_e5627efa2ab1",
+            ja4("5a5a,0035,1301,1302,1303,c02b,c02f,c02c,c030,cca9,cca8,c013,"
             .. "c014,009c,009d,002f", "0a0a,000a,000b," .. EXTENSIONS:gsub(",000b,000a", "") .. ",7a7a",
-            bodies { ["002b"] = vector(1, numbers("fafa,0304,0303")), ["000d"] = vector(2, numbers("2a2a," .. SIGNATURES)) }))
+            bodies { ["002b"] = vector(1, numbers("fafa,0304,0303")), ["000d"] = vector(2, numbers("2a2a,"
+                .. SIGNATURES)) }))
     end)
 
     for _, case in ipairs {
@@ -86,7 +89,8 @@ describe("JA4", function()
     it("tells versions, a missing name, missing protocols and counts", function()
         local few = bodies()
         assert.equal("t12i010200_", ja4("002f", "000d,0017", few):sub(1, 11))
-        assert.equal("t10i010000_8cab8f9c09c7_000000000000", ja4("002f", "", nil, "\3\1"):gsub("_%x+_", "_8cab8f9c09c7_"))
+        assert.equal("t10i010000_8cab8f9c09c7_000000000000", ja4("002f", "", nil, "\3\1"):gsub("_%x+_",
+            "_8cab8f9c09c7_"))
         assert.equal("ts3i", ja4("002f", "", nil, "\3\0"):sub(1, 4))
         assert.equal("t00i", ja4("002f", "", nil, "\7\7"):sub(1, 4))
         assert.equal("t11i", ja4("002f", "002b", { ["002b"] = vector(1, numbers("0302,0301")) }):sub(1, 4))
@@ -140,7 +144,8 @@ describe("the names of numbers", function()
     end)
 
     for _, case in ipairs {
-        { 0, 0x0304, "TLSv1.3" }, { 0, 0x0301, "TLSv1" }, { 0, 0x7f1c, "0x7f1c" }, { 1, 0x1301, "TLS_AES_128_GCM_SHA256" },
+        { 0, 0x0304, "TLSv1.3" }, { 0, 0x0301, "TLSv1" }, { 0, 0x7f1c, "0x7f1c" }, { 1, 0x1301,
+            "TLS_AES_128_GCM_SHA256" },
         { 1, 0x00ff, "TLS_EMPTY_RENEGOTIATION_INFO_SCSV" }, { 1, 0x00fe, "0x00fe" }, { 1, 0xffff, "0xffff" },
         { 2, 29, "x25519" }, { 2, 4588, "X25519MLKEM768" }, { 2, 0, "0x0000" }, { 3, 0x0804, "rsa_pss_rsae_sha256" },
         { 3, 0x0905, "mldsa65" }, { 3, 0x0202, "0x0202" },
@@ -172,15 +177,18 @@ describe("the table of names", function()
 
     it("finds each of many names, and each wildcard once", function()
         local table_ = names.new()
-        local targets = { [0] = names.target(table_, "pass"), names.target(table_, "refuse"), names.target(table_, "pass") }
+        local targets = { [0] = names.target(table_, "pass"), names.target(table_, "refuse"), names.target(table_,
+            "pass") }
         for i = 1, 20000 do
             assert.is_true(names.add(table_, ("Host%d.Example.com"):format(i), targets[i % 2]))
             assert.is_true(names.add(table_, ("*.zone%d.example.com"):format(i), targets[2]))
         end
         names.set(table_, "default", targets[1])
         for i = 1, 20000, 7 do
-            assert.same({ targets[i % 2], ("host%d.example.com"):format(i) }, { names.find(table_, ("hOST%d.example.COM."):format(i)) })
-            assert.same({ targets[2], ("*.zone%d.example.com"):format(i) }, { names.find(table_, ("www.zone%d.example.com"):format(i)) })
+            assert.same({ targets[i % 2], ("host%d.example.com"):format(i) }, { names.find(table_,
+                ("hOST%d.example.COM."):format(i)) })
+            assert.same({ targets[2], ("*.zone%d.example.com"):format(i) }, { names.find(table_,
+                ("www.zone%d.example.com"):format(i)) })
             assert.same({ targets[1], "default" }, { names.find(table_, ("a.b.zone%d.example.com"):format(i)) })
         end
         assert.same({ -1, "none" }, { names.find(table_) })

@@ -177,11 +177,14 @@ int mg_ssl_context_servername(lua_State *L, SSL_CTX *ctx, struct mg_tls_conn *co
  * Pushes the list of certificates in a PEM text and its first private key (nil: there is none; false: it
  * is encrypted), which come from the process's cache if they have been read before. false and nothing:
  * it is no PEM, or something in it cannot be read. Between begin and end a run of a script asks for what
- * it needs; the end of one that went well forgets everything else.
+ * it needs; the end of one that went well forgets everything else, and says how much was asked for.
  */
+struct mg_pem_counts {
+    size_t known, parsed; /* certificates and keys that were in the cache, and that were not */
+};
 bool mg_pem_push(lua_State *L, const char *data, size_t len);
 void mg_pem_run_begin(void);
-void mg_pem_run_end(void);
+struct mg_pem_counts mg_pem_run_end(void);
 
 /* The kind of key of the Certificate at idx, constant, and its DNS names, each with a NUL. NULL: it is something
  * else, or out is without memory. */

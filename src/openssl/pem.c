@@ -34,6 +34,7 @@ static struct {
     struct entry **buckets; /* owned; a power of two */
     size_t bucket_count, count;
     unsigned run;
+    struct mg_pem_counts counts; /* of this run */
     OSSL_DECODER_CTX *decoder; /* of unencrypted PKCS#8: to make one takes longer than to use it */
     EVP_PKEY *decoded;         /* where that puts its result */
 } cache = {.mutex = PTHREAD_MUTEX_INITIALIZER};
@@ -56,8 +57,12 @@ entry_find(const unsigned char digest[DIGEST_LEN])
         entry = cache.buckets[bucket_of(digest, cache.bucket_count)];
     while (entry && memcmp(entry->digest, digest, DIGEST_LEN) != 0)
         entry = entry->next;
-    if (entry)
+    if (entry) {
         entry->run = cache.run;
+        cache.counts.known++;
+    } else {
+        cache.counts.parsed++;
+    }
     return entry;
 }
 
@@ -111,13 +116,15 @@ mg_pem_run_begin(void)
 {
     pthread_mutex_lock(&cache.mutex);
     cache.run++;
+    cache.counts = (struct mg_pem_counts){0};
     pthread_mutex_unlock(&cache.mutex);
 }
 
-void
+struct mg_pem_counts
 mg_pem_run_end(void)
 {
     pthread_mutex_lock(&cache.mutex);
+    struct mg_pem_counts counts = cache.counts;
     for (size_t i = 0; i < cache.bucket_count; i++) {
         struct entry **at = &cache.buckets[i];
         while (*at) {
@@ -134,6 +141,7 @@ mg_pem_run_end(void)
         }
     }
     pthread_mutex_unlock(&cache.mutex);
+    return counts;
 }
 
 /* ---- one object ------------------------------------------------------------------------------ */

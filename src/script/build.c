@@ -157,7 +157,10 @@ mg_script_build(const struct mg_script_build *build, struct mg_err *err)
     s->config = config;
     if (manifest_compare(s, build->snapshot, err) == 0 && mg_plan_config(s, config, err) == 0 &&
         tickets_setup(s, config, build, err) == 0) {
-        mg_pem_run_end();
+        struct mg_pem_counts counts = mg_pem_run_end();
+
+        mg_log(MG_LOG_DEBUG, "generation %llu: certificates and keys: %zu parsed, %zu known",
+               (unsigned long long)build->generation, counts.parsed, counts.known);
         return config;
     }
     mg_script_free(config);

@@ -250,7 +250,9 @@ function_ask(struct question *q)
     int status = ask(q, hello_ask, "tls function", q->listener->name);
 
     mg_hello_forget(q->script, q->session);
-    if (status != 0) {
+    if (status != 0) { /* also one that has answered, when its time was over */
+        SSL_CTX_free(q->choice->target.tls);
+        q->choice->target = (struct mg_target){.kind = MG_TARGET_REFUSE};
         q->choice->alert = ALERT_INTERNAL_ERROR;
         mg_err_setx(q->err, "the tls function failed");
     }

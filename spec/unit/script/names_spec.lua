@@ -42,7 +42,8 @@ local function context(file)
 end
 local _ = context
 local names
-]] .. text .. [[ moongate.listen { name = "web", address = "127.0.0.1:1", backend = BACKEND or "127.0.0.1:2", tls = names }]]
+]] .. text .. "\n" .. [[
+moongate.listen { name = "web", address = "127.0.0.1:1", backend = BACKEND or "127.0.0.1:2", tls = names }]]
     return testing.load("moongate.lua", { files = files })
 end
 
@@ -89,7 +90,8 @@ describe("servernames", function()
         setup(function()
             policy = load([[
 names = moongate.servernames {
-    ["API.example.com"] = context "a.pem", ["*.example.com"] = context "b.pem", ["*.deep.example.com"] = moongate.PASSTHROUGH,
+    ["API.example.com"] = context "a.pem", ["*.example.com"] = context "b.pem",
+        ["*.deep.example.com"] = moongate.PASSTHROUGH,
     ["dot.example.org."] = context "a.pem", ["xn--bcher-kva.example"] = context "c.pem", ["closed.example.com"] = false,
     none = context "c.pem", default = context "b.pem" }]], with())
         end)
@@ -143,7 +145,8 @@ late.name = "late"]], with())
     end)
 
     it("gives a name of two certificates to the first, with a warning", function()
-        local policy = load([[names = moongate.servernames { context "first.pem", context "second.pem", context "rsa.pem" }]], {
+        local policy = load([[
+names = moongate.servernames { context "first.pem", context "second.pem", context "rsa.pem" }]], {
             ["first.pem"] = both("a.example x.example"), ["second.pem"] = both("a.example y.example"),
             ["rsa.pem"] = both("a.example", "RSA") })
         assert.equal("first.pem by a.example", found(policy, "a.example"))
@@ -156,7 +159,8 @@ late.name = "late"]], with())
     for _, case in ipairs {
         { "moongate.servernames()", "servernames: expected a table, got no value" },
         { "moongate.servernames { 5 }", "servernames: entry 1: expected an SSLContext, got number" },
-        { "moongate.servernames { moongate.PASSTHROUGH }", "servernames: entry 1: expected an SSLContext, got userdata" },
+        { "moongate.servernames { moongate.PASSTHROUGH }",
+            "servernames: entry 1: expected an SSLContext, got userdata" },
         { 'moongate.servernames { ["a.example"] = 5 }', 'servernames: ["a.example"]: expected an SSLContext, '
             .. "moongate.PASSTHROUGH or false, got number" },
         { 'moongate.servernames { default = true }', 'servernames: ["default"]: expected an SSLContext' },
@@ -168,9 +172,11 @@ late.name = "late"]], with())
         { 'moongate.servernames { [""] = false }', "it is empty" },
         { 'moongate.servernames { ["a b"] = false }', "it has a character that is in no host name" },
         { 'moongate.servernames { ["https://a.example/"] = false }', "it has a character that is in no host name" },
-        { 'moongate.servernames { ["bücher.example"] = false }', 'international names in their ASCII form ("xn--...")' },
+        { 'moongate.servernames { ["bücher.example"] = false }',
+            'international names in their ASCII form ("xn--...")' },
         { 'moongate.servernames { [("x"):rep(64) .. ".example"] = false }', "longer than 63 characters" },
-        { 'moongate.servernames { [true] = false }', "a key is a name (a string), or an entry has none; got a boolean" },
+        { 'moongate.servernames { [true] = false }',
+            "a key is a name (a string), or an entry has none; got a boolean" },
         { 'moongate.servernames { [3] = context "a.pem" }', "got a number" },
         { 'moongate.servernames { ["A.example"] = false, ["a.example."] = false }',
             'listen: web: tls["a.example."]: the name is given twice, in another spelling' },
@@ -179,7 +185,8 @@ late.name = "late"]], with())
         { 'local c = context "a.pem" c.cert = openssl.X509.Certificate.load_file("a.pem")[1] '
             .. 'names = moongate.servernames { ["x.example"] = c }',
             'listen: web: tls["x.example"] (context a.pem): ' },
-        { 'local n = moongate.servernames { ["a.example"] = false } n:find()', "ServerNames:find: names are known when" },
+        { 'local n = moongate.servernames { ["a.example"] = false } n:find()',
+            "ServerNames:find: names are known when" },
         { 'local n = moongate.servernames { ["a.example"] = false } n.x = 1', "ServerNames.x: no such field" },
         { 'BACKEND = moongate.backend { address = "localhost:1", tls = true } '
             .. 'names = moongate.servernames { ["a.example"] = moongate.PASSTHROUGH }',
@@ -192,11 +199,13 @@ late.name = "late"]], with())
     end
 
     it("can be tested by name", function()
-        local policy = load([[names = moongate.servernames { context "a.pem", context "b.pem", ["p.example"] = moongate.PASSTHROUGH }]],
+        local policy = load([[
+names = moongate.servernames { context "a.pem", context "b.pem", ["p.example"] = moongate.PASSTHROUGH }]],
             with())
         local hs = testing.handshake(policy.listeners.web.tls, nil, { servername = "x.b.example" })
         assert.equal(pem("*.b.example b.example").cert:to_der(), hs.client.peer_cert:to_der())
-        for name, message in pairs { ["c.example"] = "nothing is served under it", ["p.example"] = "it is passed through" } do
+        for name, message in pairs { ["c.example"] = "nothing is served under it",
+            ["p.example"] = "it is passed through" } do
             local ok, fault = pcall(testing.handshake, policy.listeners.web.tls, nil, { servername = name })
             assert.is_false(ok)
             assert.matches(message, fault, 1, true)
@@ -224,7 +233,8 @@ describe("certificates", function()
 
     it("reads files with certificate and key, and pairs of files", function()
         local c = pem("c.example")
-        local policy = directory("certs/*", { ["certs/a.pem"] = both("a.example"), ["certs/b.crt"] = pem("b.example").pem,
+        local policy = directory("certs/*", { ["certs/a.pem"] = both("a.example"),
+            ["certs/b.crt"] = pem("b.example").pem,
             ["certs/b.key"] = pem("b.example").key_pem, ["certs/c.pem"] = c.pem, ["certs/c.pem.key"] = c.key_pem,
             ["certs/sub/d.pem"] = "nothing", ["certs/.hidden"] = "nothing" })
         assert.equal("certs/a.pem by a.example", found(policy, "a.example"))
@@ -261,7 +271,8 @@ describe("certificates", function()
     it("serves the first of one kind for the same names, with a warning", function()
         local policy = directory("*.pem", { ["a.pem"] = both("a.example"), ["b.pem"] = both("a.example", "EC", 2),
             ["c.pem"] = both("a.example") })
-        warned(policy, "certificates: b.pem: another EC certificate for the names of a.pem, which is the one that is served")
+        warned(policy,
+            "certificates: b.pem: another EC certificate for the names of a.pem, which is the one that is served")
         for _, warning in ipairs(policy.warnings) do
             assert.is_nil(warning:find("c.pem", 1, true), warning) -- the same one once more
         end
@@ -281,8 +292,16 @@ end))]], with())
         assert.equal("b.pem!4 by b.example", found(policy, "b.example"))
     end)
 
+    it("names the file of a certificate that ends soon", function()
+        local soon = testing.certificate { ca = ca, names = { "b.example" }, key = "EC", days = 5 }
+        local policy = directory("certs/*", { ["certs/a.pem"] = both("a.example"),
+            ["certs/soon.pem"] = soon.pem .. soon.key_pem })
+        warned(policy, "listener web (context certs/soon.pem): EC certificate CN=b.example expires in")
+    end)
+
     it("tells of a key without a certificate", function()
-        local policy = directory("certs/*", { ["certs/a.pem"] = both("a.example"), ["certs/lost.key"] = pem("b.example").key_pem })
+        local policy = directory("certs/*", { ["certs/a.pem"] = both("a.example"),
+            ["certs/lost.key"] = pem("b.example").key_pem })
         warned(policy, "certificates: certs/lost.key: a private key without a certificate")
     end)
 
@@ -291,7 +310,8 @@ end))]], with())
         for i = 1, 12 do
             files[("broken%02d.pem"):format(i)] = "nothing"
         end
-        refused("broken01.pem: it is not in PEM form, or damaged; broken02.pem: it is not in PEM form, or damaged; ", "*.pem",
+        refused("broken01.pem: it is not in PEM form, or damaged; broken02.pem: it is not in PEM form, or damaged; ",
+            "*.pem",
             files)
         fails("; and 2 more files like these", 'moongate.certificates("*.pem")', files)
     end)
@@ -300,8 +320,10 @@ end))]], with())
         { "no file with a certificate matches \"*.crt\"", "*.crt", { ["a.pem"] = both("a.example") } },
         { "no file with a certificate matches \"no/*\"", "no/*", {} },
         { "no file with a certificate matches \"no.pem\"", "no.pem", {} },
-        { "a.crt: there is no private key in it, nor is there a.key or a.crt.key", "*", { ["a.crt"] = pem("a.example").pem } },
-        { "live/x/fullchain.pem: there is no private key in it, nor is there live/x/privkey.pem", "live/*/fullchain.pem",
+        { "a.crt: there is no private key in it, nor is there a.key or a.crt.key", "*",
+            { ["a.crt"] = pem("a.example").pem } },
+        { "live/x/fullchain.pem: there is no private key in it, nor is there live/x/privkey.pem",
+            "live/*/fullchain.pem",
             { ["live/x/fullchain.pem"] = pem("a.example").pem } },
         { "a.key: there is no private key in it", "*.crt", { ["a.crt"] = pem("a.example").pem, ["a.key"] = ca.pem } },
         { "a.pem: SSLContext:add_certificate: public key mismatch", "*.pem",
@@ -324,6 +346,7 @@ end))]], with())
     end)
 
     it("lets an error of configure through", function()
-        fails("moongate.lua:11: not this one", 'moongate.certificates("*.pem", function() error("not this one") end)', with())
+        fails("moongate.lua:11: not this one", 'moongate.certificates("*.pem", function() error("not this one") end)',
+            with())
     end)
 end)
