@@ -64,7 +64,8 @@ describe("the example", function()
             text = text:gsub(from:gsub("%p", "%%%0"), to)
         end
         environment.replace = nil
-        return port, proxy.start { whole = true, script = text, env = environment }
+        -- as many workers as the script says
+        return port, proxy.start { whole = true, script = text, env = environment, workers = false }
     end
 
     local tried = {}

@@ -380,7 +380,7 @@ void mg_callback_tmp_dh(const SSL *ssl);
 /* ---- the session cache (ssl_cache.c) --------------------------------------------------------- */
 
 /* None of these raises. */
-int mg_ssl_cache_init(SSL_CTX *ctx); /* -1: no random number */
+void mg_ssl_cache_init(SSL_CTX *ctx);
 void mg_ssl_cache_fini(const struct mg_ssl_cache *cache);
 
 /* The context's sessions carry that id from now on: what workers share is found by it. */

@@ -13,12 +13,11 @@
  */
 #include "openssl/internal.h"
 
-#include <openssl/rand.h>
-
 #include <limits.h>
 #include <pthread.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define CLS "SSLContext"
 
@@ -321,19 +320,16 @@ mode_apply(SSL_CTX *ctx)
                  SSL_SESS_CACHE_NO_INTERNAL | SSL_SESS_CACHE_NO_AUTO_CLEAR);
 }
 
-int
+void
 mg_ssl_cache_init(SSL_CTX *ctx)
 {
+    static _Atomic uint32_t number; /* with the process's it is nobody else's */
     struct mg_ssl_cache *cache = &mg_ssl_context_extra(ctx)->cache;
     cache->mode = MODE_DEFAULT;
     cache->size = SSL_SESSION_CACHE_MAX_SIZE_DEFAULT;
     cache->own = true;
+    cache->owner = (uint64_t)getpid() << 32 | ++number;
     mode_apply(ctx);
-    do {
-        if (RAND_bytes((unsigned char *)&cache->owner, sizeof(cache->owner)) != 1)
-            return -1;
-    } while (cache->owner == 0);
-    return 0;
 }
 
 void

@@ -56,7 +56,8 @@ mg_ssl_context_link(SSL_CTX *ctx, struct mg_lua_link *link)
     extra->link = link;
     if (link)
         link->refs++;
-    return mg_ssl_cache_init(ctx);
+    mg_ssl_cache_init(ctx);
+    return 0;
 }
 
 /* ---- into Lua ------------------------------------------------------------------------------- */
