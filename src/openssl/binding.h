@@ -145,6 +145,7 @@ struct mg_ssl_context_facts {
     bool verify_mode_set; /* assigned by the script, or by set_params */
     int verify_mode;
     bool has_client_ca;       /* client_ca, ca_file, ca_path or cert_store given */
+    bool staple_ended;        /* an OCSP response that is no longer valid, and so not sent */
     char name[128];           /* ctx.name or "" */
     unsigned char digest[32]; /* policy digest: ARCHITECTURE 7 */
 };

@@ -291,6 +291,27 @@ void mg_protocols_encode(lua_State *L, int value, const char *name, struct mg_bu
 /* The list of Certificates at idx as a stack in a box that is pushed; `what` starts the TypeError. */
 STACK_OF(X509) * mg_x509_stack_push(lua_State *L, int idx, const char *what);
 
+/* ---- OCSP responses (ssl_staple.c) ----------------------------------------------------------- */
+
+struct mg_staple;
+
+/* Raises ArgumentError "where: …" unless value is the DER of an OCSP response; x509, if given, must be
+ * what it is about. */
+void mg_staple_check(lua_State *L, int value, const char *where, X509 *x509);
+
+/* A box with a staple of the DER at value, which must be one, for x509; pushed. */
+struct mg_box *mg_staple_push(lua_State *L, int value, X509 *x509);
+
+/* From now on certificates of x509's kind of key have that staple, or none (NULL: x509 comes without). */
+void mg_staple_set(SSL_CTX *ctx, struct mg_box *staple, const X509 *x509);
+
+/* setup: raises if the response at value is about no certificate of ctx nor x509 (NULL: none), and
+ * there are some; it becomes theirs as far as they have none of their own (nil: none; -1: no memory). */
+void mg_staples_check(lua_State *L, SSL_CTX *ctx, int value, X509 *x509);
+int mg_staples_apply(lua_State *L, SSL_CTX *ctx, int value);
+bool mg_staples_ended(const SSL_CTX *ctx); /* one of them */
+void mg_staples_free(struct mg_staple *list);
+
 /* ---- callbacks: the attributes that hold a function ------------------------------------------ */
 
 #ifdef MG_HAVE_NPN
@@ -324,6 +345,7 @@ struct mg_ssl_context_extra {
     unsigned char *npn; /* npn_protocols, likewise */
     size_t npn_len;
     struct mg_callbacks callbacks; /* which are set */
+    struct mg_staple *staples;     /* the certificates' OCSP responses (ssl_staple.c), owned */
     bool cache_locked;             /* session_remove_cb is running */
     bool verify_hostname;
     unsigned char session_id_context[32]; /* once set up; mixed with the SNI per connection */
@@ -467,7 +489,8 @@ void mg_memory_connection_keep(lua_State *L, const struct mg_tls_conn *conn, int
     X(pending)                                                                                     \
     X(finished_message)                                                                            \
     X(peer_finished_message)                                                                       \
-    X(client_ca)
+    X(client_ca)                                                                                   \
+    X(ocsp_response)
 
 /* ---- names of certificates (ssl_identity.c) -------------------------------------------------- */
 

@@ -28,6 +28,7 @@ extra_free(void *parent MG_UNUSED, void *ptr, CRYPTO_EX_DATA *ad MG_UNUSED, int 
     mg_lua_link_unref(extra->link);
     mg_free(extra->alpn);
     mg_free(extra->npn);
+    mg_staples_free(extra->staples);
     mg_free(extra);
 }
 

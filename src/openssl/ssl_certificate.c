@@ -89,10 +89,11 @@ mg_ssl_context_put_certificate(SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF
     return ok == 1 ? 0 : -1;
 }
 
-/* Certificate, key and chain (may be NULL) belong together, or an error that begins with `what`. */
+/* Certificate, key, chain and staple (either may be NULL) belong together, or an error that begins with
+ * `what`. */
 static void
 pair_add(lua_State *L, SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF(X509) * chain,
-         const char *what)
+         struct mg_box *staple, const char *what)
 {
     ERR_clear_error();
     if (!mg_pkey_has_private(key))
@@ -108,24 +109,33 @@ pair_add(lua_State *L, SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF(X509) *
     }
     if (mg_ssl_context_put_certificate(ctx, cert, key, chain) < 0)
         mg_lua_openssl_error(L, "SSLError", "%s: SSL_CTX_use_cert_and_key", what);
+    mg_staple_set(ctx, staple, cert);
     ERR_clear_error();
 }
 
-/* add_certificate(cert, key[, chain]) -> self */
+/* add_certificate(cert, key[, chain[, ocsp_response]]) -> self */
 int
 mg_ssl_context_add_certificate(lua_State *L)
 {
     const char *what = mg_function_name(L);
-    mg_check_count(L, 2, 3);
+    mg_check_count(L, 2, 4);
     struct mg_ssl_context *self = mg_ssl_context_check_writable(L);
     mg_class_check(L, 2, &mg_certificate_class);
     mg_class_check(L, 3, &mg_pkey_class);
     STACK_OF(X509) *chain = NULL;
-    if (!lua_isnoneornil(L, 4)) {
+    struct mg_box *staple = NULL;
+    lua_settop(L, 5);
+    if (!lua_isnil(L, 4)) {
         mg_check_table(L, 4);
         chain = mg_x509_stack_push(L, 4, "SSLContext:add_certificate: argument 3");
     }
-    pair_add(L, self->ctx, mg_x509_share(L, 2), mg_pkey_test(L, 3), chain, what);
+    if (!lua_isnil(L, 5)) {
+        size_t len;
+        mg_check_string(L, 5, &len);
+        mg_staple_check(L, 5, "SSLContext:add_certificate: argument 4", mg_x509_test(L, 2));
+        staple = mg_staple_push(L, 5, mg_x509_test(L, 2));
+    }
+    pair_add(L, self->ctx, mg_x509_share(L, 2), mg_pkey_test(L, 3), chain, staple, what);
     lua_settop(L, 1);
     return 1;
 }
@@ -159,7 +169,7 @@ mg_ssl_context_load_certificate(lua_State *L)
     what = lua_pushfstring(L, "load_certificate: %s and %s", chain_file, key_file);
     STACK_OF(X509) *chain = mg_x509_stack_push(L, certs, what);
     X509_free(sk_X509_shift(chain));
-    pair_add(L, self->ctx, cert, key, chain, what);
+    pair_add(L, self->ctx, cert, key, chain, NULL, what);
     lua_settop(L, 1);
     return 1;
 }

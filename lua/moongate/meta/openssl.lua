@@ -41,6 +41,7 @@ local openssl = {}
 ---@field finished_message? string
 ---@field peer_finished_message? string
 ---@field client_ca moongate.openssl.Name[]
+---@field ocsp_response? string the DER that a server has stapled
 local Connection = {}
 
 --- Raises unless the peer's certificate is for that host, as SSL.verify_certificate_identity sees it.
@@ -202,6 +203,7 @@ function SSLContextClass.new(version) end
 ---@field cert? moongate.openssl.Certificate with key; add_certificate is the better way
 ---@field key? moongate.openssl.PKey
 ---@field extra_chain_cert? moongate.openssl.Certificate[] for certificates without a chain of their own
+---@field ocsp_response? string DER, stapled to the certificate that it is about while it is valid
 ---@field client_ca? moongate.openssl.Certificate|moongate.openssl.Certificate[] whose names a server sends to clients
 ---@field ca_file? string PEM; read at setup
 ---@field ca_path? string a directory with hash names; read whole at setup
@@ -257,8 +259,9 @@ function SSLContext:add_crl(crl) end
 ---@param cert moongate.openssl.Certificate
 ---@param key moongate.openssl.PKey
 ---@param chain? moongate.openssl.Certificate[] intermediates; left out, the chain of that key type stays
+---@param ocsp_response? string DER; left out, that of the context if it is about this certificate
 ---@return moongate.openssl.SSLContext self
-function SSLContext:add_certificate(cert, key, chain) end
+function SSLContext:add_certificate(cert, key, chain, ocsp_response) end
 
 --- Adds what certbot's fullchain.pem and privkey.pem hold.
 ---@param chain_file string
