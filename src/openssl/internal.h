@@ -178,6 +178,9 @@ int mg_x509_sign(lua_State *L);
 const ASN1_INTEGER *mg_attr_serial(lua_State *L, int value, const char *cls, const char *name);
 const ASN1_TIME *mg_attr_time(lua_State *L, int value, const char *cls, const char *name);
 
+/* Takes a signature that failed away: its length may be -1, where ECDSA had no memory at the end. */
+void mg_signature_drop(const ASN1_BIT_STRING *failed);
+
 /* Replaces a fresh signature, in place, by the one that this run of the script is to have. */
 void mg_signature_keep(lua_State *L, const ASN1_BIT_STRING *fresh);
 
@@ -223,9 +226,22 @@ void mg_pkey_push_public(lua_State *L, const EVP_PKEY *key, const char *what);
 /* "RSA", "EC", "ED25519". */
 const char *mg_pkey_type_name(const EVP_PKEY *key);
 
-/* Pushes the key in data, or raises PKeyError "what: …". pass may be NULL: never asks a terminal. */
-void mg_pkey_parse(lua_State *L, const char *what, const char *data, size_t len, const char *pass,
-                   size_t pass_len);
+/* What OpenSSL gets when it asks for a passphrase. */
+struct mg_passphrase {
+    const char *text; /* NULL: none was given */
+    size_t len;
+    bool asked;
+};
+int mg_on_passphrase(char *buf, int size, int writing, void *passphrase);
+void mg_passphrase_check(lua_State *L, const char *what, size_t len); /* that it is not too long */
+
+/* The index of the string or function at arg, or of the function after a nil; 0: there is none. */
+int mg_check_passphrase(lua_State *L, int arg);
+
+/* Pushes the key in data, or raises PKeyError "what: …". passphrase as above: never asks a terminal. */
+void mg_pkey_parse(lua_State *L, const char *what, const char *data, size_t len, int passphrase);
+int mg_pkey_read(lua_State *L);
+int mg_pkey_load_file(lua_State *L);
 
 /* Rows and constructors that are in pkey_params.c. */
 int mg_pkey_get_params(lua_State *L, void *self);

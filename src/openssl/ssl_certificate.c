@@ -140,18 +140,17 @@ mg_ssl_context_add_certificate(lua_State *L)
     return 1;
 }
 
-/* load_certificate(chain_file[, key_file[, passphrase]]) -> self; without key_file, the key is in
+/* load_certificate(chain_file[, key_file[, passphrase][, function]]) -> self; without key_file, the key is in
  * chain_file */
 int
 mg_ssl_context_load_certificate(lua_State *L)
 {
-    size_t pass_len;
-    mg_check_count(L, 1, 3);
+    mg_check_count(L, 1, 4);
     struct mg_ssl_context *self = mg_ssl_context_check_writable(L);
-    lua_settop(L, 4);
+    lua_settop(L, 5);
     const char *chain_file = mg_check_text(L, 2);
     const char *key_file = lua_isnil(L, 3) ? chain_file : mg_check_text(L, 3);
-    const char *pass = mg_opt_string(L, 4, &pass_len);
+    int passphrase = mg_check_passphrase(L, 4);
 
     struct mg_buf *text = mg_file_push(L, "SystemCallError", "load_certificate", chain_file);
     const char *what = lua_pushfstring(L, "load_certificate: %s", chain_file);
@@ -160,7 +159,7 @@ mg_ssl_context_load_certificate(lua_State *L)
 
     text = mg_file_push(L, "SystemCallError", "load_certificate", key_file);
     what = lua_pushfstring(L, "load_certificate: %s", key_file);
-    mg_pkey_parse(L, what, text->data, text->len, pass, pass_len);
+    mg_pkey_parse(L, what, text->data, text->len, passphrase);
     EVP_PKEY *key = mg_pkey_test(L, -1);
     mg_buf_free_secret(text);
 

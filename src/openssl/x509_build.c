@@ -174,6 +174,12 @@ mg_x509_add_extension(lua_State *L)
 }
 
 void
+mg_signature_drop(const ASN1_BIT_STRING *failed)
+{
+    ASN1_STRING_set0((ASN1_STRING *)(uintptr_t)failed, NULL, 0);
+}
+
+void
 mg_signature_keep(lua_State *L, const ASN1_BIT_STRING *fresh)
 {
     const struct mg_buf *signature =
@@ -195,10 +201,13 @@ mg_x509_sign(lua_State *L)
     if (!mg_pkey_has_private(key))
         mg_lua_error(L, "ArgumentError", "Certificate:sign: private key is needed");
     ERR_clear_error();
-    if (X509_sign(x509, key, digest) == 0)
-        mg_lua_openssl_error(L, "CertificateError", "X509_sign");
     const ASN1_BIT_STRING *signature;
     X509_get0_signature(&signature, NULL, x509);
+    if (X509_sign(x509, key, digest) <= 0) {
+        mg_signature_drop(signature);
+        mg_lua_openssl_error(L, "CertificateError", "X509_sign");
+    }
+    ERR_clear_error(); /* a failure that OpenSSL got by */
     mg_signature_keep(L, signature);
     lua_settop(L, 1);
     return 1;

@@ -386,7 +386,8 @@ store_verify(lua_State *L)
     if (X509_STORE_CTX_init(ctx, self->store, mg_x509_test(L, 2), untrusted->ptr) != 1)
         mg_lua_openssl_error(L, "StoreError", "X509_STORE_CTX_init");
     if (lua_toboolean(L, 4)) {
-        X509_STORE_CTX_set_app_data(ctx, &ask);
+        if (X509_STORE_CTX_set_app_data(ctx, &ask) != 1)
+            mg_lua_openssl_error(L, "StoreError", "X509_STORE_CTX_set_app_data");
         X509_STORE_CTX_set_verify_cb(ctx, on_store_ask);
     }
     bool ok = X509_verify_cert(ctx) == 1;

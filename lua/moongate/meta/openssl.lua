@@ -266,9 +266,10 @@ function SSLContext:add_certificate(cert, key, chain, ocsp_response) end
 --- Adds what certbot's fullchain.pem and privkey.pem hold.
 ---@param chain_file string
 ---@param key_file? string default: chain_file
----@param passphrase? string
+---@param passphrase? string|moongate.openssl.PassphraseFunction
+---@param ask? moongate.openssl.PassphraseFunction
 ---@return moongate.openssl.SSLContext self
-function SSLContext:load_certificate(chain_file, key_file, passphrase) end
+function SSLContext:load_certificate(chain_file, key_file, passphrase, ask) end
 
 --- DEFAULT_PARAMS and what is given; all or nothing. Options are added to those that are set.
 ---@param params? table<string, any>
@@ -582,22 +583,28 @@ function Revoked:add_extension(extension) end
 
 -- ---- PKey ----------------------------------------------------------------------------------------
 
+--- Called once, if the key is encrypted.
+---@alias moongate.openssl.PassphraseFunction fun(writing: boolean): string?
+
 ---@class moongate.openssl.PKeyModule
 ---@field RSA moongate.openssl.RSAClass
 ---@field EC moongate.openssl.ECClass
 ---@field DH moongate.openssl.DHClass
 local PKeyModule = {}
 
---- A key from PEM or DER. An encrypted one without a passphrase is an error, never a prompt.
+--- A key from PEM or DER. Of an encrypted one the function is asked, if no passphrase is given; with neither it is an
+--- error, never a prompt.
 ---@param pem_or_der string
----@param passphrase? string
+---@param passphrase? string|moongate.openssl.PassphraseFunction
+---@param ask? moongate.openssl.PassphraseFunction
 ---@return moongate.openssl.PKey
-function PKeyModule.read(pem_or_der, passphrase) end
+function PKeyModule.read(pem_or_der, passphrase, ask) end
 
 ---@param path string
----@param passphrase? string
+---@param passphrase? string|moongate.openssl.PassphraseFunction
+---@param ask? moongate.openssl.PassphraseFunction
 ---@return moongate.openssl.PKey
-function PKeyModule.load_file(path, passphrase) end
+function PKeyModule.load_file(path, passphrase, ask) end
 
 ---@param type "RSA"|"EC"|"ED25519"|"ED448"|"X25519"|string|moongate.openssl.PKey a type, or parameters
 ---@param options? table<string, string|integer> { rsa_keygen_bits = 2048 }, { ec_paramgen_curve = "P-256" }
@@ -623,9 +630,10 @@ function PKeyModule.new_raw_public_key(type, bytes) end
 local RSAClass = {}
 
 ---@param bits_or_pem integer|string
----@param passphrase? string
+---@param passphrase? string|moongate.openssl.PassphraseFunction
+---@param ask? moongate.openssl.PassphraseFunction
 ---@return moongate.openssl.PKey
-function RSAClass.new(bits_or_pem, passphrase) end
+function RSAClass.new(bits_or_pem, passphrase, ask) end
 
 ---@param bits integer
 ---@return moongate.openssl.PKey
@@ -635,9 +643,10 @@ function RSAClass.generate(bits) end
 local ECClass = {}
 
 ---@param pem_or_der string
----@param passphrase? string
+---@param passphrase? string|moongate.openssl.PassphraseFunction
+---@param ask? moongate.openssl.PassphraseFunction
 ---@return moongate.openssl.PKey
-function ECClass.new(pem_or_der, passphrase) end
+function ECClass.new(pem_or_der, passphrase, ask) end
 
 ---@param curve string "prime256v1"
 ---@return moongate.openssl.PKey
@@ -647,9 +656,10 @@ function ECClass.generate(curve) end
 local DHClass = {}
 
 ---@param pem_or_der string parameters or a key
----@param passphrase? string
+---@param passphrase? string|moongate.openssl.PassphraseFunction
+---@param ask? moongate.openssl.PassphraseFunction
 ---@return moongate.openssl.PKey
-function DHClass.new(pem_or_der, passphrase) end
+function DHClass.new(pem_or_der, passphrase, ask) end
 
 ---@class moongate.openssl.PKey
 ---@field type string (read-only) "RSA", "EC", "ED25519", …
