@@ -356,7 +356,11 @@ struct mg_callbacks {
 /* What an SSL_CTX carries for callbacks and in-memory handshakes, in its ex_data. */
 struct mg_ssl_context_extra {
     struct mg_lua_link *link; /* one reference, or NULL */
-    unsigned char *alpn;      /* alpn_protocols in wire form, owned: what a server chooses from */
+    /* The hooks' of the time when the context was made: guests of one state have their own. */
+    int (*call)(void *data, lua_State *L, int nargs, int nresults, const char *what,
+                struct mg_tls_conn *conn);
+    void *call_data;
+    unsigned char *alpn; /* alpn_protocols in wire form, owned: what a server chooses from */
     size_t alpn_len;
     unsigned char *npn; /* npn_protocols, likewise */
     size_t npn_len;
