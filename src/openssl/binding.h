@@ -75,7 +75,8 @@ struct mg_class {
     lua_CFunction eq;       /* or NULL */
     lua_CFunction tostring; /* or NULL: "SSLContext: 0x…" */
     int user_values;
-    bool closable; /* gc is __close, too: only where C has no use for it beyond the block */
+    const char *closed; /* what errors say of an object after gc; or NULL: "is closed" */
+    bool closable;      /* gc is __close, too: only where C has no use for it beyond the block */
 };
 
 /* Makes the metatable (once per state). A name that is attribute and method is a fatal error. */

@@ -223,8 +223,9 @@ bool mg_pkey_has_private(const EVP_PKEY *key);
 /* Pushes the public half of key; `what` starts the PKeyError. */
 void mg_pkey_push_public(lua_State *L, const EVP_PKEY *key, const char *what);
 
-/* "RSA", "EC", "ED25519". */
+/* "RSA", "EC", "ED25519"; and "rsaEncryption", "id-ecPublicKey". */
 const char *mg_pkey_type_name(const EVP_PKEY *key);
+const char *mg_pkey_oid(const EVP_PKEY *key);
 
 /* What OpenSSL gets when it asks for a passphrase. */
 struct mg_passphrase {

@@ -5,8 +5,12 @@
 #include "openssl/internal.h"
 
 #include <openssl/core_names.h>
+#include <openssl/dh.h>
+#include <openssl/dsa.h>
 #include <openssl/pem.h>
+#include <openssl/rsa.h>
 
+#include <stdlib.h>
 #include <string.h>
 
 struct mg_pkey {
@@ -93,10 +97,9 @@ mg_pkey_type_name(const EVP_PKEY *key)
     return name ? name : "unknown";
 }
 
-static int
-get_oid(lua_State *L, void *self)
+const char *
+mg_pkey_oid(const EVP_PKEY *key)
 {
-    const EVP_PKEY *key = ((struct mg_pkey *)self)->key;
     int nid = OBJ_txt2nid(mg_pkey_type_name(key));
     if (EVP_PKEY_is_a(key, "RSA"))
         nid = NID_rsaEncryption;
@@ -104,7 +107,13 @@ get_oid(lua_State *L, void *self)
         nid = NID_X9_62_id_ecPublicKey;
     else if (EVP_PKEY_is_a(key, "DH"))
         nid = NID_dhKeyAgreement;
-    lua_pushstring(L, nid == NID_undef ? mg_pkey_type_name(key) : OBJ_nid2sn(nid));
+    return nid == NID_undef ? mg_pkey_type_name(key) : OBJ_nid2sn(nid);
+}
+
+static int
+get_oid(lua_State *L, void *self)
+{
+    lua_pushstring(L, mg_pkey_oid(((struct mg_pkey *)self)->key));
     return 1;
 }
 
@@ -243,9 +252,23 @@ keygen_start(lua_State *L, const char *type)
     return ctx;
 }
 
+/* Larger keys can be made, in days, but not used. */
+static const struct {
+    const char *name;
+    long max;
+} size_limits[] = {
+    {"rsa_keygen_bits", OPENSSL_RSA_MAX_MODULUS_BITS},
+    {"dh_paramgen_prime_len", OPENSSL_DH_MAX_MODULUS_BITS},
+    {"dsa_paramgen_bits", OPENSSL_DSA_MAX_MODULUS_BITS},
+};
+
 static void
 keygen_option(lua_State *L, EVP_PKEY_CTX *ctx, const char *name, const char *value)
 {
+    for (size_t i = 0; i < MG_ARRAY_LEN(size_limits); i++)
+        if (strcmp(size_limits[i].name, name) == 0 && strtol(value, NULL, 10) > size_limits[i].max)
+            mg_lua_error(L, "PKeyError", "%s: %s: at most %ld, got %.40s", mg_function_name(L),
+                         name, size_limits[i].max, value);
     if (EVP_PKEY_CTX_ctrl_str(ctx, name, value) <= 0)
         mg_lua_openssl_error(L, "PKeyError", "%s: EVP_PKEY_CTX_ctrl_str(ctx, \"%s\", \"%s\")",
                              mg_function_name(L), name, value);
@@ -335,11 +358,35 @@ rsa_generate(lua_State *L)
     return keygen_finish(L, ctx, "RSA");
 }
 
+/* new(pem_or_der[, passphrase][, function]) of a class that has one type of key */
+static int
+read_as(lua_State *L, const char *type)
+{
+    mg_pkey_read(L);
+    const EVP_PKEY *key = mg_pkey_test(L, -1);
+    if (!EVP_PKEY_is_a(key, type))
+        mg_lua_error(L, "PKeyError", "%s: incorrect pkey type: %s", mg_function_name(L),
+                     mg_pkey_oid(key));
+    return 1;
+}
+
+static int
+ec_new(lua_State *L)
+{
+    return read_as(L, "EC");
+}
+
+static int
+dh_new(lua_State *L)
+{
+    return read_as(L, "DH");
+}
+
 /* RSA.new(bits) or RSA.new(pem_or_der[, passphrase]) */
 static int
 rsa_new(lua_State *L)
 {
-    return lua_type(L, 1) == LUA_TNUMBER ? rsa_generate(L) : mg_pkey_read(L);
+    return lua_type(L, 1) == LUA_TNUMBER ? rsa_generate(L) : read_as(L, "RSA");
 }
 
 /* EC.generate(curve) */
@@ -642,12 +689,12 @@ mg_open_pkey(lua_State *L)
         {NULL, NULL},
     };
     static const luaL_Reg ec_functions[] = {
-        {"new", mg_pkey_read},
+        {"new", ec_new},
         {"generate", ec_generate},
         {NULL, NULL},
     };
     static const luaL_Reg dh_functions[] = {
-        {"new", mg_pkey_read},
+        {"new", dh_new},
         {NULL, NULL},
     };
     mg_class_register(L, &mg_pkey_class);

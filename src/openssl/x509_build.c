@@ -108,14 +108,18 @@ asn1_time_free(void *asn1)
     ASN1_TIME_free(asn1);
 }
 
+/* Years outside of these have no form in a certificate; ASN1_TIME_adj does not always see that. */
+#define YEAR_0     (-62167219200)
+#define YEAR_10000 253402300800
+
 const ASN1_TIME *
 mg_attr_time(lua_State *L, int value, const char *cls, const char *name)
 {
     lua_Integer seconds = mg_attr_integer(L, value, cls, name);
     struct mg_box *box = mg_box_push(L, asn1_time_free);
     ERR_clear_error();
-    /* Years beyond 9999 have no form in a certificate; ASN1_TIME_adj refuses them. */
-    box->ptr = ASN1_TIME_adj(NULL, (time_t)seconds, 0, 0);
+    if (seconds >= YEAR_0 && seconds < YEAR_10000)
+        box->ptr = ASN1_TIME_adj(NULL, (time_t)seconds, 0, 0);
     if (!box->ptr)
         mg_lua_openssl_error(L, lua_pushfstring(L, "%sError", cls), "%s.%s: %lld", cls, name,
                              (long long)seconds);

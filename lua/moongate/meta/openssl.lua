@@ -378,9 +378,9 @@ function Certificate:sign(key, digest) end
 ---@field MULTILINE integer
 local NameClass = {}
 
----@param entries? { [1]: string, [2]: string, [3]: integer? }[] type, value, ASN.1 type
+---@param entries_or_der? { [1]: string, [2]: string, [3]: integer? }[]|string type, value, ASN.1 type
 ---@return moongate.openssl.Name
-function NameClass.new(entries) end
+function NameClass.new(entries_or_der) end
 
 ---@param text string "/C=DE/CN=localhost"
 ---@return moongate.openssl.Name
@@ -487,7 +487,7 @@ function Store:set_default_paths() end
 function Store:clear_flags(bits) end
 
 ---@param cert moongate.openssl.Certificate
----@param chain? moongate.openssl.Certificate[]
+---@param chain? moongate.openssl.Certificate[]|moongate.openssl.VerifyCallback
 ---@param callback? moongate.openssl.VerifyCallback
 ---@return boolean
 function Store:verify(cert, chain, callback) end

@@ -134,14 +134,14 @@ describe("every failing allocation is survived by", function()
     end)
 
     it("building a certificate and a CRL", function()
-        local function build()
+        local function make()
             local cert = fix.certificate { subject = "/CN=x/O=y", key = fix.key "ec", names = "DNS:a", ca = true }
             local crl = fix.X509.CRL.new()
             crl.issuer, crl.last_update, crl.next_update = cert.subject, 1700000000, 1800000000
             crl:sign(fix.key "ec", "SHA256")
             must(crl:verify(fix.key "ec"))
         end
-        walk(function() end, build, build, 7)
+        walk(function() end, make, make, 7)
     end)
 
     it("signing a certificate, which has a whole signature or none afterwards", function()

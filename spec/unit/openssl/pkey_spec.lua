@@ -80,7 +80,8 @@ describe("PKey", function()
         before_each(function() calls = {} end)
 
         it("once, and says that nothing is written", function()
-            for _, text in ipairs { pem, key:private_to_der("AES-256-CBC", "secret"), key:to_pem("AES-256-CBC", "secret") } do
+            for _, text in ipairs { pem, key:private_to_der("AES-256-CBC", "secret"),
+                key:to_pem("AES-256-CBC", "secret") } do
                 calls = {}
                 assert.is_true(PKey.read(text, secret):compare(key))
                 assert.same({ false }, calls)
@@ -124,6 +125,22 @@ describe("PKey", function()
         it("which may read keys itself", function()
             assert.is_true(PKey.read(pem, function() return PKey.read(pem, secret) and "secret" end):compare(key))
         end)
+    end)
+
+    it("of a class is of its type", function()
+        for class, case in pairs { RSA = { fix.key "ec", "id-ecPublicKey" }, EC = { fix.key "rsa", "rsaEncryption" },
+            DH = { fix.key "ed25519", "ED25519" } } do
+            raises("PKeyError", ("PKey.%s.new: incorrect pkey type: %s"):format(class, case[2]), PKey[class].new,
+                case[1]:private_to_pem())
+        end
+        assert.equal("DH", PKey.DH.new(fix.key("dh"):private_to_pem()).type)
+    end)
+
+    it("is not made larger than OpenSSL uses it", function()
+        raises("PKeyError", "PKey.RSA.generate: rsa_keygen_bits: at most 16384, got 1000000000", PKey.RSA.generate, 1e9)
+        raises("PKeyError", "at most 16384", PKey.RSA.new, 16385)
+        raises("PKeyError", "at most 16384", PKey.generate_key, "RSA", { rsa_keygen_bits = "99999" })
+        raises("PKeyError", "at most 10000", PKey.generate_parameters, "DH", { dh_paramgen_prime_len = 1 << 40 })
     end)
 
     it("reads parameters from DER as from PEM", function()

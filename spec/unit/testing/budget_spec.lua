@@ -45,7 +45,8 @@ describe("an endless loop", function()
                     local hs = shake(ctx, version)
                     assert.is_false(hs.ok)
                     assert.equal("no_application_protocol", hs.alert)
-                    assert.matches("alpn_select_cb: moongate.lua:5: alpn_select_cb " .. EXPIRED, hs.server_error, 1, true)
+                    assert.matches("alpn_select_cb: moongate.lua:5: alpn_select_cb " .. EXPIRED, hs.server_error, 1,
+                        true)
                 end
             end)
         end
