@@ -534,3 +534,11 @@ describe("SSLContext.ciphers", function()
         assert.same({ "error:0A0000B9:SSL routines:SSL_CTX_set_cipher_list:no cipher match" }, err.errors)
     end)
 end)
+
+describe("SSL.PROFILES", function()
+    it("has no profile of another name, and says which may be meant", function()
+        fix.raises("NoMethodError", "openssl.SSL.PROFILES.modren: no such name (did you mean modern?)",
+            function() return fix.SSL.PROFILES.modren end)
+        assert.is_nil(fix.SSL.PROFILES.modern.ciphers) -- TLS 1.3 only
+    end)
+end)
