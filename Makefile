@@ -138,6 +138,10 @@ asan: ## the specs under AddressSanitizer and UBSan
 gcstress: ## the specs with Lua's collector at pause 0
 	@$(MAKE) --no-print-directory check VARIANT=gcstress
 
+.PHONY: faults
+faults: ## each allocation of the bindings fails once, for every n (the ordinary run takes a sample of the long ones)
+	@FAULTS=all $(MAKE) --no-print-directory check SPEC=spec/unit/openssl/faults_spec.lua
+
 .PHONY: check-trixie
 check-trixie: ## the specs on Debian 13 with OpenSSL 3.5, in a chroot (root; installs packages in there)
 	@.ci/trixie $(B)/trixie VARIANT=$(VARIANT) $(if $(SPEC),SPEC="$(SPEC)")

@@ -6,8 +6,8 @@ int
 luaopen_mgtest(lua_State *L)
 {
     static const luaL_Reg rooms[] = {
-        {"base", mgtest_base}, {"snapshot", mgtest_snapshot}, {"ipc", mgtest_ipc},
-        {"tls", mgtest_tls},   {"net", mgtest_net},           {"engine", mgtest_engine},
+        {"base", mgtest_base},   {"snapshot", mgtest_snapshot}, {"ipc", mgtest_ipc},
+        {"tls", mgtest_tls},     {"net", mgtest_net},           {"engine", mgtest_engine},
         {"cache", mgtest_cache}, {"names", mgtest_names},
     };
     lua_newtable(L);

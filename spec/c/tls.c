@@ -484,14 +484,10 @@ int
 mgtest_tls(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"alert_name", alert_name},
-        {"ring", mgtest_ring},
-        {"hello_read", hello_read},
-        {"burst", burst},
-        {"number_name", number_name},
-        {"late_ticket", late_ticket},
-        {"records", records},
-        {NULL, NULL},
+        {"alert_name", alert_name},   {"ring", mgtest_ring},
+        {"hello_read", hello_read},   {"burst", burst},
+        {"number_name", number_name}, {"late_ticket", late_ticket},
+        {"records", records},         {NULL, NULL},
     };
 
     luaL_newlib(L, functions);

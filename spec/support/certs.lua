@@ -10,6 +10,7 @@ certs: keys and certificates, made with the openssl command when they are first 
     certs.stranger                    -- for localhost, but signed by certs.other_ca
     certs.small                       -- RSA-1024: security level 2 refuses it
     certs.client                      -- for a client, CN client-1
+    certs.respond "rsa"               -- the path of an OCSP response that says it is good, and its serial number
 ]]
 
 local bench = require "bench"
@@ -95,6 +96,16 @@ local function make(name, recipe)
             "-out", made.crt, "-days", "90", "-sha256", "-extfile", extensions)
     end
     return made
+end
+
+function certs.respond(name)
+    local crt, request, response = certs[name].crt, bench.path(name .. ".ocsp-request"), bench.path(name .. ".ocsp")
+    local serial = bench.must({ "openssl", "x509", "-in", crt, "-noout", "-serial" }):match("serial=(%x+)")
+    local index = bench.write(name .. ".ocsp-index", ("V\t491231235959Z\t\t%s\tunknown\t/CN=%s\n"):format(serial, name))
+    openssl("ocsp", "-issuer", certs.ca.crt, "-cert", crt, "-no_nonce", "-reqout", request)
+    openssl("ocsp", "-CA", certs.ca.crt, "-rsigner", certs.ca.crt, "-rkey", certs.ca.key, "-index", index,
+        "-reqin", request, "-respout", response, "-ndays", "7")
+    return response, serial
 end
 
 setmetatable(certs, {

@@ -80,7 +80,8 @@ struct mg_class {
     lua_CFunction eq;       /* or NULL */
     lua_CFunction tostring; /* or NULL: "SSLContext: 0x…" */
     int user_values;
-    bool closable; /* gc is __close, too: only where C has no use for it beyond the block */
+    const char *closed; /* what errors say of an object after gc; or NULL: "is closed" */
+    bool closable;      /* gc is __close, too: only where C has no use for it beyond the block */
 };
 
 /* Makes the metatable (once per state). A name that is attribute and method is a fatal error. */
@@ -150,6 +151,7 @@ struct mg_ssl_context_facts {
     bool verify_mode_set; /* assigned by the script, or by set_params */
     int verify_mode;
     bool has_client_ca; /* client_ca, ca_file, ca_path or cert_store given */
+    bool staple_ended;  /* an OCSP response that is no longer valid, and so not sent */
     char name[128];     /* ctx.name or "" */
     bool client_cert_cb;
     unsigned char digest[32];         /* policy digest: ARCHITECTURE 7 */

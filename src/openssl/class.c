@@ -359,7 +359,8 @@ class_tostring(lua_State *L)
 static int
 closed_access(lua_State *L)
 {
-    mg_lua_error(L, "RuntimeError", "%s: is closed", lua_tostring(L, lua_upvalueindex(1)));
+    mg_lua_error(L, "RuntimeError", "%s: %s", lua_tostring(L, lua_upvalueindex(1)),
+                 lua_tostring(L, lua_upvalueindex(2)));
 }
 
 static int
@@ -380,7 +381,8 @@ closed_push(lua_State *L, const struct mg_class *cls)
     lua_setfield(L, -3, "__name");
     lua_setfield(L, -2, "__metatable");
     lua_pushstring(L, cls->name);
-    lua_pushcclosure(L, closed_access, 1);
+    lua_pushstring(L, cls->closed ? cls->closed : "is closed");
+    lua_pushcclosure(L, closed_access, 2);
     lua_pushvalue(L, -1);
     lua_setfield(L, -3, "__index");
     lua_setfield(L, -2, "__newindex");

@@ -163,6 +163,7 @@ mg_memory_pair_open(struct mg_memory_pair *pair, SSL_CTX *server, SSL_CTX *clien
     if (servername && mg_tls_conn_set_servername(&pair->client.conn, servername,
                                                  extra && extra->verify_hostname, err) < 0)
         return -1;
+    SSL_set_tlsext_status_type(pair->client.conn.ssl, TLSEXT_STATUSTYPE_ocsp); /* as browsers do */
     if (mg_ssl_session_offer(pair->client.conn.ssl, servername, session) < 0) {
         mg_tls_err_take(err, "SSL_set_session");
         return -1;

@@ -181,6 +181,9 @@ int mg_x509_sign(lua_State *L);
 const ASN1_INTEGER *mg_attr_serial(lua_State *L, int value, const char *cls, const char *name);
 const ASN1_TIME *mg_attr_time(lua_State *L, int value, const char *cls, const char *name);
 
+/* Takes a signature that failed away: its length may be -1, where ECDSA had no memory at the end. */
+void mg_signature_drop(const ASN1_BIT_STRING *failed);
+
 /* Replaces a fresh signature, in place, by the one that this run of the script is to have. */
 void mg_signature_keep(lua_State *L, const ASN1_BIT_STRING *fresh);
 
@@ -226,12 +229,26 @@ bool mg_pkey_has_private(const EVP_PKEY *key);
 /* Pushes the public half of key; `what` starts the PKeyError. */
 void mg_pkey_push_public(lua_State *L, const EVP_PKEY *key, const char *what);
 
-/* "RSA", "EC", "ED25519". */
+/* "RSA", "EC", "ED25519"; and "rsaEncryption", "id-ecPublicKey". */
 const char *mg_pkey_type_name(const EVP_PKEY *key);
+const char *mg_pkey_oid(const EVP_PKEY *key);
 
-/* Pushes the key in data, or raises PKeyError "what: …". pass may be NULL: never asks a terminal. */
-void mg_pkey_parse(lua_State *L, const char *what, const char *data, size_t len, const char *pass,
-                   size_t pass_len);
+/* What OpenSSL gets when it asks for a passphrase. */
+struct mg_passphrase {
+    const char *text; /* NULL: none was given */
+    size_t len;
+    bool asked;
+};
+int mg_on_passphrase(char *buf, int size, int writing, void *passphrase);
+void mg_passphrase_check(lua_State *L, const char *what, size_t len); /* that it is not too long */
+
+/* The index of the string or function at arg, or of the function after a nil; 0: there is none. */
+int mg_check_passphrase(lua_State *L, int arg);
+
+/* Pushes the key in data, or raises PKeyError "what: …". passphrase as above: never asks a terminal. */
+void mg_pkey_parse(lua_State *L, const char *what, const char *data, size_t len, int passphrase);
+int mg_pkey_read(lua_State *L);
+int mg_pkey_load_file(lua_State *L);
 
 /* Rows and constructors that are in pkey_params.c. */
 int mg_pkey_get_params(lua_State *L, void *self);
@@ -297,6 +314,27 @@ void mg_protocols_encode(lua_State *L, int value, const char *name, struct mg_bu
 /* The list of Certificates at idx as a stack in a box that is pushed; `what` starts the TypeError. */
 STACK_OF(X509) * mg_x509_stack_push(lua_State *L, int idx, const char *what);
 
+/* ---- OCSP responses (ssl_staple.c) ----------------------------------------------------------- */
+
+struct mg_staple;
+
+/* Raises ArgumentError "where: …" unless value is the DER of an OCSP response; x509, if given, must be
+ * what it is about. */
+void mg_staple_check(lua_State *L, int value, const char *where, X509 *x509);
+
+/* A box with a staple of the DER at value, which must be one, for x509; pushed. */
+struct mg_box *mg_staple_push(lua_State *L, int value, X509 *x509);
+
+/* From now on certificates of x509's kind of key have that staple, or none (NULL: x509 comes without). */
+void mg_staple_set(SSL_CTX *ctx, struct mg_box *staple, const X509 *x509);
+
+/* setup: raises if the response at value is about no certificate of ctx nor x509 (NULL: none), and
+ * there are some; it becomes theirs as far as they have none of their own (nil: none; -1: no memory). */
+void mg_staples_check(lua_State *L, SSL_CTX *ctx, int value, X509 *x509);
+int mg_staples_apply(lua_State *L, SSL_CTX *ctx, int value);
+bool mg_staples_ended(const SSL_CTX *ctx); /* one of them */
+void mg_staples_free(struct mg_staple *list);
+
 /* ---- callbacks: the attributes that hold a function ------------------------------------------ */
 
 #ifdef MG_HAVE_NPN
@@ -337,13 +375,18 @@ struct mg_ssl_cache {
 /* What an SSL_CTX carries for callbacks and in-memory handshakes, in its ex_data. */
 struct mg_ssl_context_extra {
     struct mg_lua_link *link; /* one reference, or NULL */
-    unsigned char *alpn;      /* alpn_protocols in wire form, owned: what a server chooses from */
+    /* The hooks' of the time when the context was made: guests of one state have their own. */
+    int (*call)(void *data, lua_State *L, int nargs, int nresults, const char *what,
+                struct mg_tls_conn *conn);
+    void *call_data;
+    unsigned char *alpn; /* alpn_protocols in wire form, owned: what a server chooses from */
     size_t alpn_len;
     unsigned char *npn; /* npn_protocols, likewise */
     size_t npn_len;
     struct mg_callbacks callbacks; /* which are set */
     struct mg_ssl_cache cache;
-    bool cache_locked; /* session_remove_cb is running */
+    struct mg_staple *staples; /* the certificates' OCSP responses (ssl_staple.c), owned */
+    bool cache_locked;         /* session_remove_cb is running */
     bool verify_hostname;
     unsigned char session_id_context[32]; /* once set up; mixed with the SNI per connection */
 };
@@ -512,7 +555,8 @@ void mg_memory_connection_keep(lua_State *L, const struct mg_tls_conn *conn, int
     X(pending)                                                                                     \
     X(finished_message)                                                                            \
     X(peer_finished_message)                                                                       \
-    X(client_ca)
+    X(client_ca)                                                                                   \
+    X(ocsp_response)
 
 /* ---- names of certificates (ssl_identity.c) -------------------------------------------------- */
 

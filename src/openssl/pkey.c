@@ -1,15 +1,17 @@
 /*
- * pkey: PKey, a private or public key of any type. Reading never asks a terminal for a passphrase,
- * and every generated key passes the made_key hook, so that each worker of a run has the same one.
+ * pkey: PKey, a private or public key of any type. Every generated key passes the made_key hook, so
+ * that each worker of a run has the same one. How keys are read is in pkey_read.c.
  */
 #include "openssl/internal.h"
 
 #include <openssl/core_names.h>
+#include <openssl/dh.h>
+#include <openssl/dsa.h>
 #include <openssl/pem.h>
+#include <openssl/rsa.h>
 
+#include <stdlib.h>
 #include <string.h>
-
-#define PASSPHRASE_MAX 1024
 
 struct mg_pkey {
     EVP_PKEY *key;
@@ -95,10 +97,9 @@ mg_pkey_type_name(const EVP_PKEY *key)
     return name ? name : "unknown";
 }
 
-static int
-get_oid(lua_State *L, void *self)
+const char *
+mg_pkey_oid(const EVP_PKEY *key)
 {
-    const EVP_PKEY *key = ((struct mg_pkey *)self)->key;
     int nid = OBJ_txt2nid(mg_pkey_type_name(key));
     if (EVP_PKEY_is_a(key, "RSA"))
         nid = NID_rsaEncryption;
@@ -106,7 +107,13 @@ get_oid(lua_State *L, void *self)
         nid = NID_X9_62_id_ecPublicKey;
     else if (EVP_PKEY_is_a(key, "DH"))
         nid = NID_dhKeyAgreement;
-    lua_pushstring(L, nid == NID_undef ? mg_pkey_type_name(key) : OBJ_nid2sn(nid));
+    return nid == NID_undef ? mg_pkey_type_name(key) : OBJ_nid2sn(nid);
+}
+
+static int
+get_oid(lua_State *L, void *self)
+{
+    lua_pushstring(L, mg_pkey_oid(((struct mg_pkey *)self)->key));
     return 1;
 }
 
@@ -215,102 +222,6 @@ get_raw_public_key(lua_State *L, void *self)
     return raw_get(L, ((struct mg_pkey *)self)->key, EVP_PKEY_get_raw_public_key);
 }
 
-/* ---- reading -------------------------------------------------------------------------------- */
-
-struct passphrase {
-    const char *text; /* NULL: none was given */
-    size_t len;
-    bool asked;
-};
-
-static int
-on_passphrase(char *buf, int size, int writing MG_UNUSED, void *data)
-{
-    struct passphrase *pass = data;
-    pass->asked = true;
-    if (!pass->text || size < 0 || pass->len > (size_t)size)
-        return -1;
-    memcpy(buf, pass->text, pass->len);
-    return (int)pass->len;
-}
-
-static EVP_PKEY *
-pem_decode(BIO *bio, struct passphrase *pass)
-{
-    EVP_PKEY *key = PEM_read_bio_PrivateKey(bio, NULL, on_passphrase, pass);
-    if (key || pass->asked)
-        return key;
-    BIO_reset(bio);
-    if ((key = PEM_read_bio_PUBKEY(bio, NULL, on_passphrase, pass)) != NULL)
-        return key;
-    BIO_reset(bio);
-    return PEM_read_bio_Parameters(bio, NULL);
-}
-
-static EVP_PKEY *
-der_decode(BIO *bio, struct passphrase *pass)
-{
-    EVP_PKEY *key = d2i_PrivateKey_bio(bio, NULL);
-    if (key)
-        return key;
-    BIO_reset(bio);
-    key = d2i_PKCS8PrivateKey_bio(bio, NULL, on_passphrase, pass);
-    if (key || pass->asked)
-        return key;
-    BIO_reset(bio);
-    return d2i_PUBKEY_bio(bio, NULL);
-}
-
-void
-mg_pkey_parse(lua_State *L, const char *what, const char *data, size_t len, const char *pass_text,
-              size_t pass_len)
-{
-    if (pass_len > PASSPHRASE_MAX)
-        mg_lua_error(L, "OpenSSLError", "%s: password must not be longer than 1024 bytes", what);
-    struct passphrase pass = {.text = pass_text, .len = pass_len};
-    struct mg_pkey *self = mg_class_new(L, &mg_pkey_class, sizeof(*self));
-    BIO *bio = mg_box_push_bio(L, data, len);
-    ERR_clear_error();
-    self->key = mg_is_pem(data, len) ? pem_decode(bio, &pass) : der_decode(bio, &pass);
-    if (!self->key && pass.asked && !pass.text) {
-        ERR_clear_error();
-        mg_lua_error(L, "PKeyError", "%s: the private key is encrypted and no passphrase was given",
-                     what);
-    }
-    if (!self->key)
-        mg_lua_openssl_error(L, "PKeyError", "%s: Could not parse PKey%s", what,
-                             pass.asked ? " (wrong passphrase?)" : "");
-    ERR_clear_error();
-    mg_box_free(lua_touserdata(L, -1));
-    lua_pop(L, 1);
-}
-
-/* read(pem_or_der[, passphrase]) */
-static int
-pkey_read(lua_State *L)
-{
-    size_t len, pass_len;
-    mg_check_count(L, 1, 2);
-    const char *data = mg_check_string(L, 1, &len);
-    const char *pass = mg_opt_string(L, 2, &pass_len);
-    mg_pkey_parse(L, mg_function_name(L), data, len, pass, pass_len);
-    return 1;
-}
-
-/* load_file(path[, passphrase]) */
-static int
-pkey_load_file(lua_State *L)
-{
-    size_t pass_len;
-    mg_check_count(L, 1, 2);
-    const char *path = mg_check_text(L, 1), *what = mg_function_name(L);
-    const char *pass = mg_opt_string(L, 2, &pass_len);
-    struct mg_buf *file = mg_file_push(L, "SystemCallError", what, path);
-    what = lua_pushfstring(L, "%s: %s", what, path);
-    mg_pkey_parse(L, what, file->data, file->len, pass, pass_len);
-    return 1;
-}
-
 /* ---- making --------------------------------------------------------------------------------- */
 
 static void
@@ -341,9 +252,23 @@ keygen_start(lua_State *L, const char *type)
     return ctx;
 }
 
+/* Larger keys can be made, in days, but not used. */
+static const struct {
+    const char *name;
+    long max;
+} size_limits[] = {
+    {"rsa_keygen_bits", OPENSSL_RSA_MAX_MODULUS_BITS},
+    {"dh_paramgen_prime_len", OPENSSL_DH_MAX_MODULUS_BITS},
+    {"dsa_paramgen_bits", OPENSSL_DSA_MAX_MODULUS_BITS},
+};
+
 static void
 keygen_option(lua_State *L, EVP_PKEY_CTX *ctx, const char *name, const char *value)
 {
+    for (size_t i = 0; i < MG_ARRAY_LEN(size_limits); i++)
+        if (strcmp(size_limits[i].name, name) == 0 && strtol(value, NULL, 10) > size_limits[i].max)
+            mg_lua_error(L, "PKeyError", "%s: %s: at most %ld, got %.40s", mg_function_name(L),
+                         name, size_limits[i].max, value);
     if (EVP_PKEY_CTX_ctrl_str(ctx, name, value) <= 0)
         mg_lua_openssl_error(L, "PKeyError", "%s: EVP_PKEY_CTX_ctrl_str(ctx, \"%s\", \"%s\")",
                              mg_function_name(L), name, value);
@@ -433,11 +358,35 @@ rsa_generate(lua_State *L)
     return keygen_finish(L, ctx, "RSA");
 }
 
+/* new(pem_or_der[, passphrase][, function]) of a class that has one type of key */
+static int
+read_as(lua_State *L, const char *type)
+{
+    mg_pkey_read(L);
+    const EVP_PKEY *key = mg_pkey_test(L, -1);
+    if (!EVP_PKEY_is_a(key, type))
+        mg_lua_error(L, "PKeyError", "%s: incorrect pkey type: %s", mg_function_name(L),
+                     mg_pkey_oid(key));
+    return 1;
+}
+
+static int
+ec_new(lua_State *L)
+{
+    return read_as(L, "EC");
+}
+
+static int
+dh_new(lua_State *L)
+{
+    return read_as(L, "DH");
+}
+
 /* RSA.new(bits) or RSA.new(pem_or_der[, passphrase]) */
 static int
 rsa_new(lua_State *L)
 {
-    return lua_type(L, 1) == LUA_TNUMBER ? rsa_generate(L) : pkey_read(L);
+    return lua_type(L, 1) == LUA_TNUMBER ? rsa_generate(L) : read_as(L, "RSA");
 }
 
 /* EC.generate(curve) */
@@ -474,9 +423,7 @@ check_cipher(lua_State *L, int arg, const char **pass, size_t *pass_len)
         mg_lua_error(L, "ArgumentError", "%s: unsupported cipher algorithm (%s)",
                      mg_function_name(L), name);
     *pass = mg_check_string(L, arg + 1, pass_len);
-    if (*pass_len > PASSPHRASE_MAX)
-        mg_lua_error(L, "OpenSSLError", "%s: password must not be longer than 1024 bytes",
-                     mg_function_name(L));
+    mg_passphrase_check(L, mg_function_name(L), *pass_len);
     return cipher;
 }
 
@@ -550,10 +497,10 @@ pkey_to_pem(lua_State *L)
     const char *pass;
     size_t pass_len;
     const EVP_CIPHER *cipher = check_cipher(L, 2, &pass, &pass_len);
-    struct passphrase given = {.text = pass, .len = pass_len};
+    struct mg_passphrase given = {.text = pass, .len = pass_len};
     BIO *bio = mg_box_push_mem(L);
-    write_check(
-        L, PEM_write_bio_PrivateKey_traditional(bio, key, cipher, NULL, 0, on_passphrase, &given));
+    write_check(L, PEM_write_bio_PrivateKey_traditional(bio, key, cipher, NULL, 0, mg_on_passphrase,
+                                                        &given));
     mg_push_mem(L, bio);
     return 1;
 }
@@ -626,9 +573,12 @@ pkey_sign(lua_State *L)
     if (EVP_DigestSignInit(ctx, NULL, digest, NULL, key) != 1 ||
         EVP_DigestSign(ctx, NULL, &sig_len, data, len) != 1)
         mg_lua_openssl_error(L, "PKeyError", "PKey:sign: EVP_DigestSign");
-    unsigned char *sig = lua_newuserdatauv(L, sig_len > 0 ? sig_len : 1, 0);
-    if (EVP_DigestSign(ctx, sig, &sig_len, data, len) != 1)
+    size_t room = sig_len;
+    unsigned char *sig = lua_newuserdatauv(L, room > 0 ? room : 1, 0);
+    /* ECDSA without memory for the last step succeeds with a length of -1. */
+    if (EVP_DigestSign(ctx, sig, &sig_len, data, len) != 1 || sig_len > room)
         mg_lua_openssl_error(L, "PKeyError", "PKey:sign: EVP_DigestSign");
+    ERR_clear_error();
     const struct mg_buf *signature = mg_signature_push(L, sig, sig_len);
     lua_pushlstring(L, signature->data, signature->len);
     return 1;
@@ -725,8 +675,8 @@ void
 mg_open_pkey(lua_State *L)
 {
     static const luaL_Reg pkey_functions[] = {
-        {"read", pkey_read},
-        {"load_file", pkey_load_file},
+        {"read", mg_pkey_read},
+        {"load_file", mg_pkey_load_file},
         {"generate_key", pkey_generate_key},
         {"generate_parameters", pkey_generate_parameters},
         {"new_raw_private_key", mg_pkey_new_raw_private_key},
@@ -739,12 +689,12 @@ mg_open_pkey(lua_State *L)
         {NULL, NULL},
     };
     static const luaL_Reg ec_functions[] = {
-        {"new", pkey_read},
+        {"new", ec_new},
         {"generate", ec_generate},
         {NULL, NULL},
     };
     static const luaL_Reg dh_functions[] = {
-        {"new", pkey_read},
+        {"new", dh_new},
         {NULL, NULL},
     };
     mg_class_register(L, &mg_pkey_class);

@@ -279,6 +279,18 @@ read_client_ca(lua_State *L, SSL *ssl)
     }
 }
 
+/* On a server what it has sent, on a client what has come. */
+static void
+read_ocsp_response(lua_State *L, SSL *ssl)
+{
+    const unsigned char *der = NULL;
+    long len = SSL_get_tlsext_status_ocsp_resp(ssl, &der);
+    if (der && len > 0)
+        lua_pushlstring(L, (const char *)der, (size_t)len);
+    else
+        lua_pushnil(L);
+}
+
 #define READER_NAME(name)     #name,
 #define READER_FUNCTION(name) read_##name,
 

@@ -29,6 +29,7 @@ extra_free(void *parent MG_UNUSED, void *ptr, CRYPTO_EX_DATA *ad MG_UNUSED, int 
     mg_lua_link_unref(extra->link);
     mg_free(extra->alpn);
     mg_free(extra->npn);
+    mg_staples_free(extra->staples);
     mg_free(extra);
 }
 
@@ -54,8 +55,11 @@ mg_ssl_context_link(SSL_CTX *ctx, struct mg_lua_link *link)
         return -1;
     }
     extra->link = link;
-    if (link)
+    if (link) {
         link->refs++;
+        extra->call = link->hooks->call;
+        extra->call_data = link->hooks->data;
+    }
     mg_ssl_cache_init(ctx);
     return 0;
 }
@@ -74,9 +78,12 @@ connection_fail(struct mg_tls_conn *conn, const char *what, const char *text)
 
 /* Nobody is there to call: -1, without a word where there is no connection to end. */
 static int
-callback_run(lua_State *L, const struct mg_lua_link *link, struct mg_tls_conn *conn,
-             const char *what, lua_CFunction body, void *args)
+callback_run(lua_State *L, const SSL_CTX *ctx, struct mg_tls_conn *conn, const char *what,
+             lua_CFunction body, void *args)
 {
+    const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(ctx);
+    if (!extra || !extra->link || !extra->link->L)
+        L = NULL;
     if (!L || !lua_checkstack(L, LUA_MINSTACK)) {
         connection_fail(conn, what, L ? "out of memory" : "the script is no longer there");
         return -1;
@@ -86,7 +93,7 @@ callback_run(lua_State *L, const struct mg_lua_link *link, struct mg_tls_conn *c
     lua_pushcfunction(L, body);
     lua_pushlightuserdata(L, args);
     ERR_set_mark();
-    int rc = link->hooks->call(link->hooks->data, L, 1, 0, what, conn);
+    int rc = extra->call(extra->call_data, L, 1, 0, what, conn);
     if (rc != LUA_OK) {
         /* A text; to convert anything else might run Lua, which nothing here would stop. */
         const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
@@ -97,25 +104,25 @@ callback_run(lua_State *L, const struct mg_lua_link *link, struct mg_tls_conn *c
     return rc == LUA_OK ? 0 : -1;
 }
 
-static struct mg_lua_link *
-context_link(const SSL_CTX *ctx)
+/* Where callbacks of ctx run; NULL: nowhere any more. */
+static lua_State *
+context_state(const SSL_CTX *ctx)
 {
     const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(ctx);
-    return extra ? extra->link : NULL;
+    return extra && extra->link ? extra->link->L : NULL;
 }
 
 int
 mg_callback_call(const SSL *ssl, const char *what, lua_CFunction body, void *args)
 {
-    const struct mg_lua_link *link = context_link(SSL_get_SSL_CTX(ssl));
-    return callback_run(link ? link->L : NULL, link, mg_tls_conn_of(ssl), what, body, args);
+    const SSL_CTX *ctx = SSL_get_SSL_CTX(ssl);
+    return callback_run(context_state(ctx), ctx, mg_tls_conn_of(ssl), what, body, args);
 }
 
 int
 mg_callback_call_context(const SSL_CTX *ctx, const char *what, lua_CFunction body, void *args)
 {
-    const struct mg_lua_link *link = context_link(ctx);
-    return callback_run(link ? link->L : NULL, link, NULL, what, body, args);
+    return callback_run(context_state(ctx), ctx, NULL, what, body, args);
 }
 
 void
@@ -401,9 +408,7 @@ mg_ssl_context_servername(lua_State *L, SSL_CTX *ctx, struct mg_tls_conn *conn, 
                           SSL_CTX **chosen, int *alert)
 {
     struct servername ask = {.ctx = ctx, .conn = conn, .name = name};
-    const struct mg_lua_link *link = context_link(ctx);
-    int rc = callback_run(link && link->L ? L : NULL, link, conn, "servername_cb", servername_body,
-                          &ask);
+    int rc = callback_run(L, ctx, conn, "servername_cb", servername_body, &ask);
     *chosen = ask.chosen;
     if (rc < 0)
         *alert = SSL_AD_UNRECOGNIZED_NAME;

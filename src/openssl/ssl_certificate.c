@@ -89,10 +89,11 @@ mg_ssl_context_put_certificate(SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF
     return ok == 1 ? 0 : -1;
 }
 
-/* Certificate, key and chain (may be NULL) belong together, or an error that begins with `what`. */
+/* Certificate, key, chain and staple (either may be NULL) belong together, or an error that begins with
+ * `what`. */
 static void
 pair_add(lua_State *L, SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF(X509) * chain,
-         const char *what)
+         struct mg_box *staple, const char *what)
 {
     ERR_clear_error();
     if (!mg_pkey_has_private(key))
@@ -108,24 +109,33 @@ pair_add(lua_State *L, SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF(X509) *
     }
     if (mg_ssl_context_put_certificate(ctx, cert, key, chain) < 0)
         mg_lua_openssl_error(L, "SSLError", "%s: SSL_CTX_use_cert_and_key", what);
+    mg_staple_set(ctx, staple, cert);
     ERR_clear_error();
 }
 
-/* add_certificate(cert, key[, chain]) -> self */
+/* add_certificate(cert, key[, chain[, ocsp_response]]) -> self */
 int
 mg_ssl_context_add_certificate(lua_State *L)
 {
     const char *what = mg_function_name(L);
-    mg_check_count(L, 2, 3);
+    mg_check_count(L, 2, 4);
     struct mg_ssl_context *self = mg_ssl_context_check_writable(L);
     mg_class_check(L, 2, &mg_certificate_class);
     mg_class_check(L, 3, &mg_pkey_class);
     STACK_OF(X509) *chain = NULL;
-    if (!lua_isnoneornil(L, 4)) {
+    struct mg_box *staple = NULL;
+    lua_settop(L, 5);
+    if (!lua_isnil(L, 4)) {
         mg_check_table(L, 4);
         chain = mg_x509_stack_push(L, 4, "SSLContext:add_certificate: argument 3");
     }
-    pair_add(L, self->ctx, mg_x509_share(L, 2), mg_pkey_test(L, 3), chain, what);
+    if (!lua_isnil(L, 5)) {
+        size_t len;
+        mg_check_string(L, 5, &len);
+        mg_staple_check(L, 5, "SSLContext:add_certificate: argument 4", mg_x509_test(L, 2));
+        staple = mg_staple_push(L, 5, mg_x509_test(L, 2));
+    }
+    pair_add(L, self->ctx, mg_x509_share(L, 2), mg_pkey_test(L, 3), chain, staple, what);
     lua_settop(L, 1);
     return 1;
 }
@@ -142,26 +152,24 @@ certificates_push(lua_State *L, const char *what, const struct mg_buf *text)
 }
 
 static void
-key_push(lua_State *L, const char *what, const struct mg_buf *text, const char *pass,
-         size_t pass_len)
+key_push(lua_State *L, const char *what, const struct mg_buf *text, int passphrase)
 {
     if (mg_pem_push(L, text->data ? text->data : "", text->len) && mg_pkey_test(L, -1))
         return;
-    mg_pkey_parse(L, what, text->data, text->len, pass, pass_len);
+    mg_pkey_parse(L, what, text->data, text->len, passphrase);
 }
 
-/* load_certificate(chain_file[, key_file[, passphrase]]) -> self; without key_file, the key is in
+/* load_certificate(chain_file[, key_file[, passphrase][, function]]) -> self; without key_file, the key is in
  * chain_file */
 int
 mg_ssl_context_load_certificate(lua_State *L)
 {
-    size_t pass_len;
-    mg_check_count(L, 1, 3);
+    mg_check_count(L, 1, 4);
     struct mg_ssl_context *self = mg_ssl_context_check_writable(L);
-    lua_settop(L, 4);
+    lua_settop(L, 5);
     const char *chain_file = mg_check_text(L, 2);
     const char *key_file = lua_isnil(L, 3) ? chain_file : mg_check_text(L, 3);
-    const char *pass = mg_opt_string(L, 4, &pass_len);
+    int passphrase = mg_check_passphrase(L, 4);
 
     struct mg_buf *text = mg_file_push(L, "SystemCallError", "load_certificate", chain_file);
     const char *what = lua_pushfstring(L, "load_certificate: %s", chain_file);
@@ -171,7 +179,7 @@ mg_ssl_context_load_certificate(lua_State *L)
 
     text = mg_file_push(L, "SystemCallError", "load_certificate", key_file);
     what = lua_pushfstring(L, "load_certificate: %s", key_file);
-    key_push(L, what, text, pass, pass_len);
+    key_push(L, what, text, passphrase);
     EVP_PKEY *key = mg_pkey_test(L, -1);
     mg_buf_free_secret(text);
 
@@ -180,7 +188,7 @@ mg_ssl_context_load_certificate(lua_State *L)
     what = lua_pushfstring(L, "load_certificate: %s and %s", chain_file, key_file);
     STACK_OF(X509) *chain = mg_x509_stack_push(L, certs, what);
     X509_free(sk_X509_shift(chain));
-    pair_add(L, self->ctx, cert, key, chain, what);
+    pair_add(L, self->ctx, cert, key, chain, NULL, what);
     lua_settop(L, 1);
     return 1;
 }

@@ -102,6 +102,16 @@ check_int(lua_State *L, int value, const char *name)
 }
 
 static void
+check_ocsp_response(lua_State *L, int value, const char *name)
+{
+    size_t len;
+    if (lua_isnil(L, value))
+        return;
+    mg_arg_string(L, value, CLS, name, &len);
+    mg_staple_check(L, value, CLS ".ocsp_response", NULL);
+}
+
+static void
 check_flag(lua_State *L, int value, const char *name)
 {
     if (!lua_isnil(L, value))
@@ -194,6 +204,7 @@ mg_protocols_encode(lua_State *L, int value, const char *name, struct mg_buf *ou
 STORED(cert, check_certificate)
 STORED(key, check_key)
 STORED(extra_chain_cert, check_certificate_list)
+STORED(ocsp_response, check_ocsp_response)
 STORED(client_ca, check_client_ca)
 STORED(ca_file, check_text)
 STORED(ca_path, check_text)
@@ -516,6 +527,7 @@ mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts)
     facts->verify_mode = SSL_CTX_get_verify_mode(self->ctx);
     facts->has_client_ca = value_is_true(L, idx, "client_ca") || value_is_true(L, idx, "ca_file") ||
                            value_is_true(L, idx, "ca_path") || value_is_true(L, idx, "cert_store");
+    facts->staple_ended = mg_staples_ended(self->ctx);
     if (mg_ssl_context_value(L, idx, "name") == LUA_TSTRING)
         mg_str_copy(facts->name, sizeof(facts->name), lua_tostring(L, -1));
     lua_pop(L, 1);
@@ -534,6 +546,7 @@ static const struct mg_attr context_attrs[] = {
     {"cert", get_cert, set_cert},
     {"key", get_key, set_key},
     {"extra_chain_cert", get_extra_chain_cert, set_extra_chain_cert},
+    {"ocsp_response", get_ocsp_response, set_ocsp_response},
     {"client_ca", get_client_ca, set_client_ca},
     {"ca_file", get_ca_file, set_ca_file},
     {"ca_path", get_ca_path, set_ca_path},

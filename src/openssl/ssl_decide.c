@@ -71,7 +71,7 @@ tmp_dh_body(lua_State *L)
     if (!key)
         mg_lua_error(L, "TypeError", "expected a PKey as result, got %s", mg_type_name(L, -1));
     if (!EVP_PKEY_is_a(key, "DH"))
-        mg_lua_error(L, "SSLError", "invalid pkey type %s (expected DH)", mg_pkey_type_name(key));
+        mg_lua_error(L, "SSLError", "invalid pkey type %s (expected DH)", mg_pkey_oid(key));
     EVP_PKEY_up_ref(key);
     tmp_dh->key = key;
     return 0;

@@ -211,7 +211,8 @@ static int
 verify_hostname(lua_State *L)
 {
     mg_check_count(L, 2, 2);
-    lua_pushboolean(L, hostname_matches(check_name(L, 1), check_name(L, 2)));
+    struct text host = check_name(L, 1), san = check_name(L, 2);
+    lua_pushboolean(L, hostname_matches(host, san));
     return 1;
 }
 
@@ -220,7 +221,8 @@ static int
 verify_wildcard(lua_State *L)
 {
     mg_check_count(L, 2, 2);
-    lua_pushboolean(L, wildcard_matches(check_name(L, 1), check_name(L, 2)));
+    struct text label = check_name(L, 1), san_label = check_name(L, 2);
+    lua_pushboolean(L, wildcard_matches(label, san_label));
     return 1;
 }
 

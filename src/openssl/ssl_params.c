@@ -260,6 +260,7 @@ mg_open_ssl_profiles(lua_State *L)
     }
     lua_pushliteral(L, PROFILE_GUIDELINE);
     lua_setfield(L, -2, "version");
+    mg_names_close(L, "openssl.SSL.PROFILES");
     table_freeze(L, "PROFILES");
 }
 

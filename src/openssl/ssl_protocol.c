@@ -63,7 +63,7 @@ check_version(lua_State *L, int value, const char *name)
         mg_attr_type_error(L, value, CLS, name, "a version (an integer, a string or nil)");
     const char *text = mg_attr_text(L, value, CLS, name);
     for (const struct version *v = bound_names; v->name; v++)
-        if (strcmp(v->name, text) == 0)
+        if (strncmp(v->name, text, strlen(text)) == 0) /* Ruby compares as much as there is */
             return v->number;
     mg_lua_error(L, "ArgumentError", CLS ".%s: unrecognized version \"%.80s\"", name, text);
 }
@@ -188,6 +188,24 @@ ssl_free(void *ssl)
     SSL_free(ssl);
 }
 
+static void
+ssl_ctx_free(void *ctx)
+{
+    SSL_CTX_free(ctx);
+}
+
+/* OpenSSL's error names the function that failed: this lets it be the one that errors speak of. */
+MG_NORETURN static void
+cipher_list_fail(lua_State *L, const char *list)
+{
+    struct mg_box *scratch = mg_box_push(L, ssl_ctx_free);
+    ERR_clear_error();
+    scratch->ptr = SSL_CTX_new(TLS_method());
+    if (scratch->ptr)
+        SSL_CTX_set_cipher_list(scratch->ptr, list);
+    mg_lua_openssl_error(L, "SSLError", "SSL_CTX_set_cipher_list");
+}
+
 /*
  * SSL_CTX_set_cipher_list empties the list before it knows whether anything matches, so the string
  * is tried on a connection object first.
@@ -204,7 +222,9 @@ set_ciphers(lua_State *L, void *self, int value)
     rehearsal->ptr = SSL_new(ctx);
     if (!rehearsal->ptr)
         mg_lua_openssl_error(L, "SSLError", "SSL_new");
-    if (SSL_set_cipher_list(rehearsal->ptr, list) != 1 || SSL_CTX_set_cipher_list(ctx, list) != 1)
+    if (SSL_set_cipher_list(rehearsal->ptr, list) != 1)
+        cipher_list_fail(L, list);
+    if (SSL_CTX_set_cipher_list(ctx, list) != 1)
         mg_lua_openssl_error(L, "SSLError", "SSL_CTX_set_cipher_list");
     mg_box_free(rehearsal);
     ERR_clear_error();
@@ -354,7 +374,7 @@ set_tmp_dh(lua_State *L, void *self, int value)
         mg_attr_type_error(L, value, CLS, "tmp_dh", "PKey");
     if (!EVP_PKEY_is_a(key, "DH"))
         mg_lua_error(L, "SSLError", CLS ".tmp_dh: invalid pkey type %s (expected DH)",
-                     mg_pkey_type_name(key));
+                     mg_pkey_oid(key));
     ERR_clear_error();
     EVP_PKEY_up_ref(key);
     if (SSL_CTX_set0_tmp_dh_pkey(attr_ctx(self), key) != 1) {

@@ -200,6 +200,8 @@ plan_build(lua_State *L, int idx, struct plan *plan)
     luaL_checkstack(L, 40, CLS ":setup");
     plan_pair(L, idx, plan);
     plan_extra_chain(L, idx, plan);
+    if (mg_ssl_context_value(L, idx, "ocsp_response") == LUA_TSTRING)
+        mg_staples_check(L, mg_ssl_context_test(L, idx), lua_gettop(L), plan->cert);
     plan_client_ca(L, idx, plan);
     plan_store(L, idx, plan);
     plan->alpn = plan_protocols(L, idx, "alpn_protocols");
@@ -256,13 +258,16 @@ npn_apply(SSL_CTX *ctx, struct mg_buf *npn)
 }
 
 static void
-plan_apply(lua_State *L, SSL_CTX *ctx, struct plan *plan)
+plan_apply(lua_State *L, int idx, SSL_CTX *ctx, struct plan *plan)
 {
     ERR_clear_error();
     if (plan->cert && mg_ssl_context_put_certificate(ctx, plan->cert, plan->key, NULL) < 0)
         mg_lua_openssl_error(L, "SSLError", "SSL_CTX_use_cert_and_key");
     if (extra_chain_apply(ctx, plan->extra_chain) < 0)
         mg_lua_openssl_error(L, "SSLError", "SSL_CTX_add_extra_chain_cert");
+    mg_ssl_context_value(L, idx, "ocsp_response");
+    if (mg_staples_apply(L, ctx, lua_gettop(L)) < 0)
+        mg_lua_error(L, "NoMemoryError", CLS ".ocsp_response: out of memory");
     if (plan->store && SSL_CTX_get_cert_store(ctx) != plan->store)
         SSL_CTX_set1_cert_store(ctx, plan->store);
     if (alpn_apply(ctx, plan->alpn) < 0)
@@ -462,7 +467,7 @@ context_apply(lua_State *L, int idx, struct mg_ssl_context *self)
     struct plan plan = {0};
     int top = lua_gettop(L);
     plan_build(L, idx, &plan);
-    plan_apply(L, self->ctx, &plan);
+    plan_apply(L, idx, self->ctx, &plan);
     policy_bind(L, idx, self);
     mg_ssl_context_value(L, idx, "cert_store");
     struct mg_store *store = mg_class_test(L, -1, &mg_store_class);

@@ -108,14 +108,18 @@ asn1_time_free(void *asn1)
     ASN1_TIME_free(asn1);
 }
 
+/* Years outside of these have no form in a certificate; ASN1_TIME_adj does not always see that. */
+#define YEAR_0     (-62167219200)
+#define YEAR_10000 253402300800
+
 const ASN1_TIME *
 mg_attr_time(lua_State *L, int value, const char *cls, const char *name)
 {
     lua_Integer seconds = mg_attr_integer(L, value, cls, name);
     struct mg_box *box = mg_box_push(L, asn1_time_free);
     ERR_clear_error();
-    /* Years beyond 9999 have no form in a certificate; ASN1_TIME_adj refuses them. */
-    box->ptr = ASN1_TIME_adj(NULL, (time_t)seconds, 0, 0);
+    if (seconds >= YEAR_0 && seconds < YEAR_10000)
+        box->ptr = ASN1_TIME_adj(NULL, (time_t)seconds, 0, 0);
     if (!box->ptr)
         mg_lua_openssl_error(L, lua_pushfstring(L, "%sError", cls), "%s.%s: %lld", cls, name,
                              (long long)seconds);
@@ -174,6 +178,12 @@ mg_x509_add_extension(lua_State *L)
 }
 
 void
+mg_signature_drop(const ASN1_BIT_STRING *failed)
+{
+    ASN1_STRING_set0((ASN1_STRING *)(uintptr_t)failed, NULL, 0);
+}
+
+void
 mg_signature_keep(lua_State *L, const ASN1_BIT_STRING *fresh)
 {
     const struct mg_buf *signature =
@@ -195,10 +205,13 @@ mg_x509_sign(lua_State *L)
     if (!mg_pkey_has_private(key))
         mg_lua_error(L, "ArgumentError", "Certificate:sign: private key is needed");
     ERR_clear_error();
-    if (X509_sign(x509, key, digest) == 0)
-        mg_lua_openssl_error(L, "CertificateError", "X509_sign");
     const ASN1_BIT_STRING *signature;
     X509_get0_signature(&signature, NULL, x509);
+    if (X509_sign(x509, key, digest) <= 0) {
+        mg_signature_drop(signature);
+        mg_lua_openssl_error(L, "CertificateError", "X509_sign");
+    }
+    ERR_clear_error(); /* a failure that OpenSSL got by */
     mg_signature_keep(L, signature);
     lua_settop(L, 1);
     return 1;

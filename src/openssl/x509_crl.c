@@ -356,10 +356,13 @@ crl_sign(lua_State *L)
         mg_lua_error(L, "ArgumentError", "CRL:sign: private key is needed");
     ERR_clear_error();
     X509_CRL_sort(crl);
-    if (X509_CRL_sign(crl, key, digest) == 0)
-        mg_lua_openssl_error(L, "CRLError", "X509_CRL_sign");
     const ASN1_BIT_STRING *signature;
     X509_CRL_get0_signature(crl, &signature, NULL);
+    if (X509_CRL_sign(crl, key, digest) <= 0) {
+        mg_signature_drop(signature);
+        mg_lua_openssl_error(L, "CRLError", "X509_CRL_sign");
+    }
+    ERR_clear_error(); /* a failure that OpenSSL got by */
     mg_signature_keep(L, signature);
     lua_settop(L, 1);
     return 1;

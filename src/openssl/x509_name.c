@@ -102,11 +102,29 @@ mg_attr_name(lua_State *L, int idx, const char *cls, const char *name)
     return parsed->name;
 }
 
-/* Name.new([{ { "CN", "localhost"[, asn1_type] }, … }]) */
+/* Name.new(der) */
+static int
+name_read(lua_State *L)
+{
+    size_t len;
+    const char *der = lua_tolstring(L, 1, &len);
+    const unsigned char *at = (const unsigned char *)der, *end = at + len;
+    struct mg_name *self = mg_class_new(L, &mg_name_class, sizeof(*self));
+    ERR_clear_error();
+    self->name = d2i_X509_NAME(NULL, &at, (long)len);
+    if (!self->name || at != end)
+        mg_lua_openssl_error(L, "NameError",
+                             "Name.new: expected a list or DER (Name.parse reads \"/CN=…\")");
+    return 1;
+}
+
+/* Name.new([{ { "CN", "localhost"[, asn1_type] }, … }]), or from DER */
 static int
 name_new(lua_State *L)
 {
     mg_check_count(L, 0, 1);
+    if (lua_type(L, 1) == LUA_TSTRING)
+        return name_read(L);
     if (!lua_isnoneornil(L, 1))
         mg_check_table(L, 1);
     struct mg_name *self = name_push(L);

@@ -340,13 +340,17 @@ is_callable(lua_State *L, int idx)
     return true;
 }
 
-/* verify(cert[, chain[, callback]]) -> boolean; then error, error_string and chain tell more */
+/* verify(cert[, chain][, callback]) -> boolean; then error, error_string and chain tell more */
 static int
 store_verify(lua_State *L)
 {
     struct mg_store *self = self_store(L);
     mg_check_count(L, 1, 3);
     mg_class_check(L, 2, &mg_certificate_class);
+    if (lua_gettop(L) == 3 && lua_isfunction(L, 3)) {
+        lua_pushnil(L); /* the block of Ruby, with the chain left out */
+        lua_insert(L, 3);
+    }
     lua_settop(L, 4);
     if (!lua_isnil(L, 3))
         mg_check_table(L, 3);
@@ -386,7 +390,8 @@ store_verify(lua_State *L)
     if (X509_STORE_CTX_init(ctx, self->store, mg_x509_test(L, 2), untrusted->ptr) != 1)
         mg_lua_openssl_error(L, "StoreError", "X509_STORE_CTX_init");
     if (lua_toboolean(L, 4)) {
-        X509_STORE_CTX_set_app_data(ctx, &ask);
+        if (X509_STORE_CTX_set_app_data(ctx, &ask) != 1)
+            mg_lua_openssl_error(L, "StoreError", "X509_STORE_CTX_set_app_data");
         X509_STORE_CTX_set_verify_cb(ctx, on_store_ask);
     }
     bool ok = X509_verify_cert(ctx) == 1;
@@ -755,4 +760,5 @@ const struct mg_class mg_store_context_class = {
     .attrs = store_context_attrs,
     .methods = store_context_methods,
     .closable = true,
+    .closed = "STORE_CTX is out of scope!",
 };

@@ -191,6 +191,7 @@ static const struct mg_attr attrs[] = {
     {"finished_message", reader_get, NULL},
     {"peer_finished_message", reader_get, NULL},
     {"client_ca", reader_get, NULL},
+    {"ocsp_response", reader_get, NULL},
     {NULL, NULL, NULL},
 };
 

@@ -62,6 +62,27 @@ is_notice(const char *what)
     return false;
 }
 
+static void hooks_set(lua_State *L, struct mg_script *s);
+
+/* In the state of a test, where other guests and the test itself have hooks of their own, also one of
+ * the debug library. */
+static int
+guest_call(struct mg_script *s, lua_State *L, int nargs, int nresults, const char *what)
+{
+    const struct mg_openssl_hooks outside = *mg_openssl_hooks(L);
+    struct mg_script *other = mg_script_enter(L, s);
+    lua_Hook hook = lua_gethook(L);
+    int mask = lua_gethookmask(L), count = lua_gethookcount(L);
+    int status;
+
+    hooks_set(L, s);
+    status = mg_guard_call(s, L, nargs, nresults, what, NULL);
+    lua_sethook(L, hook, mask, count);
+    mg_openssl_set_hooks(L, &outside);
+    mg_script_enter(L, other);
+    return status;
+}
+
 /* While contexts are proved no callback runs; none is needed, since the proof's clients offer
  * neither ALPN nor a certificate, and nobody waits for what a notice returns. One that is reached
  * all the same fails its handshake, quietly. */
@@ -80,6 +101,8 @@ on_call(void *data, lua_State *L, int nargs, int nresults, const char *what,
         lua_pushliteral(L, MG_NOT_RUN);
         return LUA_ERRRUN;
     }
+    if (s->is_guest)
+        return guest_call(s, L, nargs, nresults, what);
     if (session != NULL)
         mg_session_info(session, &info);
     return mg_guard_call(s, L, nargs, nresults, what, session != NULL ? info.listener->name : NULL);
@@ -97,11 +120,11 @@ on_push_conn(void *data, lua_State *L, struct mg_tls_conn *conn)
         lua_pushnil(L);
 }
 
-void
-mg_hooks_open(lua_State *L)
+static void
+hooks_set(lua_State *L, struct mg_script *s)
 {
     const struct mg_openssl_hooks hooks = {
-        .data = mg_script_of(L),
+        .data = s,
         .read_file = on_read_file,
         .list_dir = on_list_dir,
         .made_key = on_made_key,
@@ -112,4 +135,10 @@ mg_hooks_open(lua_State *L)
     };
 
     mg_openssl_set_hooks(L, &hooks);
+}
+
+void
+mg_hooks_open(lua_State *L)
+{
+    hooks_set(L, mg_script_of(L));
 }

@@ -170,8 +170,12 @@ struct mg_script *mg_script_guest_new(lua_State *thread, const char *name, const
                                       struct mg_err *err);
 int mg_script_guest_open(struct mg_script *s, struct mg_err *err);
 
-/* The script that a state belongs to; of several guests the latest. Raises where there is none. */
+/* The script that a state belongs to; of several guests the latest, or the one whose callback runs.
+ * Raises where there is none. */
 struct mg_script *mg_script_of(lua_State *L);
+
+/* Makes s (NULL: none) that script, and returns the one before. Never raises. */
+struct mg_script *mg_script_enter(lua_State *L, struct mg_script *s);
 
 /* `path` from where the user stands as an absolute path, symlinks kept; owned by the caller. NULL:
  * err. */

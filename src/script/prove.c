@@ -482,6 +482,8 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
                       "%s: verify_mode asks for client certificates, but there is no CA to verify "
                       "them with (ca_file, ca_path or a cert_store that has one)",
                       who);
+    if (facts->staple_ended)
+        mg_proof_warn(proof, "%s: an OCSP response has ended, and is not sent", who);
     return 0;
 }
 
@@ -540,8 +542,8 @@ context_prove(lua_State *L, struct mg_proof *proof, struct mg_proof_entry *entry
 
     if (ctx == NULL) {
         mg_proof_unproved(entry, lua_isfunction(L, context)
-                                ? "what the tls function decides (it is not run)"
-                                : "what is passed through");
+                                     ? "what the tls function decides (it is not run)"
+                                     : "what is passed through");
         return;
     }
     mg_ssl_context_facts(L, context, &facts);

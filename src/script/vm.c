@@ -61,6 +61,18 @@ script_assign(lua_State *L, struct mg_script *s)
     lua_rawsetp(L, LUA_REGISTRYINDEX, &script_key);
 }
 
+struct mg_script *
+mg_script_enter(lua_State *L, struct mg_script *s)
+{
+    struct mg_script *other;
+
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &script_key);
+    other = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    script_assign(L, s); /* the key is there: nothing is allocated */
+    return other;
+}
+
 static int
 bytes_gc(lua_State *L)
 {
@@ -242,6 +254,13 @@ protected_call(struct mg_script *s, lua_CFunction function, struct mg_err *err)
     return -1;
 }
 
+/* The script's, or the default until it says so: it may shake hands in memory while it loads. */
+static void
+budget_set(struct mg_script *s)
+{
+    s->budget.seconds = strtod(mg_settings_text(&s->settings, "callback_budget"), NULL);
+}
+
 static struct mg_script *
 script_alloc(const char *name, const char *dir, const struct mg_snapshot *snapshot,
              struct mg_err *err)
@@ -255,8 +274,10 @@ script_alloc(const char *name, const char *dir, const struct mg_snapshot *snapsh
     if (mg_world_init(&s->world, dir, snapshot, err) != 0)
         goto fail;
     s->name = mg_strdup(name);
-    if (s->name != NULL)
+    if (s->name != NULL) {
+        budget_set(s);
         return s;
+    }
     mg_err_setx(err, "out of memory");
 
 fail:
@@ -432,7 +453,7 @@ mg_script_run(struct mg_script *s, const char *text, size_t len, struct mg_err *
     if (protected_call(s, everything_freeze, err) != 0)
         return -1;
     s->loaded = true;
-    s->budget.seconds = strtod(mg_settings_text(&s->settings, "callback_budget"), NULL);
+    budget_set(s);
     s->world.mode = MG_WORLD_LIVE;
     return protected_call(s, random_renew, err);
 }

@@ -203,6 +203,7 @@ function moongate.command(argv) end
 ---@field finished_message? string
 ---@field peer_finished_message? string
 ---@field client_ca? moongate.openssl.Name[]
+---@field ocsp_response? string the DER that was stapled
 local Conn = {}
 
 --- Keying material of the connection (RFC 5705).

@@ -41,6 +41,7 @@ local openssl = {}
 ---@field finished_message? string
 ---@field peer_finished_message? string
 ---@field client_ca moongate.openssl.Name[]
+---@field ocsp_response? string the DER that a server has stapled
 local Connection = {}
 
 --- Raises unless the peer's certificate is for that host, as SSL.verify_certificate_identity sees it.
@@ -202,6 +203,7 @@ function SSLContextClass.new(version) end
 ---@field cert? moongate.openssl.Certificate with key; add_certificate is the better way
 ---@field key? moongate.openssl.PKey
 ---@field extra_chain_cert? moongate.openssl.Certificate[] for certificates without a chain of their own
+---@field ocsp_response? string DER, stapled to the certificate that it is about while it is valid
 ---@field client_ca? moongate.openssl.Certificate|moongate.openssl.Certificate[] whose names a server sends to clients
 ---@field ca_file? string PEM; read at setup
 ---@field ca_path? string a directory with hash names; read whole at setup
@@ -259,15 +261,17 @@ function SSLContext:add_crl(crl) end
 ---@param cert moongate.openssl.Certificate
 ---@param key moongate.openssl.PKey
 ---@param chain? moongate.openssl.Certificate[] intermediates; left out, the chain of that key type stays
+---@param ocsp_response? string DER; left out, that of the context if it is about this certificate
 ---@return moongate.openssl.SSLContext self
-function SSLContext:add_certificate(cert, key, chain) end
+function SSLContext:add_certificate(cert, key, chain, ocsp_response) end
 
 --- Adds what certbot's fullchain.pem and privkey.pem hold.
 ---@param chain_file string
 ---@param key_file? string default: chain_file
----@param passphrase? string
+---@param passphrase? string|moongate.openssl.PassphraseFunction
+---@param ask? moongate.openssl.PassphraseFunction
 ---@return moongate.openssl.SSLContext self
-function SSLContext:load_certificate(chain_file, key_file, passphrase) end
+function SSLContext:load_certificate(chain_file, key_file, passphrase, ask) end
 
 --- DEFAULT_PARAMS and what is given; all or nothing. Options are added to those that are set.
 ---@param params? table<string, any>
@@ -376,9 +380,9 @@ function Certificate:sign(key, digest) end
 ---@field MULTILINE integer
 local NameClass = {}
 
----@param entries? { [1]: string, [2]: string, [3]: integer? }[] type, value, ASN.1 type
+---@param entries_or_der? { [1]: string, [2]: string, [3]: integer? }[]|string type, value, ASN.1 type
 ---@return moongate.openssl.Name
-function NameClass.new(entries) end
+function NameClass.new(entries_or_der) end
 
 ---@param text string "/C=DE/CN=localhost"
 ---@return moongate.openssl.Name
@@ -485,7 +489,7 @@ function Store:set_default_paths() end
 function Store:clear_flags(bits) end
 
 ---@param cert moongate.openssl.Certificate
----@param chain? moongate.openssl.Certificate[]
+---@param chain? moongate.openssl.Certificate[]|moongate.openssl.VerifyCallback
 ---@param callback? moongate.openssl.VerifyCallback
 ---@return boolean
 function Store:verify(cert, chain, callback) end
@@ -581,22 +585,28 @@ function Revoked:add_extension(extension) end
 
 -- ---- PKey ----------------------------------------------------------------------------------------
 
+--- Called once, if the key is encrypted.
+---@alias moongate.openssl.PassphraseFunction fun(writing: boolean): string?
+
 ---@class moongate.openssl.PKeyModule
 ---@field RSA moongate.openssl.RSAClass
 ---@field EC moongate.openssl.ECClass
 ---@field DH moongate.openssl.DHClass
 local PKeyModule = {}
 
---- A key from PEM or DER. An encrypted one without a passphrase is an error, never a prompt.
+--- A key from PEM or DER. Of an encrypted one the function is asked, if no passphrase is given; with neither it is an
+--- error, never a prompt.
 ---@param pem_or_der string
----@param passphrase? string
+---@param passphrase? string|moongate.openssl.PassphraseFunction
+---@param ask? moongate.openssl.PassphraseFunction
 ---@return moongate.openssl.PKey
-function PKeyModule.read(pem_or_der, passphrase) end
+function PKeyModule.read(pem_or_der, passphrase, ask) end
 
 ---@param path string
----@param passphrase? string
+---@param passphrase? string|moongate.openssl.PassphraseFunction
+---@param ask? moongate.openssl.PassphraseFunction
 ---@return moongate.openssl.PKey
-function PKeyModule.load_file(path, passphrase) end
+function PKeyModule.load_file(path, passphrase, ask) end
 
 ---@param type "RSA"|"EC"|"ED25519"|"ED448"|"X25519"|string|moongate.openssl.PKey a type, or parameters
 ---@param options? table<string, string|integer> { rsa_keygen_bits = 2048 }, { ec_paramgen_curve = "P-256" }
@@ -622,9 +632,10 @@ function PKeyModule.new_raw_public_key(type, bytes) end
 local RSAClass = {}
 
 ---@param bits_or_pem integer|string
----@param passphrase? string
+---@param passphrase? string|moongate.openssl.PassphraseFunction
+---@param ask? moongate.openssl.PassphraseFunction
 ---@return moongate.openssl.PKey
-function RSAClass.new(bits_or_pem, passphrase) end
+function RSAClass.new(bits_or_pem, passphrase, ask) end
 
 ---@param bits integer
 ---@return moongate.openssl.PKey
@@ -634,9 +645,10 @@ function RSAClass.generate(bits) end
 local ECClass = {}
 
 ---@param pem_or_der string
----@param passphrase? string
+---@param passphrase? string|moongate.openssl.PassphraseFunction
+---@param ask? moongate.openssl.PassphraseFunction
 ---@return moongate.openssl.PKey
-function ECClass.new(pem_or_der, passphrase) end
+function ECClass.new(pem_or_der, passphrase, ask) end
 
 ---@param curve string "prime256v1"
 ---@return moongate.openssl.PKey
@@ -646,9 +658,10 @@ function ECClass.generate(curve) end
 local DHClass = {}
 
 ---@param pem_or_der string parameters or a key
----@param passphrase? string
+---@param passphrase? string|moongate.openssl.PassphraseFunction
+---@param ask? moongate.openssl.PassphraseFunction
 ---@return moongate.openssl.PKey
-function DHClass.new(pem_or_der, passphrase) end
+function DHClass.new(pem_or_der, passphrase, ask) end
 
 ---@class moongate.openssl.PKey
 ---@field type string (read-only) "RSA", "EC", "ED25519", …

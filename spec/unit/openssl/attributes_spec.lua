@@ -21,13 +21,14 @@ local rows = {
         accept = {
             { SSL.TLS1_2_VERSION }, { "TLS1_2", SSL.TLS1_2_VERSION }, { "TLS1_3", SSL.TLS1_3_VERSION },
             { "SSL3", SSL.SSL3_VERSION }, { NIL }, { 0, NIL },
+            { "T", SSL.TLS1_VERSION }, { "TLS1_", SSL.TLS1_1_VERSION }, -- a prefix is enough, as for Ruby
         },
         refuse = {
             { "TLSv1_2", "ArgumentError", 'SSLContext.min_version: unrecognized version "TLSv1_2"' },
             { "TLSv1.2", "ArgumentError", 'unrecognized version "TLSv1.2"' },
             { "tls1_2", "ArgumentError", 'unrecognized version "tls1_2"' },
-            { "T", "ArgumentError", 'unrecognized version "T"' }, -- a prefix is enough for Ruby
-            { "", "ArgumentError", 'unrecognized version ""' },
+            { "TLS1_2x", "ArgumentError", 'unrecognized version "TLS1_2x"' },
+            { "", "SSLError", "SSL_CTX_set_min_proto_version" }, -- of "SSL2"
             { "SSL2", "SSLError", "SSL_CTX_set_min_proto_version" },
             { 1, "SSLError", "SSL_CTX_set_min_proto_version" },
             { 773, "SSLError", "SSL_CTX_set_min_proto_version" },
@@ -122,7 +123,7 @@ local rows = {
     tmp_dh = {
         accept = { { fix.key "dh" } },
         refuse = {
-            { fix.key "rsa", "SSLError", "SSLContext.tmp_dh: invalid pkey type RSA (expected DH)" },
+            { fix.key "rsa", "SSLError", "SSLContext.tmp_dh: invalid pkey type rsaEncryption (expected DH)" },
             { "x", "TypeError", "SSLContext.tmp_dh: expected PKey, got string" },
             { NIL, "TypeError", "SSLContext.tmp_dh: expected PKey, got nil" },
         },
@@ -523,5 +524,21 @@ describe("SSLContext.use_profile", function()
 
     it("knows no others", function()
         raises("ArgumentError", 'unknown profile "modren"', function() SSLContext.new():use_profile("modren") end)
+    end)
+end)
+
+describe("SSLContext.ciphers", function()
+    it("tells OpenSSL's error under the name of the function", function()
+        local err = fix.raises("SSLError", "SSL_CTX_set_cipher_list: no cipher match", fix.assign, fix.SSLContext.new(),
+            "ciphers", "NOSUCH")
+        assert.same({ "error:0A0000B9:SSL routines:SSL_CTX_set_cipher_list:no cipher match" }, err.errors)
+    end)
+end)
+
+describe("SSL.PROFILES", function()
+    it("has no profile of another name, and says which may be meant", function()
+        fix.raises("NoMethodError", "openssl.SSL.PROFILES.modren: no such name (did you mean modern?)",
+            function() return fix.SSL.PROFILES.modren end)
+        assert.is_nil(fix.SSL.PROFILES.modern.ciphers) -- TLS 1.3 only
     end)
 end)

@@ -238,8 +238,8 @@ describe("Store:verify with a callback", function()
             assert.is_false(context:verify())
             return ok
         end)
-        raises("RuntimeError", "StoreContext: is closed", function() return kept.error end)
-        raises("RuntimeError", "StoreContext: is closed", function() return kept:verify() end)
+        raises("RuntimeError", "StoreContext: STORE_CTX is out of scope!", function() return kept.error end)
+        raises("RuntimeError", "StoreContext: STORE_CTX is out of scope!", function() return kept:verify() end)
     end)
 
     it("raises what it raises", function()

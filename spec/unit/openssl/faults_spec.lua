@@ -21,21 +21,23 @@ end
 
 local SLACK = 20 -- allocations that differ between rounds without being a leak
 
--- Runs act(prepare()) with allocation n failing, for every n – or, where an act is long and FAULTS=all is not in the
--- environment, every `step`-th; check(object) must hold afterwards.
-local function walk(prepare, act, check, step)
-    step = os.getenv("FAULTS") == "all" and 1 or step or 1
-    act(prepare()) -- what is made once and kept
-    check(prepare())
-    collect()
+-- Whose allocations fail: OpenSSL's and the module's own, or those of Lua, which then runs out of memory.
+local WHOSE = {
+    { fail_at = faults.fail_at, count = faults.count },
+    { fail_at = faults.lua_fail_at, count = faults.lua_count },
+}
+
+local EVERY = os.getenv("FAULTS") == "all" -- what `make faults` runs
+
+local function walk_one(whose, prepare, act, check, step)
     local failures, rounds, n, base = 0, 0, 1 - step, nil
     repeat
         n, rounds = n + step, rounds + 1
         local object = prepare()
-        faults.fail_at(n)
+        whose.fail_at(n)
         local ok, err = pcall(act, object)
-        local used = faults.count()
-        faults.fail_at(0)
+        local used = whose.count()
+        whose.fail_at(0)
         if not ok then
             failures = failures + 1
             assert.is_true(type(err) == "string" or type(err.class) == "string", tostring(err))
@@ -50,7 +52,17 @@ local function walk(prepare, act, check, step)
         end
     until used < n
     assert.is_true(failures > 0)
-    return n
+end
+
+-- Runs act(prepare()) with allocation n failing, for every n – or, where an act is long and this is the ordinary run,
+-- every `step`-th; check(object) must hold afterwards.
+local function walk(prepare, act, check, step)
+    for i, whose in ipairs(WHOSE) do
+        act(prepare()) -- what is made once and kept
+        check(prepare())
+        collect()
+        walk_one(whose, prepare, act, check, (EVERY or i > 1) and 1 or step or 1)
+    end
 end
 
 describe("every failing allocation is survived by", function()
@@ -84,11 +96,14 @@ describe("every failing allocation is survived by", function()
 
     for _, version in ipairs { "TLS1_2", "TLS1_3" } do
         it("a handshake of " .. version, function()
-            local server = fix.server { verify_mode = 1, cert_store = fix.store(), alpn_select_cb = function(list)
-                return list[1]
-            end, keylog_cb = function() end, certs = { "ec" } }
-            local client = fix.client(fix.only(version, { cert = fix.cert "client", key = fix.key "client",
-                alpn_protocols = { "h2" } }))
+            local server = fix.server { verify_mode = 1, cert_store = fix.store(), certs = { "ec" },
+                alpn_select_cb = function(list) return list[1] end, keylog_cb = function() end,
+                servername_cb = function() end, session_new_cb = function() end, renegotiation_cb = function() end,
+                verify_callback = function(ok, context) return ok and context.current_cert ~= nil end }
+            local client = fix.client(fix.only(version, { alpn_protocols = { "h2" },
+                client_cert_cb = function(conn)
+                    return conn.client_ca and fix.cert "client", fix.key "client"
+                end }))
             local function shake()
                 local hs = fix.handshake(server, client)
                 if hs.ok then
@@ -134,13 +149,56 @@ describe("every failing allocation is survived by", function()
     it("reading a certificate", function()
         local pem = fix.cert("ec"):to_pem()
         local function read() must(fix.X509.Certificate.new(pem).subject:to_s() == "/CN=ec") end
-        walk(function() end, read, read, 3)
+        walk(function() end, read, read)
+    end)
+
+    it("reading an encrypted key, and signing", function()
+        local pem = fix.key("ec"):private_to_pem("aes-128-cbc", "secret")
+        local function read()
+            local key = fix.PKey.read(pem, "secret")
+            must(key:verify("SHA256", key:sign("SHA256", "data"), "data"))
+            must(key.group.curve_name == "prime256v1")
+        end
+        walk(function() end, read, read, 7)
+    end)
+
+    it("building a certificate and a CRL", function()
+        local function make()
+            local cert = fix.certificate { subject = "/CN=x/O=y", key = fix.key "ec", names = "DNS:a", ca = true }
+            local crl = fix.X509.CRL.new()
+            crl.issuer, crl.last_update, crl.next_update = cert.subject, 1700000000, 1800000000
+            crl:sign(fix.key "ec", "SHA256")
+            must(crl:verify(fix.key "ec"))
+        end
+        walk(function() end, make, make, 7)
+    end)
+
+    it("signing a certificate, which has a whole signature or none afterwards", function()
+        local function sign(cert)
+            local ok, err = pcall(cert.sign, cert, fix.key "ec", "SHA256")
+            pcall(cert.to_der, cert)
+            return ok or error(err, 0)
+        end
+        walk(function()
+            local cert = fix.X509.Certificate.new()
+            cert.subject, cert.issuer, cert.public_key = "/CN=x", "/CN=x", fix.key "ec"
+            return cert
+        end, sign, sign)
+    end)
+
+    it("verifying with a store", function()
+        local function verify()
+            local store = fix.store()
+            must(store:verify(fix.cert "ec", {}, function(ok, context) return ok and #context.chain > 0 end))
+            must(#store.chain == 2)
+        end
+        walk(function() end, verify, verify)
     end)
 
     it("reading and copying a session", function()
         local der = fix.handshake(fix.server { certs = { "ec" } }, fix.client()).client.session:to_der()
         local function read() must(#fix.SSL.Session.new(der):dup().id == 32) end
-        walk(function() end, read, read, 3)
+        walk(function() end, read, read)
     end)
 end)
 

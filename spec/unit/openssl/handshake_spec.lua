@@ -277,9 +277,9 @@ for version, version_name in pairs(versions) do
                     return ok
                 end })))
                 for _, name in ipairs { "error", "error_string", "error_depth", "current_cert", "chain", "flags" } do
-                    raises("RuntimeError", "StoreContext: is closed", function() return kept[name] end)
+                    raises("RuntimeError", "StoreContext: STORE_CTX is out of scope!", function() return kept[name] end)
                 end
-                raises("RuntimeError", "StoreContext: is closed", fix.assign, kept, "error", 0)
+                raises("RuntimeError", "StoreContext: STORE_CTX is out of scope!", fix.assign, kept, "error", 0)
             end)
 
             for _, mode in ipairs { SSL.VERIFY_PEER, SSL.VERIFY_NONE } do
@@ -292,7 +292,7 @@ for version, version_name in pairs(versions) do
                         end })))
                     refused(hs, "bad_certificate", "client", "no opinion")
                     assert.truthy(hs.client_error:find("verify_callback", 1, true))
-                    raises("RuntimeError", "StoreContext: is closed", function() return kept.error end)
+                    raises("RuntimeError", "StoreContext: STORE_CTX is out of scope!", function() return kept.error end)
                 end)
             end
         end)

@@ -69,6 +69,94 @@ describe("PKey", function()
         end)
     end
 
+    describe("asks a function for the passphrase", function()
+        local key = fix.key "ec"
+        local pem = key:private_to_pem("AES-256-CBC", "secret")
+        local calls
+        local function secret(writing)
+            calls[#calls + 1] = writing
+            return "secret"
+        end
+        before_each(function() calls = {} end)
+
+        it("once, and says that nothing is written", function()
+            for _, text in ipairs { pem, key:private_to_der("AES-256-CBC", "secret"),
+                key:to_pem("AES-256-CBC", "secret") } do
+                calls = {}
+                assert.is_true(PKey.read(text, secret):compare(key))
+                assert.same({ false }, calls)
+            end
+            assert.is_true(PKey.read(pem, nil, secret):compare(key))
+            assert.is_true(PKey.EC.new(pem, secret):compare(key))
+        end)
+
+        it("not where the key is not encrypted, or a passphrase was given", function()
+            assert.is_true(PKey.read(key:private_to_pem(), secret):compare(key))
+            assert.is_true(PKey.read(pem, "secret", secret):compare(key))
+            raises("PKeyError", "(wrong passphrase?)", PKey.read, pem, "wrong", secret)
+            assert.same({}, calls)
+        end)
+
+        it("of a file, too", function()
+            local files = fix.files()
+            local path = files:write("key.pem", pem)
+            assert.is_true(PKey.load_file(path, secret):compare(key))
+            local chain = files:write("chain.pem", fix.cert("ec"):to_pem())
+            local ctx = fix.SSLContext.new()
+            assert.equal(ctx, ctx:load_certificate(chain, path, secret))
+            assert.equal(ctx, ctx:load_certificate(chain, path, nil, secret))
+            files:remove()
+        end)
+
+        it("and says what is wrong with its answer", function()
+            raises("PKeyError", "(wrong passphrase?)", PKey.read, pem, function() return "wrong" end)
+            raises("PKeyError", "the private key is encrypted and no passphrase was given", PKey.read, pem,
+                function() end)
+            raises("TypeError", "PKey.read: the passphrase function: expected a string, got number", PKey.read, pem,
+                function() return 1 end)
+            raises("OpenSSLError", "longer than 1024 bytes", PKey.read, pem, function() return ("x"):rep(1025) end)
+            local ok, err = pcall(PKey.read, pem, function() error({ mine = true }) end)
+            assert.is_false(ok)
+            assert.is_true(err.mine)
+            raises("TypeError", "PKey.read: argument 2: expected a string or a function, got table", PKey.read, pem, {})
+            raises("TypeError", "PKey.read: argument 3: expected a function, got string", PKey.read, pem, nil, "x")
+        end)
+
+        it("which may read keys itself", function()
+            assert.is_true(PKey.read(pem, function() return PKey.read(pem, secret) and "secret" end):compare(key))
+        end)
+    end)
+
+    it("of a class is of its type", function()
+        for class, case in pairs { RSA = { fix.key "ec", "id-ecPublicKey" }, EC = { fix.key "rsa", "rsaEncryption" },
+            DH = { fix.key "ed25519", "ED25519" } } do
+            raises("PKeyError", ("PKey.%s.new: incorrect pkey type: %s"):format(class, case[2]), PKey[class].new,
+                case[1]:private_to_pem())
+        end
+        assert.equal("DH", PKey.DH.new(fix.key("dh"):private_to_pem()).type)
+    end)
+
+    it("is not made larger than OpenSSL uses it", function()
+        raises("PKeyError", "PKey.RSA.generate: rsa_keygen_bits: at most 16384, got 1000000000", PKey.RSA.generate, 1e9)
+        raises("PKeyError", "at most 16384", PKey.RSA.new, 16385)
+        raises("PKeyError", "at most 16384", PKey.generate_key, "RSA", { rsa_keygen_bits = "99999" })
+        raises("PKeyError", "at most 10000", PKey.generate_parameters, "DH", { dh_paramgen_prime_len = 1 << 40 })
+    end)
+
+    it("reads parameters from DER as from PEM", function()
+        local files = fix.files()
+        assert(os.execute(("cd %s && openssl genpkey -genparam -algorithm DH -pkeyopt group:ffdhe2048 -out dh.pem " ..
+            "2>/dev/null && openssl pkeyparam -in dh.pem -out x.pem && openssl asn1parse -in dh.pem -out dh.der -noout")
+            :format(files.path)))
+        for _, name in ipairs { "dh.pem", "dh.der" } do
+            local parameters = PKey.load_file(files.path .. "/" .. name)
+            assert.equal("02", parameters.g)
+            assert.is_false(parameters.private)
+            assert.equal(2048, PKey.generate_key(parameters).bits)
+        end
+        files:remove()
+    end)
+
     it("gives raw keys of the types that have them", function()
         assert.equal(32, #fix.key("ed25519").raw_private_key)
         assert.equal(32, #fix.key("ed25519").raw_public_key)

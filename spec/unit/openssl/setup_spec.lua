@@ -281,7 +281,7 @@ describe("SSLContext:add_certificate", function()
         ctx:setup()
         raises("FrozenError", "SSLContext:add_certificate: can't modify frozen SSLContext", ctx.add_certificate, ctx,
             fix.cert "ec", fix.key "ec")
-        raises("ArgumentError", "given 1, expected 2..3", ctx.add_certificate, ctx, fix.cert "ec")
+        raises("ArgumentError", "given 1, expected 2..4", ctx.add_certificate, ctx, fix.cert "ec")
     end)
 end)
 

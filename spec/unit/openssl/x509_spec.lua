@@ -203,7 +203,7 @@ describe("X509.Name", function()
     end)
 
     for title, case in pairs {
-        ["no list"] = { "x", "TypeError", "expected a table" },
+        ["no list"] = { 1, "TypeError", "expected a table" },
         ["entries that are none"] = { { "CN" }, "TypeError", "entry 1: expected {type, value}" },
         ["numbers"] = { { { "CN", 1 } }, "TypeError", "entry 1" },
         ["unknown types"] = { { { "NOSUCH", "x" } }, "NameError", "invalid field name" },
@@ -354,5 +354,41 @@ describe("what a certificate says about where to ask", function()
         assert.is_true(cert:verify(fix.key "ec"))
         pcall(function() return X509.Certificate.new().tbs_bytes end)
         fix.openssl.errors()
+    end)
+end)
+
+describe("X509.Name.new", function()
+    after_each(fix.queue_is_empty)
+
+    it("takes the DER of a name", function()
+        local name = fix.cert("ec").subject
+        assert.equal(name, fix.X509.Name.new(name:to_der()))
+    end)
+
+    it("refuses a string that is none", function()
+        local der = fix.cert("ec").subject:to_der()
+        for _, text in ipairs { "", "/CN=x", der:sub(1, -2), der .. "x" } do
+            fix.raises("NameError", 'Name.new: expected a list or DER (Name.parse reads "/CN=…")', fix.X509.Name.new,
+                text)
+        end
+    end)
+end)
+
+describe("X509.Store:verify", function()
+    it("takes a function without a chain", function()
+        local store, called = fix.store(), 0
+        assert.is_true(store:verify(fix.cert "ec", function(ok) called = called + 1 return ok end))
+        assert.equal(2, called)
+        assert.is_false(store:verify(fix.cert "ec", function() return false end))
+    end)
+end)
+
+describe("X509.Certificate.not_before", function()
+    it("refuses years that a certificate cannot have", function()
+        local cert = fix.X509.Certificate.new()
+        for _, time in ipairs { -1e11, 1e15 } do
+            fix.raises("CertificateError", "Certificate.not_before: ", fix.assign, cert, "not_before", time)
+        end
+        assert.is_nil(cert.not_before)
     end)
 end)

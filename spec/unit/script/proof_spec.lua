@@ -306,6 +306,20 @@ describe("a proof", function()
         assert.is_false(warns "ctx.verify_callback = function(ok) return ok end")
     end)
 
+    it("warns of an OCSP response that has ended", function()
+        local good, ended = bench.read((certs.respond "ec")), bench.path("ended.ocsp")
+        bench.write("ended.ocsp", (good:gsub("20%d%d(%d%d%d%d%d%d%d%d%d%dZ)", "2001%1")))
+        local function warnings(path)
+            return passes(([[
+                local ctx, file = server "ec", io.open("%s", "rb")
+                ctx.ocsp_response = file:read "a"
+                listen(ctx)
+            ]]):format(path)).out
+        end
+        assert.matches("listener web: an OCSP response has ended, and is not sent", warnings(ended), 1, true)
+        assert.not_matches("OCSP", warnings(certs.respond "ec"), 1, true)
+    end)
+
     it("offers ALPN and client certificates", function()
         local result = passes([[
             local ctx = server "ec"
