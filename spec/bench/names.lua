@@ -80,6 +80,7 @@ end
 
 local SCRIPT = [[
 local moongate = require "moongate"
+moongate.settings { reload_timeout = 3600 }
 moongate.listen { name = "web", address = "127.0.0.1:%d", backend = moongate.echo(),
     tls = moongate.servernames(moongate.certificates(%q)) }
 moongate.listen { name = "plain", address = "127.0.0.1:%d", backend = moongate.echo() }
@@ -161,17 +162,22 @@ local function reload(what)
     assert(reloading.code == 0, reloading:errors())
 end
 
-bench.wait("moongate to serve", running, 60)
-local base = anonymous(worker())
-say("with one certificate the worker has %.1f MiB", base / 1024)
-say("echoes while nothing happens: %s", summary(echoes(echo_client(), seconds_passed(5), {})))
-script(dir .. "/*.pem")
-reload(("reload to %d certificates"):format(COUNT))
-say("memory: %.1f KiB for each certificate", (anonymous(worker()) - base) / COUNT)
-for _ = 1, 3 do
-    reload("reload, nothing changed")
+local function measure()
+    bench.wait("moongate to serve", running, 60)
+    local base = anonymous(worker())
+    say("with one certificate the worker has %.1f MiB", base / 1024)
+    say("echoes while nothing happens: %s", summary(echoes(echo_client(), seconds_passed(5), {})))
+    script(dir .. "/*.pem")
+    reload(("reload to %d certificates"):format(COUNT))
     say("memory: %.1f KiB for each certificate", (anonymous(worker()) - base) / COUNT)
+    for _ = 1, 3 do
+        reload("reload, nothing changed")
+        say("memory: %.1f KiB for each certificate", (anonymous(worker()) - base) / COUNT)
+    end
 end
+
+local ok, reason = pcall(measure)
 program:signal(15)
-program:wait(30)
+program:wait(60)
 bench.cleanup()
+assert(ok, reason)
