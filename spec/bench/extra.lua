@@ -1,0 +1,53 @@
+--[[
+extra: what a Lua function on the way of a connection costs. The same listener with and without it, one after
+the other in each round; the figure is the difference of the two.
+]]
+
+local load = require "load"
+local rounds = require "rounds"
+
+local extra = { id = "lua" }
+
+local PAIRS = {
+    { id = "lua-backend-plain", title = "Lua backend function, plain TCP", without = "plain", with = "plain_lua",
+        options = {} },
+    { id = "lua-backend-tls", title = "Lua backend function, TLS 1.2 resumed", without = "ec", with = "lua",
+        options = { tls = true, ["tls-version"] = "1.2", resume = "ticket" } },
+    { id = "lua-tls", title = "Lua tls function, TLS 1.2 resumed", without = "ec", with = "lua_tls",
+        options = { tls = true, ["tls-version"] = "1.2", resume = "ticket" } },
+}
+
+local function cpu_of(peer, port, options, settings)
+    local all = { cpu = peer.pids, connections = 8, seconds = settings.each, warm = settings.each / 5 }
+    for name, value in pairs(options) do
+        all[name] = value
+    end
+    local result, why = load.run("churn", peer.ports[port], all, {})
+    return result and result.cpu_ns / result.units / 1000, why
+end
+
+function extra.run(running, backend, settings)
+    local moongate = running[1]
+    local all = {}
+    load.place(backend, false)
+    for _, pair in ipairs(PAIRS) do
+        local row = rounds.row(pair, { name = "CPU", unit = "µs/connection" })
+        row.most = pair.id:match("^lua%-backend") and 5 or nil
+        if moongate.ports[pair.with] then
+            rounds.run({ row }, { moongate }, settings, function()
+                local base, why = cpu_of(moongate, pair.without, pair.options, settings)
+                local with
+                if base then
+                    with, why = cpu_of(moongate, pair.with, pair.options, settings)
+                end
+                return with and { with - base }, why
+            end)
+        else
+            row.notes.moongate = "this moongate refuses it"
+        end
+        all[#all + 1] = row
+    end
+    return all
+end
+
+return extra
