@@ -6,7 +6,7 @@ the other in each round; the figure is the difference of the two.
 local load = require "load"
 local rounds = require "rounds"
 
-local extra = { id = "lua" }
+local extra = { id = "lua-function" }
 
 local PAIRS = {
     { id = "lua-backend-plain", title = "Lua backend function, plain TCP", without = "plain", with = "plain_lua",
@@ -32,9 +32,12 @@ function extra.run(running, backend, settings)
     load.place(backend, false)
     for _, pair in ipairs(PAIRS) do
         local row = rounds.row(pair, { name = "CPU", unit = "µs/connection" })
+        row.difference = true
         row.most = pair.id:match("^lua%-backend") and 5 or nil
         if moongate.ports[pair.with] then
-            rounds.run({ row }, { moongate }, settings, function()
+            -- A difference of two figures is noisier than either: three times the rounds.
+            local many = { rounds = settings.rounds * 3, seconds = settings.seconds * 2 }
+            rounds.run({ row }, { moongate }, many, function()
                 local base, why = cpu_of(moongate, pair.without, pair.options, settings)
                 local with
                 if base then

@@ -8,7 +8,7 @@ local rounds = require "rounds"
 
 local flood = { id = "flood" }
 
-local SCENARIO = { id = "flood", title = "1,000 requests of 100 B a second in a flood of RSA handshakes" }
+local SCENARIO = { id = "flood", title = "1,000 requests/s of 100 B in a flood of handshakes" }
 local LAYOUT, FLOODERS = { split = true, fifo = true }, { split = true }
 local TLS = { tls = true, ["tls-version"] = "1.3", ciphersuites = "TLS_AES_128_GCM_SHA256" }
 

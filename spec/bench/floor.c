@@ -149,7 +149,8 @@ contexts_open(const struct options *o)
     SSL_CTX_set_num_tickets(server_ctx, option_number(o, "--tickets", 1));
     SSL_CTX_set_session_id_context(server_ctx, (const unsigned char *)"floor", 5);
     SSL_CTX_clear_mode(client_ctx, SSL_MODE_RELEASE_BUFFERS);
-    if ((text = option_text(o, "--ciphersuites")) && SSL_CTX_set_ciphersuites(client_ctx, text) != 1)
+    if ((text = option_text(o, "--ciphersuites")) &&
+        SSL_CTX_set_ciphersuites(client_ctx, text) != 1)
         die("--ciphersuites: %s", text);
     if (strcmp(resume, "id") == 0) {
         SSL_CTX_set_options(client_ctx, SSL_OP_NO_TICKET);

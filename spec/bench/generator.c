@@ -11,7 +11,7 @@
  *   generator hold      opens --connections and waits for lines on stdin: "traffic" (an exchange on
  *                       each), "close"; each answered by a line "NAME done"; ends with stdin
  *
- * --seconds S, --warm S (before the clocks are read), --brings, --wants bytes of an exchange, --tls,
+ * --seconds S (--until-stdin: or until a line comes), --warm S (before the clocks are read), --brings, --wants bytes of an exchange, --tls,
  * --tls-version, --ciphers, --ciphersuites, --sigalgs, --resume ticket|id; --flights instead of --tls.
  *
  * Prints units= failed= resumed= seconds= cpu_ns= bytes= (both ways) p50_us= p99_us= max_us= and
@@ -235,8 +235,14 @@ turn(uint64_t wake)
     else if (wake - now < 100000000)
         wait.tv_nsec = (long)(wake - now);
     count = epoll_pwait2(load.epoll, events, 256, &wait, NULL);
-    for (int i = 0; i < count; i++)
-        conn_step(events[i].data.ptr);
+    for (int i = 0; i < count; i++) {
+        if (events[i].data.ptr) {
+            conn_step(events[i].data.ptr);
+        } else { /* stdin: it is enough */
+            load.until = now_ns();
+            epoll_ctl(load.epoll, EPOLL_CTL_DEL, 0, NULL);
+        }
+    }
 }
 
 static void
@@ -294,8 +300,8 @@ any_in(const struct conn *conns, size_t count, enum phase phase)
 }
 
 /* Exchanges at a fixed rate, each on the next connection that is idle. When none is, the exchange
- * starts late, and its latency counts from when it was due all the same. */
-static void
+ * starts late, and its latency counts from when it was due all the same. Returns when to come again. */
+static uint64_t
 ask_due(struct conn *conns, size_t count, size_t *next)
 {
     while (load.due <= now_ns() && load.due < load.until) {
@@ -305,12 +311,13 @@ ask_due(struct conn *conns, size_t count, size_t *next)
             if (conns[*next].phase == PHASE_IDLE)
                 c = &conns[*next];
         if (!c)
-            return;
+            return load.until; /* an answer wakes us before */
         c->since = load.due;
         load.due += load.interval;
         conn_ask(c);
         conn_step(c);
     }
+    return load.due < load.until ? load.due : load.until;
 }
 
 /* Until time is over and everything begun is finished. */
@@ -325,13 +332,15 @@ run(struct conn *conns, size_t count, uint64_t ns)
     if (!load.churn && load.interval == 0)
         ask_all(conns, count);
     while (now_ns() < load.until) {
+        uint64_t wake = load.until;
+
         if (load.churn)
             for (size_t i = 0; i < count; i++)
                 if (conns[i].phase == PHASE_GONE)
                     conn_open(&conns[i]);
         if (load.interval)
-            ask_due(conns, count, &next);
-        turn(load.interval && load.due < load.until ? load.due : load.until);
+            wake = ask_due(conns, count, &next);
+        turn(wake);
         if (load.failed > 1000 && load.units == 0)
             break;
     }
@@ -436,6 +445,7 @@ command_run(const struct options *o)
     struct conn *conns = calloc(count, sizeof(*conns));
     char *pids = option_text(o, "--cpu");
     uint64_t rate = option_number(o, "--rate", 0), cpu, started;
+    struct epoll_event input = {.events = EPOLLIN, .data.ptr = NULL};
 
     if (!conns)
         die("no memory");
@@ -450,6 +460,8 @@ command_run(const struct options *o)
     counts_clear();
     cpu = cpu_ns(pids);
     started = now_ns();
+    if (option_set(o, "--until-stdin"))
+        epoll_ctl(load.epoll, EPOLL_CTL_ADD, 0, &input);
     run(conns, count, seconds_of(o, "--seconds", 0.2));
     cpu = cpu_ns(pids) - cpu;
     report(now_ns() - started, cpu);

@@ -10,6 +10,7 @@ bench.json and bench.svg below the build directory.
 local bench = require "bench"
 local load = require "load"
 local peers = require "peers"
+local process = require "process"
 local report = require "report"
 local rounds = require "rounds"
 
@@ -77,14 +78,21 @@ local function limit_once(scenario, relay)
         return nil, why
     end
     for _, part in ipairs(scenario.floor.memory) do
-        local alone = load.floor(part[1], part[3], part[2], settings.each / 2)
+        local alone = load.floor(part[1], part[3] == "rsa" and "rsa" or "ec", part[2], settings.each / 2)
         local per = result.units
         if part[1] == "encrypt" or part[1] == "decrypt" then
             per = result.bytes / alone.bytes
         end
-        result.cpu_ns = result.cpu_ns + alone.ns * per
+        local both = result.cpu_ns + alone.ns * per
+        result.seconds = result.seconds * both / result.cpu_ns -- of a relay that is busy all the time
+        result.cpu_ns = both
     end
     return values_of(scenario, result)
+end
+
+-- The others have no second port for another number of tickets: they always send two.
+local function port_of(peer, scenario)
+    return peer.ports[scenario.port] or scenario.port == "tickets2" and peer.ports.ec
 end
 
 local function run_scenario(scenario, running, backend)
@@ -93,7 +101,7 @@ local function run_scenario(scenario, running, backend)
         rows[i] = rounds.row(scenario, metric, i == 1)
     end
     for _, peer in ipairs(running) do
-        if peer.ports[scenario.port] then
+        if port_of(peer, scenario) then
             subjects[#subjects + 1] = peer
         end
     end
@@ -107,7 +115,7 @@ local function run_scenario(scenario, running, backend)
         if subject == relay then
             return limit_once(scenario, relay)
         end
-        local result, why = once(scenario, subject.ports[scenario.port], subject.pids)
+        local result, why = once(scenario, port_of(subject, scenario), subject.pids)
         return result and values_of(scenario, result), why
     end)
     if relay then
@@ -122,10 +130,11 @@ local NAMES = { "moongate", "hitch", "haproxy", "nginx", "stunnel", "nginx'" }
 -- What is more than one generator against a peer that runs already.
 local SPECIAL = { "extra", "flood", "memory", "reload" }
 
+local running = {}
+
 local function main()
     peers.cpu, load.cpu = cpus()
     local backend = load.backend()
-    local running = {}
     for _, name in ipairs(NAMES) do
         local peer, why = peers.start(name, backend.port)
         if peer then
@@ -162,7 +171,11 @@ local function main()
     report.finish(all, settings, bench.now() - started)
 end
 
+process.adopt() -- what a peer's master leaves behind is ours to end and to reap
 local ok, reason = xpcall(main, debug.traceback)
+for _, peer in ipairs(running) do
+    peer.stop()
+end
 bench.cleanup()
 if not ok then
     io.stderr:write(reason, "\n")

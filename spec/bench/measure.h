@@ -157,9 +157,8 @@ flights_parse(struct flights *f, const char *text)
     while (text && *text && *text != '/') {
         int used = 0;
 
-        if (f->count == 4 ||
-            sscanf(text, "%zu:%zu%n", &f->flight[f->count].from_client,
-                   &f->flight[f->count].from_server, &used) != 2)
+        if (f->count == 4 || sscanf(text, "%zu:%zu%n", &f->flight[f->count].from_client,
+                                    &f->flight[f->count].from_server, &used) != 2)
             die("--flights: %s is not CLIENT:SERVER", text);
         f->count++;
         text += used;

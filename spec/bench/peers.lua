@@ -4,14 +4,16 @@ TLS 1.2 and 1.3, tickets and sessions by id, one worker, no logs.
 
     peers.start("nginx", backend_port) → { name=, ports = { ec=, rsa=, plain= }, pids = "12,13", stop = function }
     peers.start(…) → nil, why it is not there
+    peers.start("moongate", backend_port, { text =, ports =, patience = }): with another script and its ports
 
 Ports: `ec` and `rsa` terminate TLS with the P-256 and the RSA-2048 chain, `plain` (where a peer can) relays TCP.
 moongate has more: `tickets2` (TLS 1.3 with two tickets, as the others send), `lua` and `plain_lua` (a backend
-function). A name that ends in ' is a second copy.
+function), `lua_tls` (a tls function). A name that ends in ' is a second copy.
 ]]
 
 local bench = require "bench"
 local certs = require "certs"
+local process = require "process"
 
 local peers = {}
 
@@ -65,11 +67,31 @@ listen("tickets2", $tickets2, context("$ec_crt", "$ec_key", 2), "127.0.0.1:$back
 listen("plain", $plain, nil, "127.0.0.1:$backend")
 listen("lua", $lua, context("$ec_crt", "$ec_key", 1), route)
 listen("plain_lua", $plain_lua, nil, route)
+$tls_function
 ]],
     command = function(config, number)
         return { bench.moongate, "run", config, "--control", bench.path("control." .. number) }
     end,
 }
+
+-- A moongate that knows no `tls` function yet goes without that listener.
+local TLS_FUNCTION = [[
+local chosen = context("$ec_crt", "$ec_key", 1)
+listen("lua_tls", $lua_tls, function() return chosen end, "127.0.0.1:$backend")
+]]
+
+local function with_tls_function()
+    if peers.tls_function == nil then
+        local probe = bench.write("probe.lua", bench.fill([[
+local SSL = require("moongate.openssl").SSL
+local ctx = SSL.SSLContext.new()
+ctx:load_certificate("$crt", "$key")
+require("moongate").listen { address = "127.0.0.1:1", tls = function() return ctx end, backend = "127.0.0.1:2" }
+]], peers.chains().ec))
+        peers.tls_function = bench.run({ bench.moongate, "check", probe }).code == 0
+    end
+    return peers.tls_function
+end
 
 recipes.hitch = {
     processes = 2,
@@ -225,12 +247,18 @@ function peers.start(name, backend, extra)
         rsa_crt = chains.rsa.crt, rsa_key = chains.rsa.key, rsa_pem = chains.rsa.pem,
         user = bench.is_root and "user root;" or "",
     }
-    local ports = {}
-    for _, port in ipairs(recipe.ports) do
+    extra = extra or {}
+    local ports, names = {}, table.move(extra.ports or recipe.ports, 1, 9, 1, {})
+    local lua_tls = kind == "moongate" and not extra.text and with_tls_function()
+    if lua_tls then
+        names[#names + 1] = "lua_tls"
+    end
+    for _, port in ipairs(names) do
         ports[port] = bench.port()
         values[port] = ports[port]
     end
-    local text = bench.fill((extra and extra.text) or recipe.text, values)
+    values.tls_function = lua_tls and bench.fill(TLS_FUNCTION, values) or ""
+    local text = bench.fill(extra.text or recipe.text, values)
     local config = bench.write(("%d.%s"):format(number, recipe.config), text)
     local command = recipe.command(config, number)
     if kind ~= "moongate" then
@@ -252,7 +280,7 @@ function peers.start(name, backend, extra)
             client:close()
         end
         return true
-    end)
+    end, extra.patience)
     if not ok then
         started:stop()
         return nil, ("%s: %s"):format(name, reason)
@@ -263,7 +291,7 @@ function peers.start(name, backend, extra)
         return #pids >= (recipe.processes or 1)
     end)
     return {
-        name = name, ports = ports, pids = table.concat(pids, ","), program = started, config = config,
+        name = name, ports = ports, pids = table.concat(pids, ","), control = bench.path("control." .. number),
         memory = function()
             local sum = 0
             for _, pid in ipairs(tree(started.pid, {})) do
@@ -271,11 +299,15 @@ function peers.start(name, backend, extra)
             end
             return sum
         end,
-        refresh = function(self)
-            self.pids = table.concat(tree(started.pid, {}), ",")
-        end,
         stop = function()
+            local all = tree(started.pid, {})
             started:stop()
+            for i = #all, 2, -1 do -- what its master left behind
+                if bench.running(all[i]) then
+                    process.kill(all[i], 9)
+                end
+                process.wait(all[i], 1)
+            end
         end,
     }
 end

@@ -65,8 +65,7 @@ static bool
 side_flush(struct side *s)
 {
     while (s->rest_off < s->rest_len) {
-        ssize_t put =
-            send(s->fd, s->rest + s->rest_off, s->rest_len - s->rest_off, MSG_NOSIGNAL);
+        ssize_t put = send(s->fd, s->rest + s->rest_off, s->rest_len - s->rest_off, MSG_NOSIGNAL);
 
         if (put < 0)
             return errno == EAGAIN || errno == ENOTCONN;

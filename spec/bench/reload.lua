@@ -1,7 +1,7 @@
 --[[
 reload: a reload with many certificates, each the context of a name of its own: how long it takes until new
-connections are served by the new configuration, and the longest pause that an established connection, which has an exchange
-every millisecond, sees meanwhile.
+connections are served by the new configuration, and the longest pause that an established connection, which has
+an exchange every millisecond, sees meanwhile.
 ]]
 
 local bench = require "bench"
@@ -51,7 +51,7 @@ function reload.run(_, backend, settings)
         rounds.row(scenario, { name = "pause p99", unit = "ms" }),
     }
     make_certificates(count)
-    load.place(backend, true)
+    load.place(backend, true, true)
     local text = bench.fill(SCRIPT, { count = count, dir = bench.dir })
     local peer, why = peers.start("moongate", backend.port, { text = text, ports = { "ec" }, patience = 300 })
     if not peer then

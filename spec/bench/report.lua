@@ -34,19 +34,22 @@ end
 
 local function verdict(row)
     local best, who = rounds.best(row)
-    if not best then
-        return "–"
+    local met, bounds = rounds.met(row), {}
+    if best and row.target then
+        bounds[1] = ("%s %.2f"):format(row.more and "≥" or "≤", row.target)
     end
-    local text = ("%.2f %s"):format(best, who)
-    if row.target then
-        text = ("%s (%s %.2f: %s)"):format(text, row.more and "≥" or "≤", row.target,
-            rounds.met(row) and "met" or "missed")
+    if row.most then
+        bounds[#bounds + 1] = ("≤ %g %s"):format(row.most, row.unit)
+    end
+    local text = best and ("%.2f %s"):format(best, who) or ""
+    if met ~= nil then
+        text = ("%s (%s: %s)"):format(text, table.concat(bounds, ", "), met and "met" or "missed")
     end
     return text
 end
 
-local function print_columns(first, metric, own, ratios, copy, limit, best)
-    local line = { pad(first, 52, true), pad(metric, 10, true), pad(own, 22) }
+local function print_columns(title, metric, own, ratios, copy, limit, best)
+    local line = { pad(title, 52, true), pad(metric, 10, true), pad(own, 22) }
     for _, text in ipairs(ratios) do
         line[#line + 1] = pad(text, 12)
     end
@@ -59,7 +62,8 @@ end
 function report.head(settings)
     print(("moongate / peer, paired per round; median ± half the distance of the quartiles; up to %d rounds of %g s")
         :format(settings.rounds, settings.each))
-    print("copy: nginx' / nginx, what two copies of one program differ by; limit: moongate / (relay + OpenSSL in memory)")
+    print("copy: nginx' / nginx, what two copies of one program differ by; "
+        .. "/limit: moongate / (plain relay + OpenSSL in memory)")
     print_columns("", "", "moongate", { "/hitch", "/haproxy", "/nginx", "/stunnel" }, "copy", "/limit",
         "/best of hitch, haproxy, nginx")
 end
@@ -70,7 +74,12 @@ function report.line(row)
     for i, peer in ipairs(PEERS) do
         ratios[i] = ratio_text(row, "moongate", peer)
     end
-    local text = own and ("%s ±%.0f%% %s"):format(digits(own), own > 0 and 100 * spread / own or 0, row.unit) or "–"
+    local text = "–"
+    if own and row.difference then
+        text = ("%.1f ±%.1f %s"):format(own, spread, row.unit)
+    elseif own then
+        text = ("%s ±%.0f%% %s"):format(digits(own), own > 0 and 100 * spread / own or 0, row.unit)
+    end
     print_columns(row.title, row.metric, text, ratios, ratio_text(row, "nginx'", "nginx"),
         ratio_text(row, "moongate", "limit"), verdict(row))
     for subject, why in pairs(row.notes) do
@@ -83,6 +92,7 @@ end
 local function row_data(row)
     local best, who = rounds.best(row)
     local data = { id = row.id, title = row.title, metric = row.metric, unit = row.unit, target = row.target,
+        most = row.most,
         larger_is_better = row.more or false, best_ratio = best, best_peer = who, target_met = rounds.met(row),
         notes = next(row.notes) and row.notes or nil, subjects = {} }
     for subject, values in pairs(row.values) do

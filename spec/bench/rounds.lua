@@ -3,7 +3,8 @@ rounds: runs a scenario against its subjects, interleaved: A B C D, B C D A, …
 meanwhile disturbs all of them, and a ratio is made of two figures of the same round.
 
 A row is what one metric of a scenario came to:
-    { id=, title=, metric=, unit=, more=, target=, values = { subject → { round → number } }, notes = { subject → why } }
+    { id=, title=, metric=, unit=, more = larger is better, target = of the ratio, most = of the figure,
+      values = { subject → { round → number } }, notes = { subject → why it has none } }
 ]]
 
 local bench = require "bench"
@@ -94,16 +95,19 @@ function rounds.best(row)
     return best, who
 end
 
--- Whether the row's target is met; nil without target or figure.
+-- Whether the row's target is met – `target`, of the ratio, and `most`, of the figure itself; nil without either.
 function rounds.met(row)
-    local best = rounds.best(row)
-    if not row.target or not best then
+    local best, own = rounds.best(row), rounds.median(row.values.moongate)
+    if not own or not (row.target and best or row.most) then
         return nil
     end
-    if row.more then
-        return best >= row.target
+    local met = not row.most or own <= row.most
+    if row.target and best and row.more then
+        return met and best >= row.target
+    elseif row.target and best then
+        return met and best <= row.target
     end
-    return best <= row.target
+    return met
 end
 
 return rounds

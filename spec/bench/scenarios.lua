@@ -79,6 +79,7 @@ end
 
 handshake("full13-ec", "full handshake, TLS 1.3, P-256", "ec", tls13(), "240:1230/74", nil, 0.93)
 handshake("full13-rsa", "full handshake, TLS 1.3, RSA-2048", "rsa", tls13(), "240:1700/74", nil, 0.93)
+handshake("full13-tickets2", "full handshake, TLS 1.3, P-256, 2 tickets", "tickets2", tls13(), "240:1230/74")
 handshake("full12-ec", "full handshake, TLS 1.2, P-256", "ec", tls12(), "190:1110,126:258/0")
 handshake("full12-rsa", "full handshake, TLS 1.2, RSA-2048", "rsa", tls12(), "190:1640,126:258/0")
 handshake("resume13", "resumption, TLS 1.3", "ec", tls13(), "460:230/74", "ticket", 0.93)
@@ -89,7 +90,7 @@ add {
     with = { connections = 8 }, metrics = { cpu_per "connection" }, floor = { memory = {} },
 }
 add {
-    id = "ttfb", title = "connect to first byte, TLS 1.3, P-256, one at a time", command = "churn", port = "ec",
+    id = "ttfb", title = "connect to first byte, TLS 1.3, P-256", command = "churn", port = "ec",
     with = merged(tls13(), { connections = 1 }), metrics = { latency "p50", latency "p99" }, split = true,
 }
 
@@ -115,7 +116,7 @@ transfer("upload-chacha-4", "upload, ChaCha20, 4 connections", "upload", CHACHA,
 add {
     id = "saturated", title = "one worker saturated, download, AES-128-GCM", command = "raw", port = "ec",
     with = merged(tls13(), { connections = 1 }), metrics = { throughput, cpu_per_byte }, split = true, target = 1.9,
-    floor = { memory = {} },
+    floor = { memory = { { "encrypt", tls13(), "ec" } } },
 }
 
 -- ---- requests ----------------------------------------------------------------------------------------
