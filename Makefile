@@ -89,7 +89,7 @@ $(OUT)/obj/embedded.o: $(OUT)/obj/embedded.c
 
 # ---- what only specs use -------------------------------------------------------------------------
 .PHONY: spec-build
-spec-build: build $(OUT)/spec/mgtest.so $(PEERS) $(OUT)/spec/process.so $(OUT)/spec/lua/moongate/openssl.so
+spec-build: build $(BENCH) $(OUT)/spec/mgtest.so $(PEERS) $(OUT)/spec/process.so $(OUT)/spec/lua/moongate/openssl.so
 $(OUT)/spec/obj/c/%.o: spec/c/%.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -DMG_FAULTS -fPIC -MMD -MP -c -o $@ $<

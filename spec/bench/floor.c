@@ -202,5 +202,6 @@ main(int argc, char **argv)
     samples_sort(&samples);
     printf("ns=%.0f bytes=%zu units=%zu\n", samples_at(&samples, 0.1) * 1e3, brings + wants,
            samples.count);
+    free(samples.ns);
     return 0;
 }

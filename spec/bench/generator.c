@@ -465,6 +465,7 @@ command_run(const struct options *o)
     run(conns, count, seconds_of(o, "--seconds", 0.2));
     cpu = cpu_ns(pids) - cpu;
     report(now_ns() - started, cpu);
+    free(conns);
     return 0;
 }
 
@@ -525,6 +526,7 @@ command_raw(const struct options *o)
     cpu = cpu_ns(pids) - cpu;
     load.units = load.bytes;
     report(now_ns() - started, cpu);
+    free(conns);
     return 0;
 }
 
@@ -580,6 +582,7 @@ command_hold(const struct options *o)
             stage_done("close");
         }
     }
+    free(conns);
     return 0;
 }
 
