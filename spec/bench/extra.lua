@@ -1,6 +1,6 @@
 --[[
 extra: what a Lua function on the way of a connection costs. The same listener with and without it, one after
-the other in each round; the figure is the difference of the two.
+the other, each first in every second round; the figure is the difference of the two.
 ]]
 
 local load = require "load"
@@ -37,13 +37,16 @@ function extra.run(running, backend, settings)
         if moongate.ports[pair.with] then
             -- A difference of two figures is noisier than either: three times the rounds.
             local many = { rounds = settings.rounds * 3, seconds = settings.seconds * 2 }
+            local with_first = false
             rounds.run({ row }, { moongate }, many, function()
-                local base, why = cpu_of(moongate, pair.without, pair.options, settings)
-                local with
-                if base then
-                    with, why = cpu_of(moongate, pair.with, pair.options, settings)
+                with_first = not with_first
+                local ports = with_first and { pair.with, pair.without } or { pair.without, pair.with }
+                local first, why = cpu_of(moongate, ports[1], pair.options, settings)
+                local second
+                if first then
+                    second, why = cpu_of(moongate, ports[2], pair.options, settings)
                 end
-                return with and { with - base }, why
+                return second and { with_first and first - second or second - first }, why
             end)
         else
             row.notes.moongate = "this moongate refuses it"

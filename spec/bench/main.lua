@@ -19,7 +19,7 @@ local settings = {
     quick = quick,
     rounds = tonumber(os.getenv("ROUNDS")) or (quick and 3 or 15),
     each = tonumber(os.getenv("SECONDS_EACH")) or (quick and 0.1 or 0.15),
-    seconds = quick and 2 or 600, -- of a scenario: no round begins after it
+    seconds = quick and 1.5 or 600, -- of a scenario: no round begins after it
     connections = quick and 500 or 5000,
     certificates = quick and 200 or 10000,
 }

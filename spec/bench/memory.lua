@@ -14,15 +14,15 @@ local memory = { id = "memory" }
 
 local TLS = { tls = true, ["tls-version"] = "1.3", ciphersuites = "TLS_AES_128_GCM_SHA256" }
 
--- What the peer holds when it has not changed for a while: proxies give back, and connect, a little later.
-local function settled(peer)
+-- What the peer holds when it has not changed for `quiet` seconds: proxies connect, and give back, a little later.
+local function settled(peer, quiet)
     local last, since = peer.memory(), bench.now()
     bench.wait(peer.name .. "'s memory to settle", function()
         local now = peer.memory()
         if math.abs(now - last) > 64 then
             last, since = now, bench.now()
         end
-        return bench.now() - since > 0.5
+        return bench.now() - since > quiet
     end, 30)
     return last
 end
@@ -52,12 +52,12 @@ local function measure(name, backend, count)
     load.run("churn", peer.ports.ec, options, {})
     options.connections, options.brings, options.wants = count, 16384 - 16, 16384
     local values = {}
-    local base = settled(peer)
+    local base = settled(peer, 0.5)
     local generator = load.start("hold", peer.ports.ec, options, {})
     local ok, reason = pcall(function()
         for i, name_of in ipairs { "open", "traffic", "close" } do
             stage(generator, name_of)
-            values[i] = (settled(peer) - base) / count
+            values[i] = (settled(peer, name_of == "close" and 3 or 0.5) - base) / count
         end
     end)
     generator:stop()
@@ -83,7 +83,7 @@ function memory.run(running, backend, settings)
         end
     end
     load.place(backend, false)
-    return rounds.run(rows, subjects, { rounds = settings.quick and 1 or 3, seconds = 600 }, function(subject)
+    return rounds.run(rows, subjects, { rounds = settings.quick and 1 or 2, seconds = 600 }, function(subject)
         return measure(subject.name, backend, count)
     end)
 end

@@ -25,9 +25,11 @@ local function pad(text, width, left)
 end
 
 local function ratio_text(row, subject, other)
-    local ratio, spread = rounds.ratio(row, subject, other)
+    local ratio, spread, count = rounds.ratio(row, subject, other)
     if not ratio then
         return row.notes[other] and "?" or "–"
+    elseif count == 1 then
+        return ("%.2f once"):format(ratio)
     end
     return ("%.2f ±%.2f"):format(ratio, spread)
 end
@@ -69,13 +71,15 @@ function report.head(settings)
 end
 
 function report.line(row)
-    local own, spread = rounds.median(row.values.moongate)
+    local own, spread, count = rounds.median(row.values.moongate)
     local ratios = {}
     for i, peer in ipairs(PEERS) do
         ratios[i] = ratio_text(row, "moongate", peer)
     end
     local text = "–"
-    if own and row.difference then
+    if count == 1 then
+        text = ("%s once %s"):format(digits(own), row.unit)
+    elseif own and row.difference then
         text = ("%.1f ±%.1f %s"):format(own, spread, row.unit)
     elseif own then
         text = ("%s ±%.0f%% %s"):format(digits(own), own > 0 and 100 * spread / own or 0, row.unit)

@@ -56,7 +56,7 @@ local function quantile(sorted, share)
     return sorted[low] + (sorted[high] - sorted[low]) * (at - low)
 end
 
--- Median and half the distance between the quartiles, of any table's values; nil without one.
+-- Median, half the distance between the quartiles, and number of any table's values; nil without one.
 function rounds.median(values)
     local sorted = {}
     for _, value in pairs(values or {}) do
@@ -66,10 +66,10 @@ function rounds.median(values)
         return nil
     end
     table.sort(sorted)
-    return quantile(sorted, 0.5), (quantile(sorted, 0.75) - quantile(sorted, 0.25)) / 2
+    return quantile(sorted, 0.5), (quantile(sorted, 0.75) - quantile(sorted, 0.25)) / 2, #sorted
 end
 
--- Median and spread of `subject` / `other`, paired round by round.
+-- Median, spread and number of `subject` / `other`, paired round by round.
 function rounds.ratio(row, subject, other)
     local ratios = {}
     for round, value in pairs(row.values[subject] or {}) do

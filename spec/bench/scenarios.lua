@@ -127,7 +127,7 @@ local function request(id, title, size, rate, target)
     if not rate then
         add { id = id, title = title .. ", full rate", command = "exchange", port = "ec", with = with,
             target = target, metrics = { cpu_per "request" }, floor = { memory = { record } } }
-        add { id = id .. "-max", title = title .. ", one worker saturated", command = "exchange", port = "ec",
+        add { id = id .. "-max", title = title .. ", proxy on a CPU of its own", command = "exchange", port = "ec",
             with = with, split = true, metrics = { request_rate, latency "p50", latency "p99" } }
     else
         add { id = id, title = ("%s, %d a second"):format(title, rate), command = "exchange", port = "ec",
