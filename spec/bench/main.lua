@@ -4,7 +4,8 @@ bench.json and bench.svg below the build directory.
 
     QUICK=1     few and short rounds: two minutes
     ONLY=text   scenarios whose id contains it (several, separated by commas)
-    ROUNDS=n, SECONDS_EACH=s   of each measurement
+    ROUNDS=n, SECONDS_EACH=s          of each measurement
+    CONNECTIONS=n, CERTIFICATES=n     idle connections, certificates of a reload
 ]]
 
 local bench = require "bench"
@@ -20,8 +21,8 @@ local settings = {
     rounds = tonumber(os.getenv("ROUNDS")) or (quick and 3 or 15),
     each = tonumber(os.getenv("SECONDS_EACH")) or (quick and 0.1 or 0.15),
     seconds = quick and 1.5 or 600, -- of a scenario: no round begins after it
-    connections = quick and 500 or 5000,
-    certificates = quick and 200 or 10000,
+    connections = tonumber(os.getenv("CONNECTIONS")) or (quick and 500 or 5000), -- idle ones
+    certificates = tonumber(os.getenv("CERTIFICATES")) or (quick and 200 or 10000), -- of a reload
 }
 
 local function selected(id)

@@ -283,7 +283,7 @@ function peers.start(name, backend, extra)
     end, extra.patience)
     if not ok then
         started:stop()
-        return nil, ("%s: %s"):format(name, reason)
+        return nil, ("%s: %s\n%s"):format(name, reason, (started:errors() .. started:output()):sub(-500))
     end
     local pids
     bench.wait(name .. "'s workers", function()
