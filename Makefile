@@ -47,6 +47,7 @@ TEST_ROOMS := base snapshot ipc tls net proxy
 TEST_OBJ := $(patsubst src/%.c,$(OUT)/spec/obj/%.o,$(foreach r,$(TEST_ROOMS),$(sort $(wildcard src/$(r)/*.c)))) \
             $(patsubst spec/c/%.c,$(OUT)/spec/obj/c/%.o,$(sort $(wildcard spec/c/*.c)))
 FAULT_OBJ := $(patsubst src/%.c,$(OUT)/spec/obj/%.o,$(foreach r,$(SHARED),$(sort $(wildcard src/$(r)/*.c))))
+BENCH   := $(patsubst spec/bench/%.c,$(OUT)/bench/%,$(wildcard spec/bench/*.c))
 PEERS   := $(patsubst spec/system/support/%.c,$(OUT)/spec/%,$(wildcard spec/system/support/*.c))
 
 .DEFAULT_GOAL := all
@@ -88,7 +89,7 @@ $(OUT)/obj/embedded.o: $(OUT)/obj/embedded.c
 
 # ---- what only specs use -------------------------------------------------------------------------
 .PHONY: spec-build
-spec-build: build $(OUT)/spec/mgtest.so $(PEERS) $(OUT)/spec/process.so $(OUT)/spec/lua/moongate/openssl.so
+spec-build: build $(BENCH) $(OUT)/spec/mgtest.so $(PEERS) $(OUT)/spec/process.so $(OUT)/spec/lua/moongate/openssl.so
 $(OUT)/spec/obj/c/%.o: spec/c/%.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -DMG_FAULTS -fPIC -MMD -MP -c -o $@ $<
@@ -110,7 +111,7 @@ $(OUT)/spec/%: spec/system/support/%.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -fPIE $(PIE_LD) -MMD -MP -o $@ $< $(shell pkg-config --libs openssl) -lpthread
 
--include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(FAULT_OBJ:.o=.d) $(PEERS:=.d)
+-include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(FAULT_OBJ:.o=.d) $(PEERS:=.d) $(BENCH:=.d)
 
 # ---- one room at a time, for work on it ----------------------------------------------------------
 .PHONY: room
@@ -149,8 +150,19 @@ check-trixie: ## the specs on Debian 13 with OpenSSL 3.5, in a chroot (root; ins
 # ---- how fast it is ------------------------------------------------------------------------------
 .PHONY: bench
 BENCH_ENV = MOONGATE_BUILD=$(OUT) LUA_PATH="lua/?.lua;spec/support/?.lua;;" LUA_CPATH="$(OUT)/lua/?.so;$(OUT)/spec/?.so;;"
-bench: spec-build ## measure: how long testing.handshake takes, what NAMES (10000) certificates cost
-	@$(BENCH_ENV) $(LUA) spec/bench/handshake.lua
+bench: ## measure moongate beside hitch, HAProxy, nginx and stunnel (QUICK=1: two minutes; ONLY=name: some)
+	@.ci/packages build bench
+	@$(MAKE) --no-print-directory -s bench-build
+	@MOONGATE_BUILD=$(OUT) LUA=$(LUA) spec/bench/run
+
+.PHONY: bench-build
+bench-build: build $(BENCH) $(OUT)/spec/process.so
+$(OUT)/bench/%: spec/bench/%.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -iquote spec/system/support -fPIE $(PIE_LD) -MMD -MP -o $@ $< $(shell pkg-config --libs openssl) -lpthread
+
+.PHONY: bench-names
+bench-names: spec-build ## measure what NAMES (10000) certificates cost a loader, a worker and a reload
 	@$(BENCH_ENV) $(LUA) spec/bench/names.lua
 
 .PHONY: fuzz
@@ -159,7 +171,7 @@ fuzz: ## feed the parsers of foreign bytes what libFuzzer thinks of, FUZZ_SECOND
 
 # ---- what reads the code -------------------------------------------------------------------------
 .PHONY: lint format layers
-C_FILES   := $(sort $(wildcard src/*/*.[ch] spec/c/*.[ch] spec/fuzz/*.c spec/support/*.[ch] spec/system/support/*.[ch]))
+C_FILES   := $(sort $(wildcard src/*/*.[ch] spec/bench/*.[ch] spec/c/*.[ch] spec/fuzz/*.c spec/support/*.[ch] spec/system/support/*.[ch]))
 LUA_FILES := lua examples spec .ci/reference .ci/annotations.lua .ci/layers
 lint: $(OBJ) ## formatting, clang-tidy, luacheck, and clang, also without what only Linux has
 	clang-format --style=file:src/.clang-format --dry-run --Werror $(C_FILES)

@@ -1,7 +1,7 @@
 --[[
 How long testing.handshake takes with P-256 certificates: the median of 1,000 handshakes in memory, for TLS 1.2 and 1.3.
 
-    make bench
+    make bench ONLY=testing-handshake
 
 A benchmark and no test: it prints figures and judges none.
 ]]
