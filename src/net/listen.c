@@ -120,13 +120,19 @@ static void
 on_poll(uv_poll_t *poll, int status, int events)
 {
     struct mg_acceptor *a = poll->data;
+    uint64_t now;
+    int most;
 
     (void)events;
     if (status < 0) {
         poll_failed(a, status);
         return;
     }
-    for (int i = 0; i < ACCEPTS_PER_TURN && !a->closing && !a->paused; i++)
+    /* Who comes alone is not followed at once by a look for the next one, who would wake us again. */
+    now = uv_now(a->net->loop);
+    most = now - a->accepted_at <= 1 ? ACCEPTS_PER_TURN : 1;
+    a->accepted_at = now;
+    for (int i = 0; i < most && !a->closing && !a->paused; i++)
         if (!accept_one(a, false))
             return;
 }
@@ -166,14 +172,12 @@ mg_acceptor_open(struct mg_acceptor *a, struct mg_net *net, int fd,
 void
 mg_acceptor_set_tcp(struct mg_acceptor *a, bool nodelay, unsigned keepalive_s)
 {
-    int delay = (int)keepalive_s, alive = keepalive_s > 0, at_once = nodelay;
+    int at_once = nodelay;
 
     if (a->is_unix)
         return;
     setsockopt(a->fd, IPPROTO_TCP, TCP_NODELAY, &at_once, sizeof(at_once));
-    setsockopt(a->fd, SOL_SOCKET, SO_KEEPALIVE, &alive, sizeof(alive));
-    if (alive)
-        setsockopt(a->fd, IPPROTO_TCP, TCP_KEEPIDLE, &delay, sizeof(delay));
+    mg_net_keepalive(a->fd, keepalive_s);
 }
 
 void

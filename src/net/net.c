@@ -2,7 +2,20 @@
  * turn. */
 #include "net/internal.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
+#include <sys/socket.h>
+
+void
+mg_net_keepalive(int fd, unsigned delay_s)
+{
+    int delay = (int)delay_s, on = delay_s > 0;
+
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    if (on)
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &delay, sizeof(delay));
+}
 
 void
 mg_net_hold(struct mg_net *net)

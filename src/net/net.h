@@ -69,6 +69,7 @@ struct mg_stream {
     uint64_t bytes_in, bytes_out; /* bytes_out counts when handed to mg_stream_write */
     size_t read_max;              /* bytes per read, at most MG_NET_UNIT */
     bool is_unix, open, connected, reading, paused, eof, writing, closing;
+    bool polling; /* libuv reads, or would: it is told late that reading has stopped */
     bool shutdown_wanted, shutdown_done;
 };
 
@@ -83,6 +84,9 @@ int mg_stream_accept(struct mg_stream *s, struct mg_net *net, int fd, bool is_un
  * come; < 0: a libuv code known at once. */
 int mg_stream_connect(struct mg_stream *s, struct mg_net *net, const struct mg_addr *addr,
                       const struct mg_stream_ops *ops, void *data);
+
+/* Our end's address; len 0 where the socket does not tell. */
+void mg_stream_local(const struct mg_stream *s, struct mg_addr *out);
 
 int mg_stream_nodelay(struct mg_stream *s, bool on);
 int mg_stream_keepalive(struct mg_stream *s, unsigned delay_s); /* 0 = off */
@@ -137,7 +141,8 @@ struct mg_acceptor {
     void *data; /* the owner's */
     uv_poll_t poll;
     uv_timer_t retry;
-    int fd; /* owned */
+    int fd;               /* owned */
+    uint64_t accepted_at; /* loop time of the last wake-up */
     bool is_unix, paused, starved, starvation_said, closing;
     unsigned flush_left; /* accepts until it closes anyway */
     unsigned live;

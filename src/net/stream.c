@@ -106,6 +106,17 @@ mg_stream_connect(struct mg_stream *s, struct mg_net *net, const struct mg_addr 
     return uv_tcp_connect(&s->req.connect, &s->uv.tcp, &addr->u.sa, on_connect);
 }
 
+void
+mg_stream_local(const struct mg_stream *s, struct mg_addr *out)
+{
+    uv_os_fd_t fd;
+
+    out->len = sizeof(out->u);
+    if (!s->open || uv_fileno(&s->uv.handle, &fd) != 0 ||
+        getsockname(fd, &out->u.sa, &out->len) != 0)
+        out->len = 0;
+}
+
 int
 mg_stream_nodelay(struct mg_stream *s, bool on)
 {
@@ -115,7 +126,13 @@ mg_stream_nodelay(struct mg_stream *s, bool on)
 int
 mg_stream_keepalive(struct mg_stream *s, unsigned delay_s)
 {
-    return s->is_unix ? 0 : uv_tcp_keepalive(&s->uv.tcp, delay_s > 0, delay_s);
+    uv_os_fd_t fd;
+    int rc = s->is_unix ? 0 : uv_fileno(&s->uv.handle, &fd);
+
+    /* Not by libuv, which also has the other side probed every second once it does not answer. */
+    if (rc == 0 && !s->is_unix)
+        mg_net_keepalive(fd, delay_s);
+    return rc;
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -126,7 +143,7 @@ on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
     struct mg_stream *s = handle->data;
 
     (void)suggested;
-    if (s->paused) /* no buffer: libuv says UV_ENOBUFS and leaves the stream alone for this turn */
+    if (s->paused || !s->reading) /* no buffer: libuv says UV_ENOBUFS and leaves the stream alone */
         *buf = uv_buf_init(NULL, 0);
     else
         *buf = uv_buf_init((char *)s->net->unit, (unsigned)s->read_max);
@@ -149,14 +166,28 @@ end_status(struct mg_stream *s)
 }
 
 static void
+polling_stop(struct mg_stream *s)
+{
+    s->polling = false;
+    uv_read_stop(&s->uv.stream);
+}
+
+static void
 on_read(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
 {
     struct mg_stream *s = stream->data;
 
-    if (s->closing || len == 0 || (len == UV_ENOBUFS && s->paused))
+    if (s->closing || len == 0)
+        return;
+    if (!s->reading) { /* something is there, or its end; both are told again when reading goes on */
+        polling_stop(s);
+        return;
+    }
+    if (len == UV_ENOBUFS && s->paused)
         return;
     if (len < 0) {
         mg_stream_read_stop(s);
+        polling_stop(s);
         s->eof = true;
         if (len == UV_EOF)
             len = end_status(s);
@@ -179,16 +210,18 @@ mg_stream_read_start(struct mg_stream *s)
     if (s->reading || s->eof || s->closing || !s->open)
         return;
     s->reading = true;
+    if (s->polling)
+        return;
+    s->polling = true;
     uv_read_start(&s->uv.stream, on_alloc, on_read);
 }
 
+/* libuv is not told before there is something to read: most stops are followed by a start, and each
+ * change costs it two system calls. */
 void
 mg_stream_read_stop(struct mg_stream *s)
 {
-    if (!s->reading)
-        return;
     s->reading = false;
-    uv_read_stop(&s->uv.stream);
 }
 
 /* ---- writing --------------------------------------------------------------------------------- */

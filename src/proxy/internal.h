@@ -154,7 +154,7 @@ struct mg_session {
     char *detail;                 /* owned; or NULL */
     struct mg_hello_reader hello; /* of S_HELLO */
     char *servername; /* from the ClientHello, until down has an SSL object, if ever; owned */
-    struct mg_addr remote, local, up_addr;
+    struct mg_addr remote, up_addr;
     void *user;
     unsigned live; /* handles not yet closed: timer, down, up */
     enum mg_state state;

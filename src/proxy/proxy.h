@@ -256,8 +256,8 @@ struct mg_session_info {
     uint64_t generation;
     const struct mg_listener *listener;
     struct mg_config *config;
-    const struct mg_addr *remote, *local; /* as in Conn: PROXY header's where there is one */
-    const struct mg_addr *socket_remote;  /* the TCP peer itself */
+    const struct mg_addr *remote;        /* as in Conn: PROXY header's where there is one */
+    const struct mg_addr *socket_remote; /* the TCP peer itself */
     struct mg_tls_conn *tls; /* down, without an SSL object until its context is chosen; NULL on a
                                 plain listener */
     const char *servername;  /* what a ClientHello that is being decided on, or was passed through,
@@ -269,6 +269,9 @@ struct mg_session_info {
 };
 
 void mg_session_info(const struct mg_session *session, struct mg_session_info *info);
+
+/* The address that the client has connected to, asked of the socket; len 0 where that does not tell. */
+void mg_session_local(const struct mg_session *session, struct mg_addr *out);
 
 /* The script's slot on a session (its Conn), kept for policy; NULL at first. */
 void *mg_session_user(const struct mg_session *session);

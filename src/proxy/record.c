@@ -217,15 +217,17 @@ up_tls_fields(struct record *r, const struct mg_tls_conn *tls)
 static void
 record_fill(struct record *r, const struct mg_session *s)
 {
+    struct mg_addr local;
     char time[32];
 
+    mg_session_local(s, &local);
     mg_time_text(time);
     field_text(r, "time", time);
     field_number(r, "id", s->id);
     field_text(r, "listener", s->listener->name);
     field_number(r, "generation", s->config->generation);
     field_addr(r, "remote", &s->remote);
-    field_addr(r, "local", &s->local);
+    field_addr(r, "local", &local);
     if (s->down.tls.ssl != NULL)
         down_tls_fields(r, &s->down.tls);
     else if (s->down.deciding || s->passed)

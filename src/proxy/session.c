@@ -563,9 +563,6 @@ mg_session_open(struct mg_engine *engine, struct mg_config *config, struct mg_li
         return -1;
     }
     s->remote = *remote;
-    s->local.len = sizeof(s->local.u);
-    if (getsockname(fd, &s->local.u.sa, &s->local.len) != 0)
-        s->local.len = 0;
     rc = mg_stream_accept(&s->down.stream, &engine->net, fd, is_unix, &mg_peer_ops, &s->down);
     s->live++;
     if (rc < 0)
@@ -590,7 +587,6 @@ mg_session_info(const struct mg_session *s, struct mg_session_info *info)
         .listener = s->listener,
         .config = s->config,
         .remote = &s->remote,
-        .local = &s->local,
         .socket_remote = &s->remote,
         .tls = self->down.deciding || self->down.tls.ssl != NULL ? &self->down.tls : NULL,
         .servername = s->servername,
@@ -600,6 +596,12 @@ mg_session_info(const struct mg_session *s, struct mg_session_info *info)
         .bytes_up = s->bytes_up,
         .bytes_down = s->bytes_down,
     };
+}
+
+void
+mg_session_local(const struct mg_session *s, struct mg_addr *out)
+{
+    mg_stream_local(&s->down.stream, out);
 }
 
 void *

@@ -29,6 +29,15 @@ info_get(lua_State *L, const void *self, struct mg_session_info *info)
     mg_session_info(conn->session, info);
 }
 
+static void
+local_get(lua_State *L, const void *self, struct mg_addr *local)
+{
+    struct mg_session_info info;
+
+    info_get(L, self, &info);
+    mg_session_local(((const struct conn *)self)->session, local);
+}
+
 static int
 id_get(lua_State *L, void *self)
 {
@@ -103,19 +112,19 @@ remote_port_get(lua_State *L, void *self)
 static int
 local_ip_get(lua_State *L, void *self)
 {
-    struct mg_session_info info;
+    struct mg_addr local;
 
-    info_get(L, self, &info);
-    return ip_push(L, info.local);
+    local_get(L, self, &local);
+    return ip_push(L, &local);
 }
 
 static int
 local_port_get(lua_State *L, void *self)
 {
-    struct mg_session_info info;
+    struct mg_addr local;
 
-    info_get(L, self, &info);
-    return port_push(L, info.local);
+    local_get(L, self, &local);
+    return port_push(L, &local);
 }
 
 static int
