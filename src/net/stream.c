@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 static int stash_write(struct mg_stream *s, char *data, size_t len);
+static void polling_start(struct mg_stream *s);
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
@@ -72,6 +73,8 @@ on_connect(uv_connect_t *req, int status)
     if (s->closing)
         return;
     s->connected = status == 0;
+    if (s->connected)
+        polling_start(s); /* it will be read soon: now this costs libuv the least */
     s->ops->on_connect(s, status);
 }
 
@@ -204,16 +207,22 @@ on_read(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
     s->ops->on_read(s, (const unsigned char *)buf->base, (size_t)len);
 }
 
+static void
+polling_start(struct mg_stream *s)
+{
+    if (s->polling)
+        return;
+    s->polling = true;
+    uv_read_start(&s->uv.stream, on_alloc, on_read);
+}
+
 void
 mg_stream_read_start(struct mg_stream *s)
 {
     if (s->reading || s->eof || s->closing || !s->open)
         return;
     s->reading = true;
-    if (s->polling)
-        return;
-    s->polling = true;
-    uv_read_start(&s->uv.stream, on_alloc, on_read);
+    polling_start(s);
 }
 
 /* libuv is not told before there is something to read: most stops are followed by a start, and each
