@@ -166,6 +166,10 @@ const char *mg_ssl_context_label_push(lua_State *L, int idx);
  * not raise; -1 without memory. */
 int mg_ssl_context_names(SSL_CTX *ctx, struct mg_buf *out);
 
+/* The file of the context's certificate that has this DNS name, of this kind if one is given; NULL if none has it or
+ * it came from no file. The certificate owns the text. */
+const char *mg_ssl_context_file(SSL_CTX *ctx, const char *kind, const char *name);
+
 /*
  * Asks the servername_cb of ctx about the name a client sent. 0: *chosen is the context to go on with
  * – ctx itself, or another one, which is frozen by now –, with a reference that the caller gives back.
