@@ -152,7 +152,9 @@ struct mg_ssl_context_facts {
     int verify_mode;
     bool has_client_ca; /* client_ca, ca_file, ca_path or cert_store given */
     bool staple_ended;  /* an OCSP response that is no longer valid, and so not sent */
-    char name[128];     /* ctx.name or "" */
+    const char *
+        replaced; /* words for certificates that others of their type replaced, or NULL; the context's */
+    char name[128]; /* ctx.name or "" */
     bool client_cert_cb;
     unsigned char digest[32];         /* policy digest: ARCHITECTURE 7 */
     unsigned char session_policy[32]; /* that with session_id_context: what sessions are bound to */

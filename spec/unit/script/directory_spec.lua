@@ -183,4 +183,26 @@ describe("of a directory of 200 certificates", function()
             "(certs/same_2.pem) is not served" }
         tells(read_in_a_loop(files), files, expected)
     end)
+
+    it("load_certificate tells which one of a type a context has", function()
+        local files = { ["a.pem"] = file("a.example"), ["b.pem"] = file("b.example"), ["c.pem"] = file("c.example"),
+            ["rsa.pem"] = file("a.example", { key = PKey.RSA.generate(2048) }) }
+        local function told(...)
+            local result = checks.run(([[
+                local ctx = openssl.SSL.SSLContext.new()
+                for _, file in ipairs { "%s" } do
+                    ctx:load_certificate(file)
+                end
+                moongate.listen { name = "web", address = "unix:/tmp/web", tls = ctx, backend = "a:1" }
+            ]]):format(table.concat({ ... }, '", "')), { files = files, "--json" })
+            assert.equal(0, result.code, result.err)
+            return result.json().warnings
+        end
+        assert.same({}, told("a.pem", "rsa.pem", "a.pem"))
+        local warnings = told("a.pem", "rsa.pem", "b.pem", "c.pem")
+        assert.is_true(has(warnings[1], { "listener web: /CN=b.example (b.pem) takes the place of another EC "
+            .. "certificate, /CN=a.example (a.pem); /CN=c.example (c.pem) takes the place of another EC certificate, "
+            .. "/CN=b.example (b.pem): a context has one of a type" }), warnings[1])
+        assert.is_nil(warnings[2])
+    end)
 end)
