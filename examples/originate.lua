@@ -1,5 +1,5 @@
--- Plain TCP in, verified TLS out: for programs that cannot speak TLS. Only certificates of this one CA are
--- believed, and only for the name that is asked for.
+-- Plain TCP in, verified TLS out: for programs that cannot speak TLS. The CA is pinned: certificates of this one are
+-- believed, of no other, and only for the name that is asked for.
 
 local moongate = require "moongate"
 local openssl = require "moongate.openssl"

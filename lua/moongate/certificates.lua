@@ -90,6 +90,15 @@ local function file_read(path, used, keys)
   return { path = path, cert = table.remove(certs, 1), chain = certs, key = key, kind = kind, names = names }
 end
 
+-- All that is wrong, at once, so that a directory is mended in one go.
+local function faults_tell(faults)
+  if #faults > 0 then
+    local more = #faults - FAULTS_SHOWN
+    core.fail(table.concat(faults, "; ", 1, math.min(#faults, FAULTS_SHOWN))
+      .. (more > 0 and ("; and %d more files like these"):format(more) or ""))
+  end
+end
+
 -- All files of the pattern; raises what is wrong with them, together.
 local function files_read(pattern)
   local files, faults, used, keys = {}, {}, {}, {}
@@ -98,11 +107,8 @@ local function files_read(pattern)
     files[#files + 1] = file
     faults[#faults + 1] = fault
   end
-  if #faults > 0 then
-    local more = #faults - FAULTS_SHOWN
-    core.fail(table.concat(faults, "; ", 1, math.min(#faults, FAULTS_SHOWN))
-      .. (more > 0 and ("; and %d more files like these"):format(more) or ""))
-  elseif #files == 0 then
+  faults_tell(faults)
+  if #files == 0 then
     core.fail(("no file with a certificate matches %q"):format(pattern))
   end
   for _, path in ipairs(keys) do
@@ -148,14 +154,14 @@ local function groups_make(files)
   return groups
 end
 
-local function context_make(group)
+local function context_make(group, faults)
   local ctx = openssl.SSL.SSLContext.new()
   local paths = {}
   for i, file in ipairs(group) do
     paths[i] = file.path
     local ok, fault = pcall(ctx.add_certificate, ctx, file.cert, file.key, file.chain)
     if not ok then
-      core.fail(file.path .. ": " .. (type(fault) == "table" and fault.message or tostring(fault)))
+      faults[#faults + 1] = file.path .. ": " .. (type(fault) == "table" and fault.message or tostring(fault))
     end
   end
   local label = table.concat(paths, ", ")
@@ -170,10 +176,13 @@ return function(pattern, configure)
   elseif configure ~= nil and type(configure) ~= "function" then
     core.fail("configure: expected a function, got " .. type(configure))
   end
-  local contexts = {}
-  for i, group in ipairs(groups_make(files_read(pattern))) do
-    contexts[i] = context_make(group)
-    if configure then
+  local groups, contexts, faults = groups_make(files_read(pattern)), {}, {}
+  for i, group in ipairs(groups) do
+    contexts[i] = context_make(group, faults)
+  end
+  faults_tell(faults)
+  if configure then
+    for i, group in ipairs(groups) do
       configure(contexts[i], group.names)
     end
   end

@@ -68,6 +68,28 @@ describe("JA4", function()
         assert.equal("t13d1516h2_8daaf6152771_02713d6af862", ja4(SUITES, (chrome:gsub("44cd", "4469")), bodies()))
     end)
 
+    -- What FoxIO publishes for captures of its own: JA4, and JA4_ro, the lists in the client's order.
+    for client, case in pairs {
+        ["Chrome in the definition's capture"] = { "t13d1516h2_8daaf6152771_e5627efa2ab1",
+            "t13d1516h2_1301,1302,1303,c02b,c02f,c02c,c030,cca9,cca8,c013,c014,009c,009d,002f,0035_"
+            .. "ff01,0033,002d,0005,4469,000d,0010,0023,001b,002b,0000,0012,000a,0017,000b,0015_"
+            .. "0403,0804,0401,0503,0805,0501,0806,0601" },
+        ["Firefox"] = { "t13d1715h2_5b57614c22b0_3d5424432f57",
+            "t13d1715h2_1301,1303,1302,c02b,c02f,cca9,cca8,c02c,c030,c00a,c009,c013,c014,009c,009d,002f,0035_"
+            .. "0000,0017,ff01,000a,000b,0023,0010,0005,0022,0033,002b,000d,002d,001c,0015_"
+            .. "0403,0503,0603,0804,0805,0806,0401,0501,0601,0203,0201" },
+        ["Chrome with post-quantum signatures and trust anchors"] = { "t13d1517h2_8daaf6152771_cb7bf5808d99",
+            "t13d1517h2_1301,1302,1303,c02b,c02f,c02c,c030,cca9,cca8,c013,c014,009c,009d,002f,0035_"
+            .. "fe0d,0010,0017,0033,44cd,ff01,000a,000d,0023,002b,000b,ca34,002d,0000,0005,001b,0012_"
+            .. "0904,0905,0906,0403,0804,0401,0503,0805,0501,0806,0601", "1a1a," },
+    } do
+        it("is that of " .. client .. ", as published with its raw form", function()
+            local suites, extensions, signatures = case[2]:match("^%w+_([%x,]+)_([%x,]+)_([%x,]+)$")
+            assert.equal(case[1], ja4(suites, extensions,
+                bodies { ["000d"] = vector(2, numbers((case[3] or "") .. signatures)) }))
+        end)
+    end
+
     it("leaves GREASE out and does not mind the order", function()
         assert.equal("t13d1516h2_8daaf6152771_e5627efa2ab1",
             ja4("5a5a,0035,1301,1302,1303,c02b,c02f,c02c,c030,cca9,cca8,c013,"

@@ -10,6 +10,7 @@ certs: keys and certificates, made with the openssl command when they are first 
     certs.stranger                    -- for localhost, but signed by certs.other_ca
     certs.small                       -- RSA-1024: security level 2 refuses it
     certs.client                      -- for a client, CN client-1
+    certs.billing                     -- the same with a subjectAltName, of which certs.two_names has one more
     certs.respond "rsa"               -- the path of an OCSP response that says it is good, and its serial number
 ]]
 
@@ -31,6 +32,11 @@ local recipes = {
     stranger = { key = "ec", names = LOCAL, issuer = "other_ca" },
     small = { key = "rsa:1024", names = LOCAL },
     client = { key = "ec", subject = "/CN=client-1", client = true },
+    billing = { key = "ec", subject = "/CN=billing", client = true, names = "URI:spiffe://example.com/billing" },
+    two_names = { key = "ec", subject = "/CN=two", client = true,
+        names = "URI:spiffe://example.com/billing,URI:spiffe://example.com/guest" },
+    stranger_billing = { key = "ec", subject = "/CN=billing", client = true,
+        names = "URI:spiffe://example.com/billing", issuer = "other_ca" },
     stranger_client = { key = "ec", subject = "/CN=stranger", client = true, issuer = "other_ca" },
 }
 
@@ -88,7 +94,8 @@ local function make(name, recipe)
     local issuer = certs[recipe.issuer or "ca"]
     openssl("req", "-new", key_options(recipe.key), "-nodes", "-keyout", made.key, "-out", made.csr, "-subj", subject)
     local extensions = bench.write(name .. ".ext", "basicConstraints=critical,CA:FALSE\n" ..
-        (recipe.client and "extendedKeyUsage=clientAuth\n" or "subjectAltName=" .. recipe.names .. "\n"))
+        (recipe.client and "extendedKeyUsage=clientAuth\n" or "") ..
+        (recipe.names and "subjectAltName=" .. recipe.names .. "\n" or ""))
     if recipe.expired then
         sign_expired(made, issuer, extensions)
     else

@@ -63,9 +63,23 @@ describe("the example", function()
         for from, to in pairs(environment.replace or {}) do
             text = text:gsub(from:gsub("%p", "%%%0"), to)
         end
-        environment.replace = nil
+        local log_format = environment.log_format
+        environment.replace, environment.log_format = nil, nil
         -- as many workers as the script says
-        return port, proxy.start { whole = true, script = text, env = environment, workers = false }
+        return port, proxy.start { whole = true, script = text, env = environment, workers = false,
+            log_format = log_format }
+    end
+
+    -- With an access log, which examples leave to their users, and with somebody behind it.
+    local function logged(name, environment)
+        environment.replace = environment.replace or {}
+        local server = bench.echo_server {}
+        for _, address in ipairs { "127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8082" } do
+            environment.replace[address] = "127.0.0.1:" .. server.port
+        end
+        environment.replace['local moongate = require "moongate"'] = 'local moongate = require "moongate" '
+            .. 'moongate.settings { access_log = "$access" }'
+        return example(name, environment)
     end
 
     local tried = {}
@@ -101,6 +115,15 @@ describe("the example", function()
         local server = bench.echo_server { tls = true, cert = certs.ec.crt, key = certs.ec.key }
         local port = example("originate", { BACKEND = "127.0.0.1:" .. server.port })
         assert.equal(1000, bench.exchange({ connect = "127.0.0.1:" .. port, bytes = 1000 }):finish().got)
+        for name, alert in pairs { stranger = "unknown_ca", wrong = "bad_certificate" } do
+            server = bench.echo_server { tls = true, cert = certs[name].crt, key = certs[name].key }
+            local web
+            port, web = logged("originate", { BACKEND = "127.0.0.1:" .. server.port })
+            assert.equal(0, bench.exchange({ connect = "127.0.0.1:" .. port, bytes = 1000 }):finish().got)
+            local record = web:record(1)
+            assert.same({ "up: certificate not accepted", alert }, { record.reason, record.backend_alert_sent },
+                record.detail)
+        end
     end)
 
     describe_example("tcp", function()
@@ -128,7 +151,7 @@ describe("the example", function()
     end)
 
     -- "New" or "Reused"
-    local function s_client(port, version, ...)
+    local function resumption(port, version, ...)
         return bench.must({ "openssl", "s_client", "-connect", "127.0.0.1:" .. port, "-CAfile", certs.ca.crt,
             "-servername", "localhost", "-ign_eof", version, input = "hello\n", ... })
             :match("(%a+), TLSv1%.%d, Cipher is")
@@ -138,8 +161,8 @@ describe("the example", function()
         local port, web = example("sessions")
         local session = bench.path("example.session")
         for _, version in ipairs { "-tls1_2", "-tls1_3" } do
-            assert.equal("New", s_client(port, version, "-sess_out", session))
-            assert.equal("Reused", s_client(port, version, "-sess_in", session))
+            assert.equal("New", resumption(port, version, "-sess_out", session))
+            assert.equal("Reused", resumption(port, version, "-sess_in", session))
         end
         web:wait_log("a session for 127.0.0.1")
         web:wait_log("known to us: 127.0.0.1")
@@ -154,10 +177,10 @@ describe("the example", function()
         local changed = example("fleet")
         local session = bench.path("example.session")
         for _, version in ipairs { "-tls1_2", "-tls1_3" } do
-            assert.equal("New", s_client(second, version, "-sess_out", session))
-            assert.equal("Reused", s_client(third, version, "-sess_in", session))
-            assert.equal("Reused", s_client(changed, version, "-sess_in", session))
-            assert.equal("New", s_client(first, version, "-sess_in", session))
+            assert.equal("New", resumption(second, version, "-sess_out", session))
+            assert.equal("Reused", resumption(third, version, "-sess_in", session))
+            assert.equal("Reused", resumption(changed, version, "-sess_in", session))
+            assert.equal("New", resumption(first, version, "-sess_in", session))
         end
     end)
 
@@ -167,18 +190,6 @@ describe("the example", function()
         local result = bench.run { "openssl", "s_client", "-connect", "127.0.0.1:" .. port, "-CAfile", certs.ca.crt,
             "-verify_return_error", input = "", ... }
         return result, web:record(number)
-    end
-
-    -- With an access log, which examples leave to their users, and with somebody behind it.
-    local function logged(name, environment)
-        environment.replace = environment.replace or {}
-        local server = bench.echo_server {}
-        for _, address in ipairs { "127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8082" } do
-            environment.replace[address] = "127.0.0.1:" .. server.port
-        end
-        environment.replace['local moongate = require "moongate"'] = 'local moongate = require "moongate" '
-            .. 'moongate.settings { access_log = "$access" }'
-        return example(name, environment)
     end
 
     describe_example("dual", function()
@@ -248,6 +259,76 @@ describe("the example", function()
         _, record = s_client(port, web, "-tls1_2")
         assert.same({ "access_denied", "unwanted client from 127.0.0.1" }, { record.alert_sent, record.detail })
         assert.equal(0, (s_client(port, web)).code)
+    end)
+
+    describe_example("mtls", function()
+        local port, web = logged("mtls", {})
+        local function as(name, ...)
+            if name then
+                return s_client(port, web, "-cert", certs[name].crt, "-key", certs[name].key, ...)
+            end
+            return s_client(port, web, ...)
+        end
+        for _, version in ipairs { "-tls1_2", "-tls1_3" } do
+            local _, record = as("billing", version)
+            assert.same({ "CN=billing" }, { record.client_subject, record.alert_sent })
+            for name, alert in pairs { client = "handshake_failure", two_names = "handshake_failure",
+                stranger_billing = "unknown_ca" } do
+                _, record = as(name, version)
+                assert.equal(alert, record.alert_sent, name)
+            end
+            _, record = as(nil, version)
+            assert.equal(version == "-tls1_2" and "handshake_failure" or "certificate_required", record.alert_sent)
+        end
+    end)
+
+    describe_example("profiles", function()
+        local other = bench.port()
+        local port, web = logged("profiles", { replace = { ["127.0.0.1:8454"] = "127.0.0.1:" .. other } })
+        local function alert(at, version)
+            local result, record = s_client(at, web, version, "-cipher", "ALL:@SECLEVEL=0")
+            return record.alert_sent or result.code
+        end
+        assert.same({ "protocol_version", 0, 0 },
+            { alert(port, "-tls1_1"), alert(port, "-tls1_2"), alert(port, "-tls1_3") })
+        assert.same({ "protocol_version", "protocol_version", 0 },
+            { alert(other, "-tls1_1"), alert(other, "-tls1_2"), alert(other, "-tls1_3") })
+    end)
+
+    describe_example("keylog", function()
+        -- What the command in its comment finds in the log: what the client itself says its secrets were?
+        local command = assert(bench.read("examples/keylog.lua"):match("\n%-%- +(grep .-) moongate%.log > keys%.txt"))
+        local function secrets(web)
+            return bench.run({ "sh", "-c", command .. " " .. web.log }).out
+        end
+        local function sorted(text)
+            local lines = {}
+            for line in text:gmatch("[^\n]+") do
+                lines[#lines + 1] = line:match("^%u[%u%d_]+ %x+ %x+$")
+            end
+            table.sort(lines)
+            return lines
+        end
+        local port, web = logged("keylog", { SECRETS_OF = "127.0.0.1", log_format = "text" })
+        local known = bench.path("client.keys")
+        local function connect(...)
+            assert.equal(0, bench.run({ "openssl", "s_client", "-connect", "127.0.0.1:" .. port, "-CAfile",
+                certs.ca.crt, "-verify_return_error", input = "", ... }).code)
+        end
+        connect("-tls1_2", "-keylogfile", known)
+        connect("-tls1_3", "-keylogfile", known)
+        local expected = sorted(bench.read(known))
+        assert.equal(6, #expected) -- one line of TLS 1.2, five of TLS 1.3
+        bench.wait("all lines", function() return #sorted(secrets(web)) >= #expected end)
+        assert.same(expected, sorted(secrets(web)))
+
+        for _, environment in ipairs { { SECRETS_OF = "192.0.2.1" }, {} } do
+            environment.log_format = "text"
+            port, web = logged("keylog", environment)
+            connect()
+            web:stop()
+            assert.equal("", secrets(web))
+        end
     end)
 
     it("that is not tried here does not exist", function()

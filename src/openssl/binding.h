@@ -152,7 +152,9 @@ struct mg_ssl_context_facts {
     int verify_mode;
     bool has_client_ca; /* client_ca, ca_file, ca_path or cert_store given */
     bool staple_ended;  /* an OCSP response that is no longer valid, and so not sent */
-    char name[128];     /* ctx.name or "" */
+    const char *
+        replaced; /* words for certificates that others of their type replaced, or NULL; the context's */
+    char name[128]; /* ctx.name or "" */
     bool client_cert_cb;
     unsigned char digest[32];         /* policy digest: ARCHITECTURE 7 */
     unsigned char session_policy[32]; /* that with session_id_context: what sessions are bound to */
@@ -165,6 +167,10 @@ const char *mg_ssl_context_label_push(lua_State *L, int idx);
 /* The DNS names of a context's certificates: for each the kind of key and the name, both with a NUL. Does
  * not raise; -1 without memory. */
 int mg_ssl_context_names(SSL_CTX *ctx, struct mg_buf *out);
+
+/* The file of the context's certificate that has this DNS name, of this kind if one is given; NULL if none has it or
+ * it came from no file. The certificate owns the text. */
+const char *mg_ssl_context_file(SSL_CTX *ctx, const char *kind, const char *name);
 
 /*
  * Asks the servername_cb of ctx about the name a client sent. 0: *chosen is the context to go on with

@@ -282,6 +282,9 @@ void mg_ssl_context_create(lua_State *L);
 /* FrozenError of a method; attributes are checked by the dispatcher. */
 struct mg_ssl_context *mg_ssl_context_check_writable(lua_State *L);
 
+/* Name of a value that no script assigns: what there is to tell of certificates that others replaced. */
+#define REPLACED "replaced certificates"
+
 /* The assigned value of `name` of the context at idx, pushed; its type is returned. */
 int mg_ssl_context_value(lua_State *L, int idx, const char *name);
 void mg_ssl_context_store(lua_State *L, int idx, const char *name, int value);

@@ -54,8 +54,10 @@ mg_ssl_context_each_certificate(SSL_CTX *ctx, int (*visit)(SSL_CTX *ctx, X509 *x
     return rc;
 }
 
+/* The certificate and the chain that a key's type has already. */
 struct chain_search {
     const EVP_PKEY *key;
+    X509 *x509;
     STACK_OF(X509) * chain;
 };
 
@@ -68,6 +70,7 @@ chain_visit(SSL_CTX *ctx, X509 *x509, void *data)
     if (!own || !EVP_PKEY_is_a(own, mg_pkey_type_name(search->key)))
         return 0;
     SSL_CTX_get0_chain_certs(ctx, &search->chain);
+    search->x509 = x509;
     return 1;
 }
 
@@ -89,8 +92,37 @@ mg_ssl_context_put_certificate(SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF
     return ok == 1 ? 0 : -1;
 }
 
+static void
+label_push(lua_State *L, const X509 *cert)
+{
+    char subject[256];
+    const char *file = mg_x509_file(cert);
+    X509_NAME_oneline(X509_get_subject_name(cert), subject, sizeof(subject));
+    lua_pushfstring(L, file ? "%s (%s)" : "%s", subject, file);
+}
+
+/* A context has one certificate of a type: pushes what is to be told of the one that `cert` replaces, after
+ * what there is to tell already, or that alone. */
+static void
+replaced_push(lua_State *L, SSL_CTX *ctx, const X509 *cert, const EVP_PKEY *key)
+{
+    struct chain_search own = {.key = key};
+    mg_ssl_context_each_certificate(ctx, chain_visit, &own);
+    if (mg_ssl_context_value(L, 1, REPLACED) == LUA_TNIL) {
+        lua_pop(L, 1);
+        lua_pushliteral(L, "");
+    }
+    if (!own.x509 || X509_cmp(own.x509, cert) == 0)
+        return;
+    lua_pushstring(L, lua_rawlen(L, -1) > 0 ? "; " : "");
+    label_push(L, cert);
+    lua_pushfstring(L, " takes the place of another %s certificate, ", mg_pkey_type_name(key));
+    label_push(L, own.x509);
+    lua_concat(L, 5);
+}
+
 /* Certificate, key, chain and staple (either may be NULL) belong together, or an error that begins with
- * `what`. */
+ * `what`. The context is argument 1. */
 static void
 pair_add(lua_State *L, SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF(X509) * chain,
          struct mg_box *staple, const char *what)
@@ -107,8 +139,10 @@ pair_add(lua_State *L, SSL_CTX *ctx, X509 *cert, EVP_PKEY *key, STACK_OF(X509) *
         ERR_clear_error();
         mg_lua_error(L, "ArgumentError", "%s: public key mismatch", what);
     }
+    replaced_push(L, ctx, cert, key);
     if (mg_ssl_context_put_certificate(ctx, cert, key, chain) < 0)
         mg_lua_openssl_error(L, "SSLError", "%s: SSL_CTX_use_cert_and_key", what);
+    mg_ssl_context_store(L, 1, REPLACED, lua_gettop(L));
     mg_staple_set(ctx, staple, cert);
     ERR_clear_error();
 }

@@ -528,6 +528,9 @@ mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts)
     facts->has_client_ca = value_is_true(L, idx, "client_ca") || value_is_true(L, idx, "ca_file") ||
                            value_is_true(L, idx, "ca_path") || value_is_true(L, idx, "cert_store");
     facts->staple_ended = mg_staples_ended(self->ctx);
+    if (mg_ssl_context_value(L, idx, REPLACED) == LUA_TSTRING && lua_rawlen(L, -1) > 0)
+        facts->replaced = lua_tostring(L, -1);
+    lua_pop(L, 1);
     if (mg_ssl_context_value(L, idx, "name") == LUA_TSTRING)
         mg_str_copy(facts->name, sizeof(facts->name), lua_tostring(L, -1));
     lua_pop(L, 1);

@@ -173,6 +173,34 @@ mg_ssl_context_names(SSL_CTX *ctx, struct mg_buf *out)
     return out->failed ? -1 : 0;
 }
 
+struct holder {
+    const char *kind, *name, *file;
+};
+
+static int
+on_candidate(SSL_CTX *ctx MG_UNUSED, X509 *x509, void *data)
+{
+    struct holder *wanted = data;
+    struct mg_buf names = {0};
+    if (!wanted->file &&
+        (!wanted->kind || strcmp(wanted->kind, mg_pkey_type_name(X509_get0_pubkey(x509))) == 0)) {
+        names_add(x509, NULL, &names);
+        for (size_t at = 0; at < names.len; at += strlen(names.data + at) + 1)
+            if (strcasecmp(names.data + at, wanted->name) == 0)
+                wanted->file = mg_x509_file(x509);
+    }
+    mg_buf_free(&names);
+    return 0;
+}
+
+const char *
+mg_ssl_context_file(SSL_CTX *ctx, const char *kind, const char *name)
+{
+    struct holder wanted = {kind, name, NULL};
+    mg_ssl_context_each_certificate(ctx, on_candidate, &wanted);
+    return wanted.file;
+}
+
 const char *
 mg_x509_identity(lua_State *L, int idx, struct mg_buf *names)
 {

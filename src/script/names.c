@@ -126,15 +126,21 @@ named_fill(struct filling *f)
 
 /* ---- names of certificates ------------------------------------------------------------------- */
 
-/* Pushes what a warning calls the context of a target. */
+/* Pushes what a warning calls the context of a target: its label and, unless that says it already, the file of the
+ * certificate that has the name. */
 static const char *
-label_push(struct filling *f, int target)
+label_push(struct filling *f, int target, const char *type, const char *name)
 {
     const struct mg_target *found = mg_names_target_at(f->names, (size_t)target);
+    const char *label, *file;
 
     if (found == NULL || !mg_ssl_context_push(f->L, found->tls))
         return lua_pushliteral(f->L, "another context");
-    return mg_ssl_context_label_push(f->L, -1);
+    label = mg_ssl_context_label_push(f->L, -1);
+    file = mg_ssl_context_file(found->tls, type, name);
+    if (file == NULL || strstr(label, file) != NULL)
+        return label;
+    return lua_pushfstring(f->L, "%s (%s)", label, file);
 }
 
 static void
@@ -147,7 +153,8 @@ clash_tell(struct filling *f, const char *type, const char *name, int first, int
         mg_script_warn(L,
                        "%s: %s is a name of two contexts: %s gets it, as the first; the %s "
                        "certificate of %s is not served under it",
-                       f->place, name, label_push(f, first), type, label_push(f, target));
+                       f->place, name, label_push(f, first, NULL, name), type,
+                       label_push(f, target, type, name));
     lua_settop(L, top);
 }
 

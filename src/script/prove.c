@@ -482,6 +482,8 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
                       "%s: verify_mode asks for client certificates, but there is no CA to verify "
                       "them with (ca_file, ca_path or a cert_store that has one)",
                       who);
+    if (facts->replaced != NULL)
+        mg_proof_warn(proof, "%s: %s: a context has one of a type", who, facts->replaced);
     if (facts->staple_ended)
         mg_proof_warn(proof, "%s: an OCSP response has ended, and is not sent", who);
     return 0;

@@ -257,7 +257,8 @@ function SSLContext:flush_sessions(time) end
 ---@return moongate.openssl.SSLContext self
 function SSLContext:add_crl(crl) end
 
---- Adds a certificate with its private key; one of each key type can be there.
+--- Adds a certificate with its private key; one of each key type can be there. Another one takes its place, with a
+--- warning in check.
 ---@param cert moongate.openssl.Certificate
 ---@param key moongate.openssl.PKey
 ---@param chain? moongate.openssl.Certificate[] intermediates; left out, the chain of that key type stays

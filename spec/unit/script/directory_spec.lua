@@ -1,0 +1,208 @@
+-- A directory of 200 certificates, with everything in it that can be wrong with one: `check` tells of each in words
+-- that name its file.
+
+package.path = "lua/?.lua;" .. package.path
+local bench = require "bench"
+local checks = require "checks"
+local openssl = require "moongate.openssl"
+local testing = require "moongate.testing"
+
+teardown(bench.cleanup)
+
+local PKey, X509 = openssl.PKey, openssl.X509
+local DAY = 86400
+local ca = testing.ca()
+local middle = testing.ca { ca = ca, name = "Middle" }
+local far = testing.ca { name = "Far" }
+local key = PKey.EC.generate("prime256v1") -- of all but a few: what matters is what the certificates say
+
+local function pem_of(...)
+    local parts = {}
+    for i, cert in ipairs { ... } do
+        parts[i] = cert:to_pem()
+    end
+    return table.concat(parts)
+end
+
+-- One certificate with its key, as a file's text. `more`: days, begins (in days), key, issuer, digest, chain.
+local function file(names, more)
+    more = more or {}
+    local issuer, own, now = more.issuer or ca, more.key or key, os.time()
+    local cert = X509.Certificate.new()
+    cert.version, cert.serial = 2, ("%X"):format(math.random(1, 1 << 48))
+    cert.subject, cert.issuer, cert.public_key = "/CN=" .. (names:match("%S+") or "nobody"), issuer.cert.subject, own
+    cert.not_before, cert.not_after = now - 30 * DAY, now + (more.days or 90) * DAY + DAY // 2
+    if more.begins then
+        cert.not_before = now + more.begins * DAY
+    end
+    if names ~= "" then
+        local factory = X509.ExtensionFactory.new()
+        cert:add_extension(factory:create_extension("subjectAltName", "DNS:" .. names:gsub(" ", ",DNS:")))
+    end
+    cert:sign(issuer.key, more.digest or "SHA256")
+    return pem_of(cert, table.unpack(more.chain or { issuer.cert })) .. own:private_to_pem()
+end
+
+-- 200 files; `wrong` is part of them, the others have nothing the matter.
+local function directory(wrong)
+    local files, count = {}, 0
+    for name, text in pairs(wrong) do
+        files["certs/" .. name] = text
+        count = count + 1
+    end
+    for i = count + 1, 200 do
+        files[("certs/fine%03d.pem"):format(i)] = file(("fine%d.example"):format(i))
+    end
+    return files
+end
+
+local function read_in_a_loop(files)
+    local names = {}
+    for name in pairs(files) do
+        names[#names + 1] = ("%q"):format(name)
+    end
+    table.sort(names)
+    return ([[
+        local list = {}
+        for i, file in ipairs { %s } do
+            local ctx = openssl.SSL.SSLContext.new()
+            ctx.security_level = 0
+            ctx:load_certificate(file)
+            list[i] = ctx
+        end
+        moongate.listen { name = "web", address = "unix:/tmp/web", tls = moongate.servernames(list), backend = "a:1" }
+    ]]):format(table.concat(names, ", "))
+end
+
+local ALL_AT_ONCE = [[
+    moongate.listen { name = "web", address = "unix:/tmp/web", backend = "a:1",
+        tls = moongate.servernames(moongate.certificates "certs/*.pem") }
+]]
+
+-- Whether `text` has all the parts, in their order.
+local function has(text, parts)
+    local at = 1
+    for _, part in ipairs(parts) do
+        at = at and select(2, text:find(part, at, true))
+    end
+    return at ~= nil
+end
+
+-- For each of `expected`, the parts of a warning, there is one, and none of a file that has nothing the matter.
+local function tells(script, files, expected)
+    local result = checks.run(script, { files = files, timeout = 60, "--json" })
+    assert.equal(0, result.code, result.err)
+    local warnings = result.json().warnings
+    for _, parts in ipairs(expected) do
+        local found = false
+        for _, warning in ipairs(warnings) do
+            found = found or has(warning, parts)
+        end
+        assert.is_true(found, ("no warning with %s in\n%s"):format(table.concat(parts, " … "),
+            table.concat(warnings, "\n")))
+    end
+    for _, warning in ipairs(warnings) do
+        assert.is_nil(warning:find("fine", 1, true), warning)
+    end
+end
+
+-- What neither stops a policy nor a handshake.
+local WRONG = {
+    ["expired.pem"] = file("expired.example", { days = -2 }),
+    ["soon.pem"] = file("soon.example", { days = 5 }),
+    ["later.pem"] = file("later.example", { begins = 3 }),
+    ["no_chain.pem"] = file("chain.example", { issuer = middle, chain = {} }),
+    ["half_chain.pem"] = file("half.example", { issuer = middle, chain = { middle.cert } }),
+    ["order.pem"] = file("order.example", { issuer = middle, chain = { ca.cert, middle.cert } }),
+    ["foreign_chain.pem"] = file("foreign.example", { chain = { far.cert } }),
+    ["same_1.pem"] = file("same.example", { key = PKey.EC.generate("prime256v1") }),
+    ["same_2.pem"] = file("same.example"),
+    ["some_1.pem"] = file("some.example one.example"),
+    ["some_2.pem"] = file("two.example some.example"),
+    ["case_1.pem"] = file("case.example"),
+    ["case_2.pem"] = file("CASE.example other.example"),
+    ["wild_1.pem"] = file("*.wild.example wild1.example"),
+    ["wild_2.pem"] = file("*.wild.example wild2.example"),
+    ["kinds_1.pem"] = file("kinds.example kind.example"),
+    ["kinds_2.pem"] = file("kinds.example", { key = PKey.RSA.generate(2048) }),
+}
+
+-- What OpenSSL takes below security level 1 only.
+local WEAK = {
+    ["weak_key.pem"] = file("weak.example", { key = PKey.RSA.generate(1024) }),
+    ["weak_signature.pem"] = file("sha1.example", { digest = "SHA1" }),
+}
+
+-- What is told of WRONG: parts of warnings; `of` orders a file's name and the words about it.
+local function told_of_all(of)
+    local list = {
+        of("expired.pem", "has expired"),
+        of("soon.pem", "expires in 5 days"),
+        of("later.pem", "is not valid yet"),
+        of("no_chain.pem", "the chain is incomplete: the issuer CN=Middle"),
+        of("half_chain.pem", "the chain is incomplete: the issuer CN=Test CA"),
+        of("order.pem", "the chain is out of order: certificate 1"),
+        of("foreign_chain.pem", "the chain is out of order: certificate 1"),
+    }
+    for name, kind in pairs { some = "EC", case = "EC", wild = "EC", kinds = "RSA" } do
+        list[#list + 1] = { "is a name of two contexts", ("certs/%s_1.pem"):format(name), "gets it, as the first; the "
+            .. kind, ("certs/%s_2.pem"):format(name), "is not served under it" }
+    end
+    return list
+end
+
+describe("of a directory of 200 certificates", function()
+    it("moongate.certificates tells all that is wrong, by file", function()
+        local expected = told_of_all(function(name, words) return { "certs/" .. name, words } end)
+        expected[#expected + 1] = { "certs/same_2.pem: another EC certificate for the names of certs/same_1.pem" }
+        tells(ALL_AT_ONCE, directory(WRONG), expected)
+    end)
+
+    it("moongate.certificates refuses those that no client may trust, by file", function()
+        local result = checks.run(ALL_AT_ONCE, { files = directory(WEAK), timeout = 60 })
+        assert.equal(1, result.code)
+        assert.is_true(has(result.last, { "certs/weak_key.pem: ", "ee key too small", "certs/weak_signature.pem: ",
+            "too weak" }), result.last)
+    end)
+
+    it("load_certificate tells all that is wrong, by file", function()
+        local wrong = {}
+        for _, list in ipairs { WRONG, WEAK } do
+            for name, text in pairs(list) do
+                wrong[name] = text
+            end
+        end
+        local files = directory(wrong)
+        local function of(name, words)
+            return { words, ("(certs/%s)"):format(name) }
+        end
+        local expected = told_of_all(of)
+        expected[#expected + 1] = of("weak_key.pem", "has a weak key (1024 bits)")
+        expected[#expected + 1] = of("weak_signature.pem", "has a weak signature (SHA1)")
+        expected[#expected + 1] = { "same.example is a name of two contexts", "(certs/same_1.pem) gets it",
+            "(certs/same_2.pem) is not served" }
+        tells(read_in_a_loop(files), files, expected)
+    end)
+
+    it("load_certificate tells which one of a type a context has", function()
+        local files = { ["a.pem"] = file("a.example"), ["b.pem"] = file("b.example"), ["c.pem"] = file("c.example"),
+            ["rsa.pem"] = file("a.example", { key = PKey.RSA.generate(2048) }) }
+        local function told(...)
+            local result = checks.run(([[
+                local ctx = openssl.SSL.SSLContext.new()
+                for _, file in ipairs { "%s" } do
+                    ctx:load_certificate(file)
+                end
+                moongate.listen { name = "web", address = "unix:/tmp/web", tls = ctx, backend = "a:1" }
+            ]]):format(table.concat({ ... }, '", "')), { files = files, "--json" })
+            assert.equal(0, result.code, result.err)
+            return result.json().warnings
+        end
+        assert.same({}, told("a.pem", "rsa.pem", "a.pem"))
+        local warnings = told("a.pem", "rsa.pem", "b.pem", "c.pem")
+        assert.is_true(has(warnings[1], { "listener web: /CN=b.example (b.pem) takes the place of another EC "
+            .. "certificate, /CN=a.example (a.pem); /CN=c.example (c.pem) takes the place of another EC certificate, "
+            .. "/CN=b.example (b.pem): a context has one of a type" }), warnings[1])
+        assert.is_nil(warnings[2])
+    end)
+end)
