@@ -223,7 +223,8 @@ end
     end)
 
     it("counts names that would be refused, and those that were before not again", function()
-        start(nil, named [[ ["a.example"] = old, ["b.example"] = old, default = old, ["c.example"] = false, none = old ]])
+        start(nil, named [[ ["a.example"] = old, ["b.example"] = old, ["c.example"] = false, default = old,
+            none = old ]])
         asked "a.example"
         asked "b.example"
         asked "other.example"
