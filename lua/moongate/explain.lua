@@ -2,6 +2,7 @@
 --- listener in memory, and says what was decided and by which line of the script.
 
 local openssl = require "moongate.openssl"
+local script = require "moongate.script"
 local testing = require "moongate.testing"
 
 local explain = {}
@@ -103,12 +104,18 @@ end
 
 -- ---- the handshake -------------------------------------------------------------------------------
 
-local BUDGET = 50000000 -- instructions of a backend function
+local BUDGET = 50000000 -- instructions of a backend or tls function
 
--- A Conn for a backend function: the server's end, and addresses as documentation has them.
+-- As documentation has them.
+local ADDRESSES = { remote_ip = "192.0.2.1", remote_port = 50000, local_ip = "192.0.2.2", local_port = 443,
+  socket_ip = "192.0.2.1", socket_port = 50000 }
+
+-- A Conn for a backend function; server: its end, or what is known of a client that is passed through.
 local function conn_for(listener, server)
-  local fixed = { id = 0, generation = 0, listener = listener.name, remote_ip = "192.0.2.1", remote_port = 50000,
-    local_ip = "192.0.2.2", local_port = 443, socket_ip = "192.0.2.1", socket_port = 50000 }
+  local fixed = { id = 0, generation = 0, listener = listener.name }
+  for name, value in pairs(ADDRESSES) do
+    fixed[name] = value
+  end
   return setmetatable({}, {
     __index = function(_, name)
       if fixed[name] ~= nil or not server then
@@ -120,10 +127,10 @@ local function conn_for(listener, server)
   })
 end
 
-local function ask_backend(callback, conn)
+local function ask(callback, argument)
   local thread = coroutine.create(callback)
   debug.sethook(thread, function() error("stopped: it runs too long", 0) end, "", BUDGET)
-  return coroutine.resume(thread, conn)
+  return coroutine.resume(thread, argument)
 end
 
 local function backend_of(listener, server)
@@ -133,7 +140,7 @@ local function backend_of(listener, server)
     return { name = backend.name, line = where, fixed = true }
   end
   local line = function_at(backend)
-  local ok, answer, reason = ask_backend(backend, conn_for(listener, server))
+  local ok, answer, reason = ask(backend, conn_for(listener, server))
   if not ok then
     return { line = line, error = tostring(answer) }
   elseif answer == nil then
@@ -142,11 +149,50 @@ local function backend_of(listener, server)
   return { name = type(answer) == "string" and answer or answer.name, line = line }
 end
 
--- The context that the name chose, where one did: the server's end keeps it.
-local function chosen_context(listener, server)
-  local kept = debug.getuservalue(server, 1)[2]
-  return type(kept) == "userdata" and kept or listener.tls
+-- ---- before the handshake ------------------------------------------------------------------------
+
+local INTERNAL_ERROR, UNRECOGNIZED_NAME = 80, 112
+
+-- What a ServerNames or a tls function says: the value, by what and which line, of a refusal also reason and alert.
+local function by_servernames(names, hello)
+  local target, pattern = names:find(hello.servername)
+  local set = { { what = ("servernames[%q]"):format(pattern), line = place(debug.getuservalue(names, 1).where) } }
+  return target, set, hello.servername and "nothing is served under this name" or "nothing is served without a name",
+    UNRECOGNIZED_NAME
 end
+
+local function by_function(callback, hello)
+  local set = { { what = "tls", line = function_at(callback) } }
+  local ok, target, reason, alert = ask(callback, hello)
+  if ok and getmetatable(target) == "SSLContext" then
+    ok, reason = pcall(target.setup, target)
+    target = ok and target or reason
+  elseif ok and target and getmetatable(target) ~= "Passthrough" then
+    ok, target = false, ("it returned a %s"):format(type(target))
+  end
+  if not ok then
+    return nil, set, "the tls function failed: " .. tostring(target), INTERNAL_ERROR
+  end
+  return target, set, reason ~= nil and tostring(reason) or "the tls function returned nil", alert or UNRECOGNIZED_NAME
+end
+
+local function choose(tls, hello)
+  local kind = getmetatable(tls)
+  if kind == "SSLContext" then
+    return tls, {}
+  elseif kind == "ServerNames" then
+    return by_servernames(tls, hello)
+  end
+  return by_function(tls, hello)
+end
+
+-- The context that servername_cb chose, where it did: the server's end keeps it.
+local function chosen_context(server)
+  local kept = debug.getuservalue(server, 1)[2]
+  return type(kept) == "userdata" and kept or nil
+end
+
+-- ---- the handshake, continued --------------------------------------------------------------------
 
 -- Attributes that can be the reason of an alert, by what OpenSSL says.
 local CAUSES = {
@@ -184,18 +230,38 @@ end
 
 local VERIFY = { [0] = "not asked for", [1] = "asked for", [3] = "required" }
 
+-- What the backend function may ask of a client that is passed through.
+local function passed_through(hello)
+  return { servername = hello.servername }
+end
+
+-- Returns what the backend function is asked with, or nil: it is not.
 local function shake(result, listener, client, options)
-  local hs = testing.handshake(listener.tls, client, { servername = options.sni })
-  local context = chosen_context(listener, hs.server)
+  local hello = script.hello(client, options.sni, ADDRESSES)
+  local chosen, chosen_by, reason, alert = choose(listener.tls, hello)
+  if not chosen then
+    result.ok = false
+    result.alert = { name = script.alert_name(alert), reason = reason, side = "server", set = chosen_by }
+    return nil
+  elseif getmetatable(chosen) == "Passthrough" then
+    result.ok = true
+    result.passthrough = { set = chosen_by }
+    return passed_through(hello)
+  end
+  local hs = testing.handshake(chosen, client, { servername = options.sni })
+  local context = chosen_context(hs.server) or chosen
   result.ok = hs.ok
   result.context = { name = context.name, line = made_at(context) }
-  if context ~= listener.tls then
-    result.context.chosen_by = set_at(listener.tls, "servername_cb")
+  if context ~= chosen then
+    table.move(set_at(chosen, "servername_cb"), 1, 1, #chosen_by + 1, chosen_by)
+  end
+  if #chosen_by > 0 then
+    result.context.chosen_by = chosen_by
   end
   result.client_certificates = { value = VERIFY[context.verify_mode & 3] or "not asked for",
     set = set_at(context, "verify_mode", "set_params", "use_profile") }
   if not hs.ok then
-    local reason = hs.server_error or hs.client_error or "the handshake failed"
+    reason = hs.server_error or hs.client_error or "the handshake failed"
     result.alert = { name = hs.alert, reason = reason, side = hs.server_error and "server" or "client",
       set = cause_of(context, reason) }
     return nil
@@ -281,7 +347,10 @@ local function text(result)
   row(out, "listener", result.listener.name, result.listener.line)
   if not result.tls then
     row(out, "TLS", "none: bytes are passed on as they come")
-  else
+  elseif result.passthrough then
+    local name = result.backend and result.backend.name
+    row(out, "TLS", name and "passed through to " .. name or "passed through", set_text(result.passthrough.set))
+  elseif result.context then
     local chosen = result.context.chosen_by
     row(out, "context", result.context.name or "without a name", ("made in %s%s"):format(result.context.line,
       chosen and "; chosen by " .. set_text(chosen) or ""))

@@ -187,4 +187,78 @@ end
 ]])
         assert.matches("3 of 3 recent clients would now fail", result.out, 1, true)
     end)
+
+    -- ---- where the context is chosen before the handshake ----------------------------------------
+
+    local NAMED = [[
+do
+    local old, new = server(), server()
+    for _, ctx in ipairs { old, new } do ctx.ciphers = "ECDHE+AESGCM:ECDHE+CHACHA20" end
+    new.min_version = openssl.SSL.TLS1_3_VERSION
+    local _ = old, new
+    moongate.listen { name = "web", address = "127.0.0.1:$web", backend = %s, tls = %s }
+end
+]]
+    local BYE = [[moongate.reply "bye\n"]]
+
+    local function named(names)
+        return NAMED:format(BYE, "moongate.servernames { " .. names .. " }")
+    end
+
+    local function asked(name, ...)
+        clients(1, ports.web, "-servername", name, ...)
+    end
+
+    it("asks the names for the context that a client would get", function()
+        start(nil, named [[ ["a.example"] = old, ["*.w.example"] = old, default = old, none = old ]])
+        asked("a.example", "-tls1_2")
+        asked("A.example", "-tls1_3")
+        asked("x.w.example", "-tls1_2")
+        asked("other.example", "-tls1_2")
+        clients(1, ports.web, "-tls1_2", "-noservername")
+        local result = web:reload(named [[ ["a.example"] = new, ["*.w.example"] = old, default = new, none = old ]])
+        assert.matches("2 of 5 recent clients would now fail: unsupported protocol\n", result.out, 1, true)
+        result = web:reload(named [[ ["a.example"] = old, ["*.w.example"] = new, default = old, none = new ]])
+        assert.matches("2 of 5 recent clients would now fail: unsupported protocol\n", result.out, 1, true)
+    end)
+
+    it("counts names that would be refused, and those that were before not again", function()
+        start(nil, named [[ ["a.example"] = old, ["b.example"] = old, ["c.example"] = false, default = old,
+            none = old ]])
+        asked "a.example"
+        asked "b.example"
+        asked "other.example"
+        clients(1, ports.web, "-noservername")
+        assert.not_equal(0, client(ports.web, "-servername", "c.example"))
+        local result = web:reload(named [[ ["a.example"] = old, ["b.example"] = false ]])
+        assert.matches("3 of 5 recent clients would now fail: unrecognized name\n", result.out, 1, true)
+        assert.is_nil(web:reload(named [[ ["a.example"] = old ]]).out:find("would now fail", 1, true))
+    end)
+
+    it("counts a name that is passed through as fine, wherever it then goes", function()
+        local nobody = bench.port()
+        local passing = NAMED:format('"127.0.0.1:' .. nobody .. '"', [[moongate.servernames {
+            ["a.example"] = moongate.PASSTHROUGH, none = old }]])
+        start(nil, named [[ ["a.example"] = old, none = old ]])
+        asked("a.example", "-tls1_2")
+        local result = web:reload(passing)
+        assert.is_nil(result.out:find("would now fail", 1, true))
+        client(ports.web, "-servername", "a.example", "-tls1_2")
+        assert.equal(2, held(web))
+        result = web:reload(named [[ ["a.example"] = new, none = old ]])
+        assert.matches("2 of 2 recent clients would now fail: unsupported protocol\n", result.out, 1, true)
+    end)
+
+    it("does not run a tls function", function()
+        start(nil, NAMED:format(BYE, "function() return old end"))
+        asked("a.example", "-tls1_2")
+        asked("b.example", "-tls1_3")
+        assert.equal(2, held(web))
+        local result = web:reload(NAMED:format(BYE, [[function() error "never in a replay" end]]))
+        assert.is_nil(result.out:find("would now fail", 1, true))
+        web:wait_log("of 2 recent clients 2 were tried without the script's callbacks")
+        assert.is_nil(web:log_text():find("never in a replay", 1, true))
+        result = web:reload(NAMED:format(BYE, "new"))
+        assert.matches("1 of 2 recent clients would now fail: unsupported protocol\n", result.out, 1, true)
+    end)
 end)

@@ -115,9 +115,21 @@ choose(struct mg_session *s, const struct mg_hello *hello, struct mg_target *tar
     return false;
 }
 
+/* For the replay at a reload: taken for failed until it is confirmed. 0: it is not kept. */
+static uint64_t
+hello_keep(struct mg_session *s, const struct mg_hello *hello)
+{
+    struct mg_ring *ring = s->engine->options.ring;
+    const char *name = s->listener->name;
+
+    if (ring == NULL)
+        return 0;
+    return mg_ring_add(ring, mg_str_hash(name, strlen(name)), hello->raw.data, hello->raw.len);
+}
+
 /* true: the handshake begins. */
 static bool
-terminate(struct mg_session *s, SSL_CTX *ctx)
+terminate(struct mg_session *s, SSL_CTX *ctx, uint64_t ring_number)
 {
     struct mg_err err;
     int rc;
@@ -130,7 +142,7 @@ terminate(struct mg_session *s, SSL_CTX *ctx)
         return false;
     }
     s->down.tls.scope = s->listener->name;
-    mg_tls_conn_keep_hello(&s->down.tls, s->engine->options.ring, s->listener->name);
+    mg_tls_conn_kept_hello(&s->down.tls, s->engine->options.ring, ring_number);
     s->down.deciding = false;
     mg_free(s->servername);
     s->servername = NULL;
@@ -165,15 +177,19 @@ static bool
 decide(struct mg_session *s, const struct mg_hello *hello)
 {
     struct mg_target target;
+    uint64_t ring_number;
 
     if (remember(s, hello) != 0) {
         mg_session_close(s, "session: out of memory", NULL);
         return false;
     }
+    ring_number = hello_keep(s, hello);
     if (!choose(s, hello, &target))
         return false;
     if (target.kind == MG_TARGET_TERMINATE)
-        return terminate(s, target.tls);
+        return terminate(s, target.tls, ring_number);
+    if (ring_number != 0)
+        mg_ring_confirm(s->engine->options.ring, ring_number);
     pass(s);
     return false;
 }

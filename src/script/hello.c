@@ -11,16 +11,23 @@
 #define HELLOS "moongate.hellos"
 
 struct hello {
-    struct mg_session *session; /* NULL once it is decided */
-    const struct mg_hello *hello;
+    struct mg_session *session;   /* NULL: of no connection */
+    const struct mg_hello *hello; /* NULL once it is decided */
 };
+
+/* One of no connection: its user values are the message and a table of addresses. */
+struct sample {
+    struct hello base;
+    struct mg_hello parsed;
+};
+enum { SAMPLE_MESSAGE = 1, SAMPLE_ADDRESSES };
 
 static const struct mg_hello *
 hello_get(lua_State *L, const void *self)
 {
     const struct hello *hello = self;
 
-    if (hello->session == NULL)
+    if (hello->hello == NULL)
         mg_lua_error(L, "RuntimeError",
                      "Hello: it is of use only inside the tls function that was called with it");
     return hello->hello;
@@ -145,8 +152,13 @@ ja4_get(lua_State *L, void *self)
 static int
 conn_get(lua_State *L, void *self)
 {
+    struct mg_session *session = ((const struct hello *)self)->session;
+
     hello_get(L, self);
-    mg_conn_push(L, ((const struct hello *)self)->session);
+    if (session != NULL)
+        mg_conn_push(L, session);
+    else
+        lua_getiuservalue(L, 1, SAMPLE_ADDRESSES);
     lua_getfield(L, -1, lua_tostring(L, 2));
     return 1;
 }
@@ -175,6 +187,7 @@ static const struct mg_class hello_class = {
     .name = "Hello",
     .metatable = "moongate.Hello",
     .attrs = attrs,
+    .user_values = 2,
 };
 
 void
@@ -199,6 +212,22 @@ mg_hello_push(lua_State *L, struct mg_session *session, const struct mg_hello *h
     lua_remove(L, -2);
 }
 
+void
+mg_hello_sample_push(lua_State *L, int message, int addresses)
+{
+    size_t len;
+    const char *text = luaL_checklstring(L, message, &len);
+    struct sample *self = mg_class_new(L, &hello_class, sizeof(*self));
+
+    lua_pushvalue(L, message);
+    lua_setiuservalue(L, -2, SAMPLE_MESSAGE);
+    lua_pushvalue(L, addresses);
+    lua_setiuservalue(L, -2, SAMPLE_ADDRESSES);
+    if (mg_hello_parse((const unsigned char *)text, len, &self->parsed) != MG_HELLO_COMPLETE)
+        luaL_error(L, "malformed ClientHello");
+    self->base.hello = &self->parsed;
+}
+
 /* Allocates nothing, so that it cannot fail. */
 static void
 hello_drop(lua_State *L, void *session)
@@ -209,7 +238,7 @@ hello_drop(lua_State *L, void *session)
     lua_rawgetp(L, -1, session);
     self = lua_touserdata(L, -1);
     if (self != NULL)
-        self->session = NULL;
+        self->hello = NULL;
     lua_pushnil(L);
     lua_rawsetp(L, 1, session);
 }

@@ -395,6 +395,10 @@ void mg_hello_open(lua_State *L);
 void mg_hello_push(lua_State *L, struct mg_session *session, const struct mg_hello *hello);
 void mg_hello_forget(struct mg_script *s, struct mg_session *session);
 
+/* Pushes a Hello of no connection, of use for ever: for the message (a string) and the table of addresses at
+ * these positive indices. May raise. */
+void mg_hello_sample_push(lua_State *L, int message, int addresses);
+
 extern const struct mg_policy mg_script_policy;
 
 /* Tells moongate.openssl how the world is asked and callbacks are called. */

@@ -1,6 +1,6 @@
 /*
  * Recent clients against a new policy: each ClientHello of the ring is shown to the context that the new
- * generation's listener of the same name would choose for it. Runs on the thread that builds; nothing
+ * generation's listener of the same name would choose for it, by its names where it has some. Runs on the thread that builds; nothing
  * of the script's is called.
  */
 #include "script/internal.h"
@@ -37,13 +37,18 @@ listener_find(const struct mg_config *config, uint64_t hash)
     return NULL;
 }
 
-/* The context that the listener would choose for this hello, borrowed; NULL: none can be told. */
-static SSL_CTX *
-context_choose(const struct mg_listener *l, const struct mg_hello *hello, bool *not_asked)
+/* What the listener would choose for this hello, as far as nobody is to be asked; its context is borrowed. */
+static struct mg_target
+target_choose(const struct mg_listener *l, const struct mg_hello *hello)
 {
-    /* servername_cb is asked only where there is a name. */
-    *not_asked = l->tls == NULL || (l->hello_asked && hello->servername.data != NULL);
-    return l->tls;
+    const struct mg_target *found;
+    const char *pattern;
+
+    if (l->names == NULL)
+        return (struct mg_target){
+            .kind = MG_TARGET_TERMINATE, .tls = l->tls, .asks_hello = l->hello_asked};
+    found = mg_names_find(l->names, hello->servername.data, hello->servername.len, &pattern);
+    return found != NULL ? *found : (struct mg_target){.kind = MG_TARGET_REFUSE};
 }
 
 /* The index of the reason, which is added if there is room; else the last one, "other reasons". */
@@ -104,27 +109,37 @@ hello_judge(struct replay *r, SSL_CTX *ctx, const struct mg_hello *hello)
     return result;
 }
 
+static struct memo
+target_judge(struct replay *r, const struct mg_target *target, const struct mg_hello *hello)
+{
+    if (target->kind == MG_TARGET_PASS) /* its handshake is another server's */
+        return (struct memo){.verdict = FINE};
+    if (target->kind == MG_TARGET_REFUSE)
+        return (struct memo){.verdict = FAILS, .reason = reason_find(r->out, "unrecognized name")};
+    if (target->tls == NULL) /* a tls function decides */
+        return (struct memo){.verdict = NOT_ASKED};
+    return hello_judge(r, target->tls, hello);
+}
+
 /* Returns false where the hello is nobody's any more. */
 static bool
 hello_replay(struct replay *r, const struct mg_ring_hello *one, bool *refused)
 {
     const struct mg_listener *l = listener_find(r->config, one->listener);
+    struct mg_target target;
     struct mg_hello hello;
     struct memo result;
-    bool not_asked;
-    SSL_CTX *ctx;
 
     *refused = false;
-    if (l == NULL || (l->tls == NULL && !l->hello_asked))
+    if (l == NULL || (l->tls == NULL && l->names == NULL && !l->hello_asked))
         return false;
     r->out->total++;
     if (mg_hello_parse(one->data, one->len, &hello) != MG_HELLO_COMPLETE)
         return true; /* libssl was more patient than we are; it is nothing new, though */
-    ctx = context_choose(l, &hello, &not_asked);
-    result = (struct memo){.verdict = NOT_ASKED};
-    if (ctx != NULL)
-        result = hello_judge(r, ctx, &hello);
-    if (not_asked || result.verdict == NOT_ASKED)
+    target = target_choose(l, &hello);
+    result = target_judge(r, &target, &hello);
+    /* servername_cb is asked only where there is a name. */
+    if (result.verdict == NOT_ASKED || (target.asks_hello && hello.servername.data != NULL))
         r->out->not_asked++;
     if (result.verdict != FAILS)
         return true;

@@ -262,6 +262,8 @@ mg_servernames_lua(lua_State *L)
     lua_rawseti(L, 3, MG_SERVERNAMES_VALUES);
     lua_rawseti(L, 3, MG_SERVERNAMES_NAMES);
     lua_rawseti(L, 3, MG_SERVERNAMES_LISTED);
+    mg_script_where(L);
+    lua_setfield(L, 3, "where");
     lua_settop(L, 2);
     return 1;
 }

@@ -260,7 +260,65 @@ testing_load(lua_State *L)
     return 4;
 }
 
+/* ---- a client's first message ---------------------------------------------------------------- */
+
+#define RECORD_HEADER 5
+
+/* What a client of this context says first, in one record. -1: err. */
+static int
+hello_make(SSL_CTX *client, const char *servername, struct mg_buf *out, struct mg_err *err)
+{
+    struct mg_tls_conn conn;
+    struct mg_tls_io io = {.out_cap = MG_TLS_OUT_SLACK};
+    int status = -1;
+
+    if (mg_tls_conn_open(&conn, client, MG_TLS_CLIENT, NULL, err) != 0)
+        return -1;
+    io.out = mg_malloc(io.out_cap);
+    if (io.out == NULL)
+        mg_err_setx(err, "out of memory");
+    else if (servername == NULL || mg_tls_conn_set_servername(&conn, servername, false, err) == 0) {
+        SSL_set_tlsext_status_type(conn.ssl, TLSEXT_STATUSTYPE_ocsp); /* as its handshakes do */
+        status = mg_tls_conn_handshake(&conn, &io, err) == MG_TLS_ERROR ? -1 : 0;
+    }
+    if (status == 0 && io.out_len > RECORD_HEADER)
+        mg_buf_add(out, io.out + RECORD_HEADER, io.out_len - RECORD_HEADER);
+    mg_tls_conn_close(&conn);
+    mg_free(io.out);
+    return status;
+}
+
+/* hello(client, servername or nil, addresses): the Hello that a tls function would get of that client. */
+static int
+testing_hello(lua_State *L)
+{
+    const char *servername = luaL_optstring(L, 2, NULL);
+    struct mg_buf *message;
+    struct mg_err err;
+
+    luaL_checktype(L, 3, LUA_TTABLE);
+    lua_settop(L, 3);
+    message = mg_bytes_push(L);
+    lua_getfield(L, 1, "setup");
+    lua_pushvalue(L, 1);
+    lua_call(L, 1, 0);
+    if (hello_make(mg_ssl_context_test(L, 1), servername, message, &err) != 0)
+        luaL_error(L, "%s", err.text);
+    lua_pushlstring(L, message->data != NULL ? message->data : "", message->len);
+    mg_hello_sample_push(L, 5, 3);
+    return 1;
+}
+
+static int
+testing_alert_name(lua_State *L)
+{
+    lua_pushstring(L, mg_tls_alert_name((int)luaL_checkinteger(L, 1)));
+    return 1;
+}
+
 static const luaL_Reg functions[] = {
+    {"alert_name", testing_alert_name},
+    {"hello", testing_hello},
     {"load", testing_load},
     {NULL, NULL},
 };

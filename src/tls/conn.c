@@ -165,6 +165,13 @@ mg_tls_conn_keep_hello(struct mg_tls_conn *conn, struct mg_ring *ring, const cha
 }
 
 void
+mg_tls_conn_kept_hello(struct mg_tls_conn *conn, struct mg_ring *ring, uint64_t number)
+{
+    conn->ring = number != 0 ? ring : NULL;
+    conn->ring_number = number;
+}
+
+void
 mg_tls_conn_fail(struct mg_tls_conn *conn, const char *text)
 {
     if (conn->callback_error == NULL)

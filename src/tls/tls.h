@@ -240,6 +240,9 @@ int mg_tls_conn_open(struct mg_tls_conn *conn, SSL_CTX *ctx, enum mg_tls_role ro
 /* Server only, before the handshake: its ClientHello goes into the ring (NULL: nowhere). */
 void mg_tls_conn_keep_hello(struct mg_tls_conn *conn, struct mg_ring *ring, const char *listener);
 
+/* The same where it was added before; number 0: it is not kept. */
+void mg_tls_conn_kept_hello(struct mg_tls_conn *conn, struct mg_ring *ring, uint64_t number);
+
 /*
  * Client only, before the handshake: the name that is sent as SNI (unless it is an IP literal) and
  * verified against the certificate – as IP SAN if it is an IP literal – where `verify` is set.

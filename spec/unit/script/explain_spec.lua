@@ -151,4 +151,110 @@ describe("explain", function()
             assert.matches("moongate help explain", usage.err, 1, true)
         end
     end)
+
+    -- ---- where the context is chosen before the handshake ----------------------------------------
+
+    describe("by name", function()
+        local NAMES = [[
+
+local function context(name)
+    local ctx = openssl.SSL.SSLContext.new()
+    ctx.name = name
+    ctx:load_certificate("$rsa_crt", "$rsa_key")
+    return ctx
+end
+local a, b = context "a", context "b"
+b.max_version = openssl.SSL.TLS1_2_VERSION
+b.servername_cb = function(_, name) if name == "deep.b.example" then return a end end
+local function backend(conn)
+    if conn.servername == "pass.example" then return "127.0.0.1:81" end
+    return not conn.ssl_version and "127.0.0.1:82" or "127.0.0.1:83"
+end
+moongate.listen { name = "named", address = "unix:/tmp/named", backend = backend, tls = moongate.servernames {
+    a,
+    ["a.example"] = a, ["*.b.example"] = b, ["no.example"] = false,
+    ["*.example"] = moongate.PASSTHROUGH,
+} }
+moongate.listen { name = "asked", address = "unix:/tmp/asked", backend = backend, tls = function(hello)
+    local name = hello.servername
+    assert(hello.remote_ip == "192.0.2.1" and hello.local_port == 443 and #hello.ja4 == 36 and #hello.versions > 0)
+    if name == "raise.example" then error "nobody of that name" end
+    if name == "odd.example" then return 42 end
+    if name == "endless.example" then while true do end end
+    if name == "denied.example" then return nil, "go away", 49 end
+    if name == "empty.example" then local c = context "broken" c.ca_file = "/nowhere" return c end
+    if name == "pass.example" then return moongate.PASSTHROUGH end
+    if hello.alpn_protocols[1] == "h2" then return a end
+    if name == "b.example" then return b end
+end }
+]]
+        setup(function()
+            dir = checks.directory(NAMES)
+        end)
+
+        local function chosen(...)
+            local seen = data(...)
+            assert.is_true(seen.ok)
+            return { seen.context.name, seen.context.line, seen.context.chosen_by, seen.version.value }
+        end
+
+        local function named(name, ...)
+            return chosen("--listener", "named", "--sni", name, ...)
+        end
+
+        it("takes the context of the name, as the engine does", function()
+            assert.same({ "a", line(3), set('servernames["a.example"]', 15), "TLSv1.3" }, named "A.example")
+            assert.same({ "a", line(3), set('servernames["localhost"]', 15), "TLSv1.3" }, named "localhost")
+            assert.same({ "b", line(3), set('servernames["*.b.example"]', 15), "TLSv1.2" }, named "x.b.example")
+            assert.same({ "a", line(3), { set('servernames["*.b.example"]', 15)[1], set("servername_cb", 10)[1] },
+                "TLSv1.3" }, named "deep.b.example")
+            local seen = data("--listener", "named", "--sni", "x.b.example", "--client", "tls13")
+            assert.same({ false, "protocol_version", set("max_version", 9) },
+                { seen.ok, seen.alert.name, seen.alert.set })
+        end)
+
+        it("answers with what is refused, and with what is passed through", function()
+            local seen = data("--listener", "named", "--sni", "no.example")
+            assert.same({ name = "unrecognized_name", reason = "nothing is served under this name", side = "server",
+                set = set('servernames["no.example"]', 15) }, seen.alert)
+            assert.is_nil(seen.backend)
+            seen = data("--listener", "named")
+            assert.same({ "nothing is served without a name", set('servernames["none"]', 15) },
+                { seen.alert.reason, seen.alert.set })
+            seen = data("--listener", "named", "--sni", "10.0.0.1") -- clients do not ask for addresses
+            assert.equal("nothing is served without a name", seen.alert.reason)
+            seen = data("--listener", "named", "--sni", "pass.example")
+            assert.same({ true, set('servernames["*.example"]', 15), "127.0.0.1:81" },
+                { seen.ok, seen.passthrough.set, seen.backend.name })
+            assert.equal("127.0.0.1:82", data("--listener", "named", "--sni", "c.example").backend.name)
+            local out = run("--listener", "named", "--sni", "pass.example").out
+            assert.matches('\n  TLS +passed through to 127.0.0.1:81  %(servernames%["%*%.example"%]: ' ..
+                'moongate.lua:15%)\n', out)
+            assert.matches('\n  refused +nothing is served under this name  %(servernames%["no%.example"%]: ' ..
+                'moongate.lua:15%)\n  alert +unrecognized_name', run("--listener", "named", "--sni", "no.example").out)
+        end)
+
+        it("calls a tls function with the client's Hello", function()
+            local function asked(name)
+                return data("--listener", "asked", "--sni", name, "--client", "tls13")
+            end
+            assert.same({ "a", line(3), set("tls", 20), "TLSv1.3" },
+                chosen("--listener", "asked", "--client", "browser"))
+            assert.same({ "b", line(3), set("tls", 20), "TLSv1.2" },
+                chosen("--listener", "asked", "--sni", "b.example", "--client", "tls12"))
+            assert.equal("127.0.0.1:81", asked("pass.example").backend.name)
+            local function refused(name, alert, reason)
+                local seen = asked(name)
+                assert.same({ false, alert, set("tls", 20) }, { seen.ok, seen.alert.name, seen.alert.set })
+                assert.matches(reason, seen.alert.reason, 1, true)
+                assert.is_nil(seen.backend)
+            end
+            refused("other.example", "unrecognized_name", "the tls function returned nil")
+            refused("denied.example", "access_denied", "go away")
+            refused("raise.example", "internal_error", "nobody of that name")
+            refused("odd.example", "internal_error", "it returned a number")
+            refused("endless.example", "internal_error", "it runs too long")
+            refused("empty.example", "internal_error", "/nowhere")
+        end)
+    end)
 end)
