@@ -107,6 +107,7 @@ static void
 replaced_push(lua_State *L, SSL_CTX *ctx, const X509 *cert, const EVP_PKEY *key)
 {
     struct chain_search own = {.key = key};
+    luaL_checkstack(L, 10, NULL);
     mg_ssl_context_each_certificate(ctx, chain_visit, &own);
     if (mg_ssl_context_value(L, 1, REPLACED) == LUA_TNIL) {
         lua_pop(L, 1);
