@@ -3,8 +3,8 @@
  *
  * A fact is a line "subject, key, value", with tabs between; a key may have several values. A name of a
  * ServerNames is a subject, "web: a.example"; what its context offers is another one, which it refers to
- * by its key "policy", since many are alike. They lie in
- * the snapshot, so that the loader can compare the policy in force with a new one (difference.c).
+ * by its key "policy", since many are alike. Facts lie in the snapshot, so that the loader can compare the
+ * policy in force with a new one (difference.c).
  */
 #include "script/internal.h"
 

@@ -227,7 +227,7 @@ label_text(const struct mg_proof_entry *e, char out[400])
     char names[200];
 
     names_text(&e->served, names, sizeof(names));
-    snprintf(out, 400, "%s%s%s", e->name, e->by_name ? ": " : "", e->by_name ? names : "");
+    snprintf(out, 400, "%s%s%s", e->name, names[0] != '\0' ? ": " : "", names);
 }
 
 static void

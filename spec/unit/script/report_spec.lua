@@ -226,6 +226,9 @@ describe("the report", function()
         only("other.example", "a", "terminate", "*.sub.example a.example default")
         only("pass.example", "", "passthrough", "pass.example")
         only("no.example", "", "refuse", "no.example none")
+        local nobody = checks.run([[ moongate.listen { name = "web", address = "unix:/tmp/web", backend = "a:1",
+            tls = moongate.servernames {} } ]], { "--json", "--sni", "a.example" }).json().listeners
+        assert.same({ "refuse", { "default" } }, { nobody[1].outcome, nobody[1].servernames })
         assert.equal(2, #by_name("--sni", "a.example")) -- the other listener is there, too
     end)
 
