@@ -128,4 +128,83 @@ describe("a reload", function()
             return select(2, web:log_text():gsub("2 contexts are as they were proved before", "")) == 2
         end)
     end)
+
+    -- ---- by name ---------------------------------------------------------------------------------
+
+    local function named(names, policy, options)
+        return ([[
+            do
+                local a, b, rsa = server(), server(), openssl.SSL.SSLContext.new()
+                rsa:load_certificate("$rsa2_crt", "$rsa2_key")
+                local _ = a, b, rsa
+                %s
+                moongate.listen { name = "web", address = "unix:$dir/web", backend = "127.0.0.1:8080", %s
+                    tls = %s }
+            end
+        ]]):format(policy or "", options or "", names:find "^function" and names or
+            "moongate.servernames { " .. names .. " }")
+    end
+
+    local function start_named(...)
+        web = proxy.start { script = named(...), workers = 1, settings = 'log_level = "debug",' }
+    end
+
+    it("tells of each name what its policy no longer offers", function()
+        start_named '["a.example"] = a, ["*.b.example"] = b'
+        assert.same({}, changes(named '["a.example"] = a, ["*.b.example"] = b'))
+        local lines = changes(named('["a.example"] = a, ["*.b.example"] = b',
+            "b.min_version = openssl.SSL.TLS1_3_VERSION"))
+        assert.equal("web: *.b.example: TLS 1.2 no longer offered", lines[1])
+        assert.matches("^web: %*%.b%.example: cipher suites ECDHE.* no longer offered$", lines[2])
+        assert.equal(2, #lines)
+        assert.same({ "web: idle_timeout: now 30 (was 600)", "web: a.example: client certificates: now asked for " ..
+            "(was not asked for)" }, changes(named('["a.example"] = a, ["*.b.example"] = b', [[
+                b.min_version = openssl.SSL.TLS1_3_VERSION
+                a.ca_file = "$ca_crt" a.verify_mode = openssl.SSL.VERIFY_PEER]], "idle_timeout = 30,")))
+        assert.same({ "web: idle_timeout: now 600 (was 30)",
+            "web: a.example: TLS policy changed (CAs, CRLs, options or signature algorithms)" },
+            changes(named('["a.example"] = a, ["*.b.example"] = b', [[
+                b.min_version = openssl.SSL.TLS1_3_VERSION
+                a.ca_file = "$rsa2_crt" a.verify_mode = openssl.SSL.VERIFY_PEER]])))
+    end)
+
+    it("tells of names that come, go and end otherwise, and of their certificates", function()
+        start_named '["a.example"] = a, ["b.example"] = a, default = a, ["c.example"] = moongate.PASSTHROUGH'
+        assert.same({ "web: b.example, default: no longer served", "web: c.example: now served (was passed through)",
+            "web: d.example: now refused", "web: none: now passed through" },
+            changes(named [[["a.example"] = a, ["c.example"] = a, ["d.example"] = false,
+                none = moongate.PASSTHROUGH]]))
+        local lines = changes(named [[["a.example"] = rsa, ["c.example"] = a, ["d.example"] = false,
+            none = moongate.PASSTHROUGH]])
+        assert.equal("web: a.example: EC certificate no longer served", lines[1])
+        assert.matches("^web: a.example: RSA certificate replaced, valid until %d+%-", lines[2])
+        assert.matches("^web: a.example: cipher suites ECDHE%-ECDSA.* no longer offered$", lines[3])
+        assert.equal(3, #lines)
+    end)
+
+    it("says it once for all names that change alike", function()
+        local names = {}
+        for i = 1, 8 do
+            names[i] = ('["n%d.example"] = a'):format(i)
+        end
+        local list = table.concat(names, ", ")
+        start_named(list, "a.alpn_protocols = { 'h2', 'http/1.1' }")
+        assert.same({ "web: n1.example, n2.example, n3.example, n4.example, n5.example and 3 more: " ..
+            "ALPN protocol h2 no longer offered" }, changes(named(list, "a.alpn_protocols = { 'http/1.1' }")))
+    end)
+
+    it("does not call it a loss where names or a function decide from now on", function()
+        start { "web" }
+        assert.same({ "web: now TLS by name (was TLS)", "web: a.example: now served" },
+            changes(named '["a.example"] = a'))
+        assert.same({ "web: now TLS by a function (was TLS by name)", "web: a.example: no longer served" },
+            changes(named "function() return a end"))
+        assert.same({ "web: now TLS (was TLS by a function)" }, changes(script { "web" }))
+    end)
+
+    it("does not tell of every name of a listener that comes or goes", function()
+        start { "old" }
+        assert.same({ "listener old removed", "listener web added" }, changes(named '["a.example"] = a'))
+        assert.same({ "listener old added", "listener web removed" }, changes(script { "old" }))
+    end)
 end)

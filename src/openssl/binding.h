@@ -206,6 +206,9 @@ void mg_lua_push_pkey(lua_State *L, EVP_PKEY *key);
 void mg_x509_note_file(X509 *x509, const char *path);
 const char *mg_x509_file(const X509 *x509);
 
+/* Notes the file of all Certificates in the list. */
+void mg_x509_note_files(lua_State *L, int list, const char *path);
+
 /* SSLSocket's readers for a connection: pushes the value of `name` and returns true, or false if there
  * is no such reader. names: NULL-ended list of all of them. */
 bool mg_ssl_reader_push(lua_State *L, struct mg_tls_conn *conn, const char *name);

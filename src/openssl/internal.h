@@ -192,8 +192,6 @@ X509 *mg_x509_share(lua_State *L, int idx); /* likewise, for keeping: freezes th
 void mg_x509_parse_all(lua_State *L, const char *cls, const char *what, const char *data,
                        size_t len);
 
-/* Notes the file of all Certificates in the list. */
-void mg_x509_note_files(lua_State *L, int list, const char *path);
 void mg_lua_push_x509_list(lua_State *L, const STACK_OF(X509) * certs); /* nil for NULL */
 void mg_lua_push_name(lua_State *L, const X509_NAME *name);
 void mg_lua_push_extension(lua_State *L, X509_EXTENSION *ext);

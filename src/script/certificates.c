@@ -108,8 +108,10 @@ core_pem(lua_State *L)
     }
     ok = mg_pem_push(L, text->data != NULL ? text->data : "", text->len);
     mg_buf_free_secret(text);
-    if (ok)
+    if (ok) {
+        mg_x509_note_files(L, -2, path);
         return 2;
+    }
     lua_pushnil(L);
     lua_pushfstring(L, "%s: it is not in PEM form, or damaged", path);
     return 2;

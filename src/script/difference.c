@@ -64,7 +64,7 @@ facts_read(struct facts *facts, const char *text, size_t len)
     return 0;
 }
 
-/* The facts of one subject, or of one key of it. */
+/* The facts of one subject (NULL: whichever there is), or of one key of it. */
 struct part {
     const struct fact *list;
     size_t count;
@@ -75,12 +75,42 @@ part_take(struct part *rest, const char *subject, const char *key)
 {
     struct part part = {rest->list, 0};
 
-    while (part.count < rest->count && strcmp(part.list[part.count].subject, subject) == 0 &&
+    while (part.count < rest->count &&
+           (subject == NULL || strcmp(part.list[part.count].subject, subject) == 0) &&
            (key == NULL || strcmp(part.list[part.count].key, key) == 0))
         part.count++;
     rest->list += part.count;
     rest->count -= part.count;
     return part;
+}
+
+/* All that is known of the subject. */
+static struct part
+part_find(const struct facts *facts, const char *subject)
+{
+    size_t low = 0, high = facts->count;
+    struct part rest;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+
+        if (strcmp(facts->list[middle].subject, subject) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    rest = (struct part){facts->list + low, facts->count - low};
+    return part_take(&rest, subject, NULL);
+}
+
+/* The first value of a key, or NULL. */
+static const char *
+part_value(const struct part *part, const char *key)
+{
+    for (size_t i = 0; i < part->count; i++)
+        if (strcmp(part->list[i].key, key) == 0)
+            return part->list[i].value;
+    return NULL;
 }
 
 static bool
@@ -207,24 +237,41 @@ key_compare(struct changes *c, const char *subject, const char *key, const struc
     }
     if (strncmp(key, certificate, strlen(certificate)) == 0)
         certificate_compare(c, subject, key + strlen(certificate), was, is);
-    else if (strcmp(key, "digest") != 0)
+    else if (strcmp(key, "digest") != 0 && strcmp(key, "policy") != 0)
         value_compare(c, subject, key, was, is);
 }
 
-static const char *
-digest_of(const struct part *part)
+/* Says nothing of clients any more where the decision is made elsewhere. */
+static bool
+is_policy(const char *key)
 {
-    for (size_t i = 0; i < part->count; i++)
-        if (strcmp(part->list[i].key, "digest") == 0)
-            return part->list[i].value;
-    return NULL;
+    static const char *const keys[] = {"verification", "resumption"};
+
+    for (size_t i = 0; i < MG_ARRAY_LEN(sets); i++)
+        if (strcmp(sets[i].key, key) == 0)
+            return strcmp(key, "address") != 0;
+    for (size_t i = 0; i < MG_ARRAY_LEN(keys); i++)
+        if (strcmp(keys[i], key) == 0)
+            return true;
+    return strncmp(key, "certificate ", strlen("certificate ")) == 0;
 }
 
-/* Both have the subject; the keys are in one order. */
-static void
-subject_compare(struct changes *c, const char *subject, struct part before, struct part after)
+/* Whether the one decides itself and the other by names, a function or not at all. */
+static bool
+is_moved(const struct part *before, const struct part *after)
 {
-    const char *was = digest_of(&before), *is = digest_of(&after);
+    const char *was = part_value(before, "is"), *is = part_value(after, "is");
+
+    return was != NULL && is != NULL && strcmp(was, is) != 0 && strcmp(was, "plain") != 0 &&
+           strcmp(is, "plain") != 0;
+}
+
+/* Facts of one subject each; the keys are in one order. */
+static void
+parts_compare(struct changes *c, const char *subject, struct part before, struct part after)
+{
+    const char *was = part_value(&before, "digest"), *is = part_value(&after, "digest");
+    bool moved = is_moved(&before, &after);
 
     c->visible = false;
     while (before.count > 0 || after.count > 0) {
@@ -233,13 +280,30 @@ subject_compare(struct changes *c, const char *subject, struct part before, stru
                                        : strcmp(before.list->key, after.list->key);
         const char *key = order <= 0 ? before.list->key : after.list->key;
         struct part none = {before.list, 0};
-        struct part old = order <= 0 ? part_take(&before, subject, key) : none;
-        struct part new = order >= 0 ? part_take(&after, subject, key) : none;
+        struct part old = order <= 0 ? part_take(&before, NULL, key) : none;
+        struct part new = order >= 0 ? part_take(&after, NULL, key) : none;
 
-        key_compare(c, subject, key, &old, &new);
+        if (!(moved && is_policy(key)))
+            key_compare(c, subject, key, &old, &new);
     }
     if (!c->visible && was != NULL && is != NULL && strcmp(was, is) != 0)
         change_add(c, subject, "TLS policy changed (CAs, CRLs, options or signature algorithms)");
+}
+
+/* Both policies' facts. */
+struct pair {
+    const struct facts *old, *new;
+};
+
+static void
+subject_compare(struct changes *c, const struct pair *pair, const char *subject,
+                const struct part *before, const struct part *after)
+{
+    const char *was = part_value(before, "policy"), *is = part_value(after, "policy");
+
+    parts_compare(c, subject, *before, *after);
+    if (was != NULL && is != NULL && strcmp(was, is) != 0)
+        parts_compare(c, subject, part_find(pair->old, was), part_find(pair->new, is));
 }
 
 /* "listener web" or "backend web". */
@@ -250,9 +314,33 @@ subject_words(const char *subject)
 }
 
 static void
-facts_compare(struct changes *c, const struct facts *old, const struct facts *new)
+subject_gone(struct changes *c, const char *subject, const struct part *was,
+             const struct facts *new)
 {
-    struct part before = {old->list, old->count}, after = {new->list, new->count};
+    const char *listener = part_value(was, "listener");
+
+    if (listener == NULL)
+        change_add(c, "", "%s%s removed", subject_words(subject), subject);
+    else if (part_find(new, listener).count > 0)
+        change_add(c, subject, "no longer %s", part_value(was, "is"));
+}
+
+static void
+subject_came(struct changes *c, const char *subject, const struct part *is, const struct facts *old)
+{
+    const char *listener = part_value(is, "listener");
+
+    if (listener == NULL)
+        change_add(c, "", "%s%s added", subject_words(subject), subject);
+    else if (part_find(old, listener).count > 0)
+        change_add(c, subject, "now %s", part_value(is, "is"));
+}
+
+static void
+facts_compare(struct changes *c, const struct pair *pair)
+{
+    struct part before = {pair->old->list, pair->old->count};
+    struct part after = {pair->new->list, pair->new->count};
 
     while (before.count > 0 || after.count > 0) {
         int order = before.count == 0  ? 1
@@ -263,11 +351,14 @@ facts_compare(struct changes *c, const struct facts *old, const struct facts *ne
         struct part was = order <= 0 ? part_take(&before, subject, NULL) : none;
         struct part is = order >= 0 ? part_take(&after, subject, NULL) : none;
 
+        if (strncmp(subject, MG_FACTS_POLICY_MARK, strlen(MG_FACTS_POLICY_MARK)) == 0)
+            continue; /* told of at the names that refer to it */
         if (order == 0)
-            subject_compare(c, subject, was, is);
+            subject_compare(c, pair, subject, &was, &is);
+        else if (order < 0)
+            subject_gone(c, subject, &was, pair->new);
         else
-            change_add(c, "", "%s%s %s", subject_words(subject), subject,
-                       order < 0 ? "removed" : "added");
+            subject_came(c, subject, &is, pair->old);
     }
 }
 
@@ -298,12 +389,24 @@ first_order(const void *a, const void *b)
     return (*x)->order < (*y)->order ? -1 : (*x)->order > (*y)->order;
 }
 
+/* Of "web: a.example" after "web: b.example" the listener is not said again. */
+static size_t
+shared_length(const char *before, const char *subject)
+{
+    const char *end = strstr(subject, ": ");
+    size_t len = end != NULL ? (size_t)(end - subject) + 2 : 0;
+
+    return strncmp(before, subject, len) == 0 ? len : 0;
+}
+
 /* One line for all that have changed alike: "a, b and 3 more: TLS 1.2 no longer offered". */
 static void
 group_print(const struct change *group, size_t count, struct mg_buf *out)
 {
     for (size_t i = 0; i < count && i < SUBJECTS_MAX; i++)
-        mg_buf_addf(out, "%s%s", i > 0 ? ", " : "", group[i].subject);
+        mg_buf_addf(out, "%s%s", i > 0 ? ", " : "",
+                    group[i].subject +
+                        (i > 0 ? shared_length(group[i - 1].subject, group[i].subject) : 0));
     if (count > SUBJECTS_MAX)
         mg_buf_addf(out, " and %zu more", count - SUBJECTS_MAX);
     mg_buf_addf(out, "%s%s\n", group->subject[0] != '\0' ? ": " : "", group->text);
@@ -361,7 +464,7 @@ mg_facts_difference(const char *before, size_t before_len, const char *after, si
     int status = -1;
 
     if (facts_read(&old, before, before_len) == 0 && facts_read(&new, after, after_len) == 0) {
-        facts_compare(&changes, &old, &new);
+        facts_compare(&changes, &(struct pair){&old, &new});
         if (!lines.failed)
             status = changes_print(&changes, out);
     }

@@ -1,8 +1,10 @@
 /*
  * What a policy amounts to as plain facts: what each listener and backend offers, shows and does.
  *
- * A fact is a line "subject, key, value", with tabs between; a key may have several values. They lie in
- * the snapshot, so that the loader can compare the policy in force with a new one (difference.c).
+ * A fact is a line "subject, key, value", with tabs between; a key may have several values. A name of a
+ * ServerNames is a subject, "web: a.example"; what its context offers is another one, which it refers to
+ * by its key "policy", since many are alike. Facts lie in the snapshot, so that the loader can compare the
+ * policy in force with a new one (difference.c).
  */
 #include "script/internal.h"
 
@@ -149,27 +151,124 @@ certificate_add(struct mg_buf *out, const char *subject, const struct mg_proof_c
     fact_add(out, subject, key, value);
 }
 
-void
-mg_facts_add(const struct mg_proof_entry *e, struct mg_buf *out)
+static void
+options_add(struct mg_buf *out, const char *subject, const struct mg_proof_entry *e)
 {
-    char subject[512], digest[65];
-
-    snprintf(subject, sizeof(subject), "%s%s", e->is_backend ? "backend " : "", e->name);
-    fact_add(out, subject, "is", e->tls ? "TLS" : "plain");
     for (size_t at = 0; at < e->options.len;) { /* name, value */
         const char *name = e->options.data + at, *value = name + strlen(name) + 1;
 
         fact_add(out, subject, name, value);
         at += strlen(name) + strlen(value) + 2;
     }
-    if (!e->tls)
-        return;
+}
+
+static void
+policy_add(struct mg_buf *out, const char *subject, const struct mg_proof_entry *e)
+{
+    char digest[65];
+
     if (e->offer != NULL)
         offer_add(out, subject, e);
     alpn_add(out, subject, e);
-    for (size_t i = 0; i < e->certificate_count; i++)
-        certificate_add(out, subject, &e->certificates[i]);
     for (size_t i = 0; i < sizeof(e->digest); i++)
         snprintf(digest + 2 * i, 3, "%02x", e->digest[i]);
     fact_add(out, subject, "digest", digest);
+}
+
+static void
+certificates_add(struct mg_buf *out, const char *subject, const struct mg_proof_entry *e)
+{
+    for (size_t i = 0; i < e->certificate_count; i++)
+        certificate_add(out, subject, &e->certificates[i]);
+}
+
+/* ---- facts by name --------------------------------------------------------------------------- */
+
+/* Policies that were added; many names have one. */
+struct policies {
+    uint64_t *ids; /* owned */
+    size_t count;
+};
+
+/* A subject of its own for the policy of a context, named by a hash of what it says. */
+static void
+policy_subject(struct mg_buf *out, struct policies *seen, const struct mg_proof_entry *e,
+               char subject[MG_FACTS_POLICY])
+{
+    struct mg_buf text = {0};
+    uint64_t id;
+    size_t i = 0;
+
+    policy_add(&text, "", e);
+    id = text.data != NULL ? mg_str_hash(text.data, text.len) : 0;
+    snprintf(subject, MG_FACTS_POLICY, MG_FACTS_POLICY_MARK "%016llx", (unsigned long long)id);
+    if (text.failed)
+        out->failed = true;
+    mg_buf_free(&text);
+    while (i < seen->count && seen->ids[i] != id)
+        i++;
+    if (i < seen->count)
+        return;
+    seen->ids[seen->count++] = id;
+    policy_add(out, subject, e);
+}
+
+static void
+names_add(struct mg_buf *out, struct policies *seen, const struct mg_proof_entry *e)
+{
+    static const char *const outcomes[] = {
+        [MG_TARGET_REFUSE] = "refused",
+        [MG_TARGET_TERMINATE] = "served",
+        [MG_TARGET_PASS] = "passed through",
+    };
+    char subject[512], policy[MG_FACTS_POLICY];
+
+    if (e->outcome == MG_TARGET_TERMINATE)
+        policy_subject(out, seen, e, policy);
+    for (size_t at = 0; at < e->served.len; at += strlen(e->served.data + at) + 1) {
+        snprintf(subject, sizeof(subject), "%s: %s", e->name, e->served.data + at);
+        fact_add(out, subject, "is", outcomes[e->outcome]);
+        fact_add(out, subject, "listener", e->name);
+        if (e->outcome == MG_TARGET_TERMINATE)
+            fact_add(out, subject, "policy", policy);
+        certificates_add(out, subject, e);
+    }
+}
+
+/* The entries of one listener lie together. */
+static bool
+is_first(const struct mg_proof *proof, const struct mg_proof_entry *e)
+{
+    return e == proof->entries || e[-1].is_backend != e->is_backend ||
+           strcmp(e[-1].name, e->name) != 0;
+}
+
+void
+mg_facts_add(const struct mg_proof *proof, struct mg_buf *out)
+{
+    struct policies seen = {mg_calloc(proof->entry_count + 1, sizeof(uint64_t)), 0};
+    char subject[512];
+
+    if (seen.ids == NULL)
+        out->failed = true;
+    for (size_t i = 0; i < proof->entry_count && seen.ids != NULL; i++) {
+        const struct mg_proof_entry *e = &proof->entries[i];
+
+        snprintf(subject, sizeof(subject), "%s%s", e->is_backend ? "backend " : "", e->name);
+        if (is_first(proof, e)) {
+            fact_add(out, subject, "is",
+                     !e->tls       ? "plain"
+                     : e->by_name  ? "TLS by name"
+                     : e->is_asked ? "TLS by a function"
+                                   : "TLS");
+            options_add(out, subject, e);
+        }
+        if (e->by_name) {
+            names_add(out, &seen, e);
+        } else if (e->tls && !e->is_asked) {
+            policy_add(out, subject, e);
+            certificates_add(out, subject, e);
+        }
+    }
+    mg_free(seen.ids);
 }

@@ -457,7 +457,11 @@ struct mg_proof_entry {
     char where[128];   /* "script.lua:12: " */
     char context[128]; /* ctx.name, or "" */
     bool tls;
-    bool by_name; /* one of several contexts of a ServerNames, which tells of names that clash */
+    bool by_name;  /* one of several contexts of a ServerNames, which tells of names that clash */
+    bool is_asked; /* a tls function decides */
+    enum mg_target_kind outcome; /* what becomes of its clients */
+    const SSL_CTX *server;       /* of TERMINATE; borrowed */
+    struct mg_buf served;        /* names that lead to it, "none" and "default", each with a NUL */
     bool enabled[MG_PROOF_VERSIONS];
     struct mg_buf alpn;                 /* the context's protocols in wire form */
     bool alpn_asked;                    /* alpn_select_cb decides */
@@ -529,13 +533,28 @@ bool mg_proved_offer(const struct mg_proof *proof, const struct mg_proof_entry *
                      struct mg_proof_offer *offer);
 void mg_proved_write(const struct mg_proof *proof, struct mg_buf *proved, struct mg_buf *kinds);
 
-/* What the entry amounts to: its options (may raise), then all of it as lines. */
+/* What an entry amounts to: its options (may raise), then all of all as lines. */
+#define MG_FACTS_POLICY_MARK " policy " /* a subject that is no listener's and no backend's */
+#define MG_FACTS_POLICY      32
 void mg_facts_options(lua_State *L, int object, struct mg_proof_entry *entry);
-void mg_facts_add(const struct mg_proof_entry *entry, struct mg_buf *out);
+void mg_facts_add(const struct mg_proof *proof, struct mg_buf *out);
 
 /* Adds a line for each difference between two policies' facts. */
 int mg_facts_difference(const char *before, size_t before_len, const char *after, size_t after_len,
                         struct mg_buf *out, struct mg_err *err);
+
+/* Adds an entry for the object at `object`, with the context (or whatever is in its place; nil: plain) at
+ * `context`. May raise. */
+void mg_proof_entry_add(lua_State *L, struct mg_proof *proof, bool is_backend, int object,
+                        int context);
+
+/* The listener at `object`, with a ServerNames next to it at the top: an entry for each context, and for each
+ * other outcome that a name can have; with `check --sni` for what that name leads to. May raise. */
+void mg_proof_names_add(lua_State *L, struct mg_proof *proof, int object,
+                        const struct mg_names *names);
+
+/* Pushes the list of contexts in the ServerNames at the top. */
+void mg_proof_contexts_push(lua_State *L);
 
 /* Warns of names that different certificates of the same kind claim. -1: no memory. */
 int mg_proof_compare(struct mg_proof *proof, struct mg_err *err);

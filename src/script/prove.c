@@ -543,11 +543,12 @@ context_prove(lua_State *L, struct mg_proof *proof, struct mg_proof_entry *entry
     struct mg_err err;
 
     if (ctx == NULL) {
-        mg_proof_unproved(entry, lua_isfunction(L, context)
-                                     ? "what the tls function decides (it is not run)"
-                                     : "what is passed through");
+        entry->is_asked = lua_isfunction(L, context);
+        if (entry->is_asked)
+            mg_proof_unproved(entry, "what the tls function decides (it is not run)");
         return;
     }
+    entry->server = ctx;
     mg_ssl_context_facts(L, context, &facts);
     mg_str_copy(entry->context, sizeof(entry->context), facts.name);
     lua_pushvalue(L, context);
@@ -563,13 +564,13 @@ context_prove(lua_State *L, struct mg_proof *proof, struct mg_proof_entry *entry
         luaL_error(L, "%s", err.text);
 }
 
-/* The object at `object`, with the context (or whatever is in its place; nil: plain) at `context`. */
-static void
-entry_add(lua_State *L, struct mg_proof *proof, bool is_backend, int object, int context)
+void
+mg_proof_entry_add(lua_State *L, struct mg_proof *proof, bool is_backend, int object, int context)
 {
     struct mg_proof_entry *entry = &proof->entries[proof->entry_count++];
 
     entry->is_backend = is_backend;
+    entry->outcome = MG_TARGET_TERMINATE;
     mg_option_push(L, object, "name");
     entry->name = mg_strdup(lua_tostring(L, -1));
     entry->addresses = addresses_join(L, object);
@@ -583,36 +584,19 @@ entry_add(lua_State *L, struct mg_proof *proof, bool is_backend, int object, int
         context_prove(L, proof, entry, context);
 }
 
-/* Pushes the list of contexts in the ServerNames at the top. */
-static void
-contexts_push(lua_State *L)
-{
-    lua_getiuservalue(L, -1, 1);
-    lua_rawgeti(L, -1, MG_SERVERNAMES_CONTEXTS);
-}
-
-/* The object at the top of the stack, into the next entry, or into one for each of its contexts. */
+/* The object at the top of the stack, into the next entry, or into several. */
 static void
 entry_fill(lua_State *L, struct mg_proof *proof, bool is_backend)
 {
-    int object = lua_gettop(L), list;
-    size_t first = proof->entry_count;
+    const struct mg_servernames_object *names;
+    int object = lua_gettop(L);
 
     mg_option_push(L, object, "tls");
-    if (mg_servernames_test(L, -1) == NULL) {
-        entry_add(L, proof, is_backend, object, object + 1);
-        lua_settop(L, object);
-        return;
-    }
-    contexts_push(L);
-    list = lua_gettop(L);
-    for (lua_Integer i = 1; lua_rawgeti(L, list, i) != LUA_TNIL; i++) {
-        entry_add(L, proof, is_backend, object, list + 1);
-        proof->entries[proof->entry_count - 1].by_name = true;
-        lua_settop(L, list);
-    }
-    if (proof->entry_count == first)
-        entry_add(L, proof, is_backend, object, object + 1);
+    names = mg_servernames_test(L, -1);
+    if (names != NULL)
+        mg_proof_names_add(L, proof, object, names->names);
+    else
+        mg_proof_entry_add(L, proof, is_backend, object, object + 1);
     lua_settop(L, object);
 }
 
@@ -687,8 +671,8 @@ prove_body(lua_State *L, void *data)
     for (lua_Integer i = 1; lua_rawgeti(L, 1, i) != LUA_TNIL; i++) {
         mg_option_push(L, 3, "tls");
         if (mg_servernames_test(L, -1) != NULL) {
-            contexts_push(L);
-            count += lua_rawlen(L, -1);
+            mg_proof_contexts_push(L);
+            count += lua_rawlen(L, -1) + 1; /* and other outcomes */
         }
         lua_settop(L, 2);
     }
@@ -722,6 +706,7 @@ proof_fini(struct mg_proof *proof)
         mg_buf_free(&entry->alpn);
         mg_buf_free(&entry->options);
         mg_buf_free(&entry->unproved);
+        mg_buf_free(&entry->served);
     }
     while (proof->clients != NULL) {
         struct mg_proof_client *client = proof->clients;
@@ -765,8 +750,7 @@ mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err)
         mg_report_text(&proof, &load->report);
         mg_report_json(&proof, &load->report_json);
         mg_proved_write(&proof, &load->proved, &load->kinds);
-        for (size_t i = 0; i < proof.entry_count; i++)
-            mg_facts_add(&proof.entries[i], &load->facts);
+        mg_facts_add(&proof, &load->facts);
         load->contexts_known = proof.known;
         if (proof.errors.len > 0) {
             mg_err_setx(err, "%s", proof.errors.data);

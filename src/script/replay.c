@@ -1,7 +1,7 @@
 /*
  * Recent clients against a new policy: each ClientHello of the ring is shown to the context that the new
- * generation's listener of the same name would choose for it, by its names where it has some. Runs on the thread that builds; nothing
- * of the script's is called.
+ * generation's listener of the same name would choose for it, by its names where it has some. Runs on the
+ * thread that builds; nothing of the script's is called.
  */
 #include "script/internal.h"
 

@@ -96,7 +96,7 @@ row_add(struct table *t, const struct mg_proof_entry *e, const struct mg_proof_c
         cell_add(t, version_text(&c->cells[v]));
     snprintf(text, sizeof(text), "%d", c->days_left);
     cell_add(t, text);
-    names_text(&c->names, text, sizeof(text));
+    names_text(first && e->by_name ? &e->served : &c->names, text, sizeof(text));
     cell_add(t, text[0] != '\0' ? text : c->subject);
 }
 
@@ -104,13 +104,22 @@ row_add(struct table *t, const struct mg_proof_entry *e, const struct mg_proof_c
 static void
 bare_row_add(struct table *t, const struct mg_proof_entry *e)
 {
+    static const char *const outcomes[] = {
+        [MG_TARGET_REFUSE] = "refused",
+        [MG_TARGET_TERMINATE] = "none",
+        [MG_TARGET_PASS] = "passed through",
+    };
+    bool has_versions = e->tls && e->outcome == MG_TARGET_TERMINATE;
+    char text[200];
+
     cell_add(t, e->name);
     cell_add(t, e->addresses);
-    cell_add(t, e->tls ? (e->is_backend ? "client" : "none") : "plain");
+    cell_add(t, !e->tls ? "plain" : e->is_backend ? "client" : outcomes[e->outcome]);
     for (int v = 0; v < MG_PROOF_VERSIONS; v++)
-        cell_add(t, !e->tls ? "" : e->enabled[v] ? "on" : "off");
+        cell_add(t, !has_versions ? "" : e->enabled[v] ? "on" : "off");
     cell_add(t, "");
-    cell_add(t, "");
+    names_text(&e->served, text, sizeof(text));
+    cell_add(t, text);
 }
 
 static void
@@ -211,19 +220,32 @@ certificate_print(const struct mg_proof_certificate *c, struct mg_buf *out)
     words_print(out, "  chain as sent", &c->chain, "none");
 }
 
+/* "web", or "web: a.example, b.example". */
+static void
+label_text(const struct mg_proof_entry *e, char out[400])
+{
+    char names[200];
+
+    names_text(&e->served, names, sizeof(names));
+    snprintf(out, 400, "%s%s%s", e->name, names[0] != '\0' ? ": " : "", names);
+}
+
 static void
 offers_print(const struct mg_proof *proof, struct mg_buf *out)
 {
     for (size_t i = 0; i < proof->entry_count; i++) {
         const struct mg_proof_entry *e = &proof->entries[i];
         struct mg_buf protocols = {0};
+        char label[400];
 
         if (e->offer == NULL)
             continue;
         alpn_list(e, &protocols);
-        mg_buf_addf(out, "%s offers\n", e->name);
+        label_text(e, label);
+        mg_buf_addf(out, "%s offers\n", label);
         if (e->offer->first != e) { /* many are alike */
-            mg_buf_addf(out, "  versions, cipher suites and groups as %s\n", e->offer->first->name);
+            label_text(e->offer->first, label);
+            mg_buf_addf(out, "  versions, cipher suites and groups as %s\n", label);
         } else {
             words_print(out, "versions", &e->offer->versions, "none");
             words_print(out, "cipher suites", &e->offer->suites, "none");
@@ -410,6 +432,11 @@ offer_json(struct mg_buf *out, const struct mg_proof_entry *e)
 static void
 entry_json(struct mg_buf *out, const struct mg_proof_entry *e)
 {
+    static const char *const outcomes[] = {
+        [MG_TARGET_REFUSE] = "refuse",
+        [MG_TARGET_TERMINATE] = "terminate",
+        [MG_TARGET_PASS] = "passthrough",
+    };
     bool first = true;
 
     mg_buf_adds(out, "{");
@@ -417,6 +444,11 @@ entry_json(struct mg_buf *out, const struct mg_proof_entry *e)
     addresses_json(out, e->addresses);
     mg_buf_addf(out, "\"tls\":%s,", e->tls ? "true" : "false");
     string_add(out, "context", e->context);
+    if (e->by_name) {
+        list_json(out, "servernames", &e->served);
+        mg_buf_adds(out, ",");
+        string_add(out, "outcome", outcomes[e->outcome]);
+    }
     mg_buf_adds(out, "\"versions\":[");
     for (int v = 0; v < MG_PROOF_VERSIONS; v++) {
         if (e->tls && e->enabled[v]) {

@@ -167,4 +167,89 @@ describe("the report", function()
             assert.is_true(one.ok)
         end
     end)
+
+    -- ---- by name ---------------------------------------------------------------------------------
+
+    local NAMES = [[
+        local function context(name, version)
+            local ctx = openssl.SSL.SSLContext.new()
+            ctx.name = name
+            ctx:load_certificate("$rsa_crt", "$rsa_key")
+            ctx.max_version = openssl.SSL[version]
+            return ctx
+        end
+        local a, b = context("a", "TLS1_3_VERSION"), context("b", "TLS1_2_VERSION")
+        moongate.listen { name = "web", address = "unix:/tmp/web", backend = "a:1", tls = moongate.servernames {
+            b,
+            ["a.example"] = a, ["*.sub.example"] = a, default = a,
+            ["pass.example"] = moongate.PASSTHROUGH, ["no.example"] = false, none = false,
+        } }
+        moongate.listen { name = "asked", address = "unix:/tmp/asked", backend = "a:1", tls = function() return a end }
+    ]]
+
+    local function by_name(...)
+        local result = checks.run(NAMES, { "--json", ... })
+        assert.equal(0, result.code, result.err)
+        local seen = {}
+        for i, one in ipairs(result.json().listeners) do
+            seen[i] = { one.name, one.context, one.outcome, one.servernames and table.concat(one.servernames, " ") }
+        end
+        return seen
+    end
+
+    it("has which names lead to which context, and which to none", function()
+        assert.same({
+            { "web", "a", "terminate", "*.sub.example a.example default" },
+            { "web", "b", "terminate", "localhost" },
+            { "web", "", "passthrough", "pass.example" },
+            { "web", "", "refuse", "no.example none" },
+            { "asked", "" },
+        }, by_name())
+        local entries = checks.run(NAMES, { "--json" }).json().listeners
+        assert.same({ "TLSv1.2", "TLSv1.3" }, entries[1].offer.versions)
+        assert.same({ "TLSv1.2" }, entries[2].offer.versions)
+        assert.same({ "what is passed through" }, entries[3].not_proved)
+        assert.same({}, entries[4].not_proved)
+        local out = checks.run(NAMES).out
+        assert.matches("\nweb +unix:/tmp/web +RSA 2048 +ok +ok +%d+ +%*%.sub%.example, a%.example, default\n", out)
+        assert.matches("\nweb +unix:/tmp/web +passed through +pass%.example\n", out)
+        assert.matches("\nweb +unix:/tmp/web +refused +no%.example, none\n", out)
+        assert.matches("\nweb: localhost offers\n  versions +TLSv1.2\n", out)
+    end)
+
+    it("shows with --sni what that name leads to", function()
+        local function only(name, ...)
+            assert.same({ { "web", ... } }, by_name("--listener", "web", "--sni", name))
+        end
+        only("X.sub.example", "a", "terminate", "*.sub.example a.example default")
+        only("localhost", "b", "terminate", "localhost")
+        only("other.example", "a", "terminate", "*.sub.example a.example default")
+        only("pass.example", "", "passthrough", "pass.example")
+        only("no.example", "", "refuse", "no.example none")
+        local nobody = checks.run([[ moongate.listen { name = "web", address = "unix:/tmp/web", backend = "a:1",
+            tls = moongate.servernames {} } ]], { "--json", "--sni", "a.example" }).json().listeners
+        assert.same({ "refuse", { "default" } }, { nobody[1].outcome, nobody[1].servernames })
+        assert.equal(2, #by_name("--sni", "a.example")) -- the other listener is there, too
+    end)
+
+    it("names the files of a directory of certificates", function()
+        local expired = certs.expired
+        local dir = bench.path "directory"
+        bench.must { "mkdir", "-p", dir }
+        bench.write(dir .. "/old.pem", bench.read(expired.crt) .. bench.read(expired.key))
+        local soon = issue("brief", RSA, "-days", "5")
+        bench.write(dir .. "/soon.pem", bench.read(soon.crt) .. bench.read(soon.key))
+        local data = report(([[
+            local list = moongate.certificates "%s/*.pem"
+            moongate.listen { name = "web", address = "unix:/tmp/web", backend = "a:1",
+                tls = moongate.servernames(list) }
+        ]]):format(dir))
+        local files = {}
+        for i, one in ipairs(data.listeners) do
+            files[i] = one.certificates[1].file
+        end
+        assert.same({ dir .. "/old.pem", dir .. "/soon.pem" }, files)
+        warns(data.warnings, "has expired", "(" .. dir .. "/old.pem)")
+        warns(data.warnings, "expires in 4 days", "(" .. dir .. "/soon.pem)")
+    end)
 end)
