@@ -18,7 +18,7 @@
 #endif
 
 #include <limits.h> /* says which libc it is */
-#if defined(__GLIBC__)
+#if defined(__GLIBC__) && !defined(MG_SANITIZED) /* whose heap is not the C library's */
 #define MG_HAVE_MALLOC_TRIM 1
 #endif
 
