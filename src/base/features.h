@@ -17,7 +17,7 @@
 #define MG_HAVE_SIOCOUTQ      1 /* how much of a socket's output the other side has not taken */
 #endif
 
-#include <limits.h> /* says which libc it is */
+#include <limits.h>                              /* says which libc it is */
 #if defined(__GLIBC__) && !defined(MG_SANITIZED) /* whose heap is not the C library's */
 #define MG_HAVE_MALLOC_TRIM 1
 #endif
