@@ -46,7 +46,7 @@ function bench.read(path)
     end
     local text = file:read("a")
     file:close()
-    return text
+    return text or "" -- nil: of a process in /proc that has ended since
 end
 
 -- Writes below bench.dir (or at an absolute path) and returns the path.
