@@ -46,22 +46,6 @@ on_realloc(void *old, size_t size, const char *file, int line)
     return NULL;
 }
 
-/* fail_at(n): the n-th allocation from now fails; 0: none */
-static int
-fail_at(lua_State *L)
-{
-    mg_alloc_fail_at((long)luaL_checkinteger(L, 1));
-    return 0;
-}
-
-/* count(): allocations since fail_at */
-static int
-count(lua_State *L)
-{
-    lua_pushinteger(L, mg_alloc_count());
-    return 1;
-}
-
 static int
 live_count(lua_State *L)
 {
@@ -80,34 +64,68 @@ on_lua(void *data, void *ptr, size_t old_size, size_t new_size)
     return lua.real(data, ptr, old_size, new_size);
 }
 
-/* lua_fail_at(n): Lua's n-th allocation from now fails, and fails again; 0: none */
-static int
-lua_fail_at(lua_State *L)
+/* Lua's n-th allocation from now fails, and fails again; 0: none */
+static void
+lua_fail_at(long n)
 {
-    long at = (long)luaL_checkinteger(L, 1);
+    lua.at = n;
+    lua.count = 0;
+}
+
+static long
+lua_allocations(void)
+{
+    return lua.count;
+}
+
+/* (n, function, argument) → whether it came through, its error, allocations: nothing outside of the protected call
+ * fails, not even what Lua allocates to make a call. */
+static int
+attempt_run(lua_State *L, void (*fail_at)(long), long (*count)(void))
+{
+    long n = (long)luaL_checkinteger(L, 1), used;
+    int status;
+
+    lua_settop(L, 3);
+    luaL_checkstack(L, LUA_MINSTACK, NULL);
+    fail_at(n);
+    status = lua_pcall(L, 1, 0, 0);
+    used = count();
+    fail_at(0);
+    if (status == LUA_OK)
+        lua_pushnil(L);
+    lua_pushboolean(L, status == LUA_OK);
+    lua_insert(L, -2);
+    lua_pushinteger(L, used);
+    return 3;
+}
+
+/* attempt: the n-th allocation of OpenSSL and the module fails */
+static int
+attempt(lua_State *L)
+{
+    return attempt_run(L, mg_alloc_fail_at, mg_alloc_count);
+}
+
+/* lua_attempt: the n-th of Lua */
+static int
+lua_attempt(lua_State *L)
+{
     if (lua.real == NULL) {
         lua.real = lua_getallocf(L, &lua.data);
         lua_setallocf(L, on_lua, lua.data);
     }
-    lua.at = at;
-    lua.count = 0;
-    return 0;
-}
-
-/* lua_count(): Lua's allocations since lua_fail_at */
-static int
-lua_count(lua_State *L)
-{
-    lua_pushinteger(L, lua.count);
-    return 1;
+    return attempt_run(L, lua_fail_at, lua_allocations);
 }
 
 __attribute__((visibility("default"))) int
 luaopen_moongate_faults(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"fail_at", fail_at},         {"count", count},         {"live", live_count},
-        {"lua_fail_at", lua_fail_at}, {"lua_count", lua_count}, {NULL, NULL},
+        {"attempt", attempt},
+        {"lua_attempt", lua_attempt},
+        {"live", live_count},
+        {NULL, NULL},
     };
     if (CRYPTO_set_mem_functions(on_malloc, on_realloc, on_free) != 1)
         return luaL_error(L, "OpenSSL has allocated already");

@@ -22,22 +22,16 @@ end
 local SLACK = 20 -- allocations that differ between rounds without being a leak
 
 -- Whose allocations fail: OpenSSL's and the module's own, or those of Lua, which then runs out of memory.
-local WHOSE = {
-    { fail_at = faults.fail_at, count = faults.count },
-    { fail_at = faults.lua_fail_at, count = faults.lua_count },
-}
+local WHOSE = { faults.attempt, faults.lua_attempt }
 
 local EVERY = os.getenv("FAULTS") == "all" -- what `make faults` runs
 
-local function walk_one(whose, prepare, act, check, step)
+local function walk_one(attempt, prepare, act, check, step)
     local failures, rounds, n, base = 0, 0, 1 - step, nil
     repeat
         n, rounds = n + step, rounds + 1
         local object = prepare()
-        whose.fail_at(n)
-        local ok, err = pcall(act, object)
-        local used = whose.count()
-        whose.fail_at(0)
+        local ok, err, used = attempt(n, act, object)
         if not ok then
             failures = failures + 1
             assert.is_true(type(err) == "string" or type(err.class) == "string", tostring(err))
@@ -57,11 +51,11 @@ end
 -- Runs act(prepare()) with allocation n failing, for every n – or, where an act is long and this is the ordinary run,
 -- every `step`-th; check(object) must hold afterwards.
 local function walk(prepare, act, check, step)
-    for i, whose in ipairs(WHOSE) do
+    for i, attempt in ipairs(WHOSE) do
         act(prepare()) -- what is made once and kept
         check(prepare())
         collect()
-        walk_one(whose, prepare, act, check, (EVERY or i > 1) and 1 or step or 1)
+        walk_one(attempt, prepare, act, check, (EVERY or i > 1) and 1 or step or 1)
     end
 end
 
