@@ -90,7 +90,7 @@ function Proxy:write_script(text)
 end
 
 function Proxy:arguments()
-    local command = { bench.moongate, "run", self.script, "--control", self.control,
+    local command = { self.program_path or bench.moongate, "run", self.script, "--control", self.control,
         "--log-format", self.options.log_format or "json" }
     if self.options.workers ~= false then -- false: the script's number
         command[#command + 1] = "--workers"
@@ -110,6 +110,10 @@ local function sanitizer_options()
 end
 
 function Proxy:launch()
+    if self.options.as then -- who may have no way to where it was built, below root's home for one
+        self.program_path = bench.path("moongate")
+        bench.must { "cp", bench.moongate, self.program_path }
+    end
     local command = self:arguments()
     command.log = self.log
     command.cwd = self.options.cwd
