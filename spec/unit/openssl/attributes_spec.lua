@@ -264,8 +264,6 @@ end
 
 for name, row in pairs(rows) do
     describe("SSLContext." .. name, function()
-        after_each(fix.queue_is_empty)
-
         if row.default ~= nil then
             it("is at first " .. tostring(row.default), function() assert.equal(row.default, defaults_of(name)) end)
         end
@@ -307,8 +305,6 @@ for name, row in pairs(rows) do
 end
 
 describe("SSLContext:set_minmax_proto_version", function()
-    after_each(fix.queue_is_empty)
-
     it("sets both bounds", function()
         local ctx = SSLContext.new()
         ctx:set_minmax_proto_version("TLS1_2", SSL.TLS1_3_VERSION)
@@ -342,8 +338,6 @@ describe("SSLContext.ecdh_curves", function()
 end)
 
 describe("SSLContext.ssl_version", function()
-    after_each(fix.queue_is_empty)
-
     for version, number in pairs { TLSv1_2 = SSL.TLS1_2_VERSION, TLSv1 = SSL.TLS1_VERSION, SSLv3 = SSL.SSL3_VERSION,
         TLSv1_1_client = SSL.TLS1_1_VERSION, TLSv1_2_server = SSL.TLS1_2_VERSION } do
         it(version .. " sets both bounds", function()
@@ -382,7 +376,6 @@ end)
 describe("SSLContext.ciphers", function()
     local ctx
     before_each(function() ctx = SSLContext.new() end)
-    after_each(fix.queue_is_empty)
 
     local function names()
         local list = {}
@@ -448,7 +441,6 @@ end)
 describe("SSLContext.set_params", function()
     local ctx
     before_each(function() ctx = SSLContext.new() end)
-    after_each(fix.queue_is_empty)
 
     it("applies the defaults and says what they were", function()
         ctx.options = SSL.OP_NO_TICKET

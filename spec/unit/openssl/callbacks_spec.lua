@@ -40,7 +40,6 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
     local tls13 = version == "TLS1_3"
 
     describe(version .. ": client_cert_cb", function()
-        after_each(fix.queue_is_empty)
         local function demanding(mode)
             return server { verify_mode = mode or SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT,
                 cert_store = fix.store(), client_ca = fix.cert "ca" }
@@ -93,8 +92,6 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
     end)
 
     describe(version .. ": session_new_cb", function()
-        after_each(fix.queue_is_empty)
-
         it("of a server is told of " .. (tls13 and "every ticket" or "sessions it keeps"), function()
             local calls, ctx = noting(server { num_tickets = 2 }, "session_new_cb")
             assert.is_true(handshake(ctx, client(only(version))).ok)
@@ -125,7 +122,6 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
     end)
 
     describe(version .. ": session_get_cb", function()
-        after_each(fix.queue_is_empty)
         local external = SSLContext.SESSION_CACHE_SERVER | SSLContext.SESSION_CACHE_NO_INTERNAL
 
         local function keeping(answer, settings)
@@ -208,8 +204,6 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
     end)
 
     describe(version .. ": session_remove_cb", function()
-        after_each(fix.queue_is_empty)
-
         it("gets context and session when one is removed, flushed or has expired", function()
             local calls, ctx = noting(without_tickets(server()), "session_remove_cb")
             local client_ctx = client(only(version))
@@ -270,8 +264,6 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
     end)
 
     describe(version .. ": renegotiation_cb", function()
-        after_each(fix.queue_is_empty)
-
         it("is told of a server's first handshake, also of a resumed one (trap 22)", function()
             local calls, ctx = noting(server(), "renegotiation_cb")
             local client_ctx = client(only(version))
@@ -293,8 +285,6 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
     end)
 
     describe(version .. ": keylog_cb", function()
-        after_each(fix.queue_is_empty)
-
         local function labels(calls)
             local list = {}
             for i, call in ipairs(calls) do
@@ -325,7 +315,6 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
 end
 
 describe("tmp_dh_callback", function()
-    after_each(fix.queue_is_empty)
     local DHE = "DHE-RSA-AES128-GCM-SHA256"
 
     local function dhe_server(answer, settings)
@@ -384,7 +373,6 @@ describe("tmp_dh_callback", function()
 end)
 
 describe("NPN", function()
-    after_each(fix.queue_is_empty)
     local function offering()
         return server { npn_protocols = { "http/1.1", "spdy/2" } }
     end
@@ -435,8 +423,6 @@ describe("enable_fallback_scsv", function()
 end)
 
 describe("callbacks", function()
-    after_each(fix.queue_is_empty)
-
     it("may drop and collect everything", function()
         local ctx
         ctx = without_tickets(server())

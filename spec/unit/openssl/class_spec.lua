@@ -5,7 +5,6 @@ local SSLContext, raises, assign = fix.SSLContext, fix.raises, fix.assign
 describe("the attribute dispatcher", function()
     local ctx
     before_each(function() ctx = SSLContext.new() end)
-    after_each(fix.queue_is_empty)
 
     it("refuses an unknown name on write, with a suggestion", function()
         raises("NoMethodError", "SSLContext.min_verison: no such field (did you mean min_version?)", assign, ctx,
@@ -182,7 +181,6 @@ describe("an error value", function()
         local position, text = tostring(err):match("^(.-): (SSLError: .*)$")
         assert.truthy(position:match("class_spec%.lua:%d+$"))
         assert.equal("SSLError: SSL_CTX_set_cipher_list: no cipher match", text)
-        fix.queue_is_empty()
     end)
 
     it("names the line of the script also from within a pcall of the function itself", function()

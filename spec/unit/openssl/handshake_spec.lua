@@ -15,8 +15,6 @@ end
 
 for version, version_name in pairs(versions) do
     describe("a handshake on " .. version_name, function()
-        after_each(fix.queue_is_empty)
-
         for title, case in pairs {
             ["an RSA-only client gets RSA"] = { "RSA+SHA256:RSA-PSS+SHA256", "RSA", "rsa" },
             ["an ECDSA-only client gets ECDSA"] = { "ECDSA+SHA256", "EC", "ec" },
@@ -431,8 +429,6 @@ for version, version_name in pairs(versions) do
 end
 
 describe("versions", function()
-    after_each(fix.queue_is_empty)
-
     it("that do not meet are protocol_version", function()
         refused(handshake(server { min_version = "TLS1_3" }, client { max_version = "TLS1_2" }), "protocol_version",
             "server", "unsupported protocol")
@@ -464,8 +460,6 @@ describe("versions", function()
 end)
 
 describe("openssl.handshake", function()
-    after_each(fix.queue_is_empty)
-
     it("sets both contexts up", function()
         local a, b = server(), client()
         handshake(a, b)

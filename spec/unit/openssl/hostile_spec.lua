@@ -161,8 +161,6 @@ describe("the functions of", function()
 end)
 
 describe("callbacks", function()
-    after_each(fix.queue_is_empty)
-
     local function agrees(server, client)
         local hs = fix.handshake(server, client)
         assert.is_true(hs.ok, hs.client_error or hs.server_error)

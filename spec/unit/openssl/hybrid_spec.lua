@@ -7,8 +7,6 @@ local HYBRID = "X25519MLKEM768"
 local has_hybrid = pcall(function() fix.SSLContext.new().groups = HYBRID end)
 fix.openssl.errors()
 
-after_each(fix.queue_is_empty)
-
 local function handshake(server, client)
     local hs = fix.handshake(fix.server(server), fix.client(client))
     assert.is_true(hs.ok, hs.client_error)

@@ -43,7 +43,6 @@ describe("SSL.verify_hostname", function()
 end)
 
 describe("SSL.verify_certificate_identity", function()
-    after_each(fix.queue_is_empty)
     local named = certificate("/CN=cn.example.com", "DNS:www.example.com,DNS:*.test.example,IP:127.0.0.1,IP:::1")
     local common = certificate("/CN=cn.example.com")
 

@@ -3,8 +3,6 @@ local fix = require "fixtures"
 local PKey, raises = fix.PKey, fix.raises
 
 describe("PKey", function()
-    after_each(fix.queue_is_empty)
-
     for name, want in pairs {
         rsa = { "RSA", "rsaEncryption" }, ec = { "EC", "id-ecPublicKey" }, ed25519 = { "ED25519", "ED25519" },
     } do
@@ -222,8 +220,6 @@ describe("PKey", function()
 end)
 
 describe("keys from raw bytes", function()
-    after_each(fix.queue_is_empty)
-
     for type, size in pairs { ED25519 = 32, ED448 = 57, X25519 = 32, X448 = 56 } do
         it("are " .. type, function()
             local key = PKey.generate_key(type)
@@ -257,7 +253,6 @@ describe("keys from raw bytes", function()
 end)
 
 describe("PKey.DH", function()
-    after_each(fix.queue_is_empty)
     local key = fix.key "dh"
 
     it("has p, g and params", function()
@@ -297,8 +292,6 @@ describe("PKey.DH", function()
 end)
 
 describe("PKey.params", function()
-    after_each(fix.queue_is_empty)
-
     it("of RSA are Ruby's", function()
         local params = fix.key("rsa").params
         for _, name in ipairs { "n", "e", "d", "p", "q", "dmp1", "dmq1", "iqmp" } do

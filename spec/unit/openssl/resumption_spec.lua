@@ -17,8 +17,6 @@ end
 
 for _, version in ipairs { "TLS1_2", "TLS1_3" } do
     describe("resumption in memory on " .. version, function()
-        after_each(fix.queue_is_empty)
-
         -- A session made by the first client; whether the second resumes it.
         local function resumed(to, first, second, name)
             local session = assert(fix.handshake(to, first).client.session)

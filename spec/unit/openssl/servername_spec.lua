@@ -12,8 +12,6 @@ end
 
 for _, version in ipairs { "TLS1_2", "TLS1_3" } do
     describe("servername_cb in memory, " .. version .. ",", function()
-        after_each(fix.queue_is_empty)
-
         it("gets the Connection and the name, before there is a handshake", function()
             local got, seen
             local ctx = asking(function(conn, name)

@@ -10,7 +10,6 @@ describe("SSLContext:setup", function()
     end)
     after_each(function()
         files:remove()
-        fix.queue_is_empty()
     end)
 
     for _, name in ipairs { "setup", "freeze" } do
@@ -202,7 +201,6 @@ end)
 describe("SSLContext:add_certificate", function()
     local ctx
     before_each(function() ctx = SSLContext.new() end)
-    after_each(fix.queue_is_empty)
 
     it("returns the context", function()
         assert.equal(ctx, ctx:add_certificate(fix.cert "ec", fix.key "ec"))
@@ -294,7 +292,6 @@ describe("SSLContext:load_certificate", function()
     end)
     after_each(function()
         files:remove()
-        fix.queue_is_empty()
     end)
 
     local function served()

@@ -33,7 +33,6 @@ setup(function()
     responses = { rsa = response "rsa", ec = response "ec", ed25519 = response "ed25519" }
 end)
 teardown(function() files:remove() end)
-after_each(fix.queue_is_empty)
 
 local UNSUCCESSFUL = "\x30\x03\x0a\x01\x03" -- tryLater
 

@@ -8,8 +8,6 @@ local SSL, X509, SSLContext, raises, assign = fix.SSL, fix.X509, fix.SSLContext,
 local server, client, only, handshake = fix.server, fix.client, fix.only, fix.handshake
 
 describe("trap", function()
-    after_each(fix.queue_is_empty)
-
     it("2: ssl_version is the highest version where no handshake came to one", function()
         local hs = handshake(SSLContext.new(), client { verify_mode = 0, min_version = "TLS1_3" })
         assert.is_false(hs.ok)

@@ -5,8 +5,6 @@ local Certificate, Name, Extension, ExtensionFactory, Store = X509.Certificate, 
     X509.ExtensionFactory, X509.Store
 
 describe("X509.Certificate", function()
-    after_each(fix.queue_is_empty)
-
     local ca, leaf = fix.cert "ca", fix.cert "ec"
 
     it("reads PEM and DER", function()
@@ -169,14 +167,11 @@ describe("X509.Certificate", function()
             pcall(cert.to_pem, cert)
             pcall(cert.to_text, cert)
             pcall(cert.verify, cert, fix.key "ec")
-            fix.openssl.errors()
         end)
     end)
 end)
 
 describe("X509.Name", function()
-    after_each(fix.queue_is_empty)
-
     it("is written in several ways", function()
         local name = Name.parse("/C=DE/O=Äpfel/CN=localhost")
         assert.equal("/C=DE/O=\\xC3\\x84pfel/CN=localhost", name:to_s())
@@ -214,8 +209,6 @@ describe("X509.Name", function()
 end)
 
 describe("X509.Extension", function()
-    after_each(fix.queue_is_empty)
-
     it("is made of DER", function()
         local made = ExtensionFactory.new():create_extension("keyUsage", "digitalSignature", true)
         local again = Extension.new("keyUsage", made.value_der, true)
@@ -239,8 +232,6 @@ describe("X509.Extension", function()
 end)
 
 describe("X509.Store", function()
-    after_each(fix.queue_is_empty)
-
     it("verifies, and says why not", function()
         local store = fix.store()
         assert.is_true(store:verify(fix.cert "ec"))
@@ -314,8 +305,6 @@ describe("X509.Store", function()
 end)
 
 describe("what a certificate says about where to ask", function()
-    after_each(fix.queue_is_empty)
-
     local function with(extensions)
         local cert = X509.Certificate.new()
         local factory = X509.ExtensionFactory.new()
@@ -353,13 +342,10 @@ describe("what a certificate says about where to ask", function()
         assert.equal(der, cert:to_der())
         assert.is_true(cert:verify(fix.key "ec"))
         pcall(function() return X509.Certificate.new().tbs_bytes end)
-        fix.openssl.errors()
     end)
 end)
 
 describe("X509.Name.new", function()
-    after_each(fix.queue_is_empty)
-
     it("takes the DER of a name", function()
         local name = fix.cert("ec").subject
         assert.equal(name, fix.X509.Name.new(name:to_der()))

@@ -39,11 +39,6 @@ function M.finalised(make)
     return assert(found)
 end
 
---- Every spec leaves OpenSSL's error queue empty.
-function M.queue_is_empty()
-    assert.same({}, openssl.errors())
-end
-
 -- ---- keys ----------------------------------------------------------------------------------------
 
 local makers = {

@@ -28,8 +28,6 @@ end
 local EXPIRED = "ran longer than settings.callback_budget (0.02 seconds of CPU time)"
 local LOOP = "while true do end"
 
-after_each(fix.queue_is_empty)
-
 describe("an endless loop", function()
     local bodies = {
         plain = LOOP,

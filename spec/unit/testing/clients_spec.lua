@@ -26,8 +26,6 @@ end
 local LENIENT = { min_version = "TLS1", ciphers = "ALL:@SECLEVEL=0" }
 local NAMED = { servername = "localhost" }
 
-after_each(fix.queue_is_empty)
-
 describe("testing.certificate", function()
     it("makes one for localhost that a context takes", function()
         local own = testing.certificate()

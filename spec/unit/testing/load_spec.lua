@@ -29,8 +29,6 @@ local WEB = [[
     moongate.listen { name = "web", address = "127.0.0.1:1", tls = ctx, backend = moongate.echo() }
 ]]
 
-after_each(fix.queue_is_empty)
-
 describe("testing.load", function()
     it("gives listeners, backends and contexts by name", function()
         local policy = load([[
