@@ -138,10 +138,20 @@ get_private(lua_State *L, void *self)
     return 1;
 }
 
-static int
-get_public(lua_State *L, void *self MG_UNUSED)
+/* Parameters alone have none. */
+static bool
+has_public(const EVP_PKEY *key)
 {
-    lua_pushboolean(L, true);
+    ERR_set_mark();
+    bool has = i2d_PUBKEY(key, NULL) > 0;
+    ERR_pop_to_mark();
+    return has;
+}
+
+static int
+get_public(lua_State *L, void *self)
+{
+    lua_pushboolean(L, has_public(((struct mg_pkey *)self)->key));
     return 1;
 }
 
@@ -187,10 +197,19 @@ mg_pkey_push_public(lua_State *L, const EVP_PKEY *key, const char *what)
     lua_remove(L, -2);
 }
 
+static void
+check_public(lua_State *L, const EVP_PKEY *key, const char *what)
+{
+    if (!has_public(key))
+        mg_lua_error(L, "PKeyError", "%s: has no public key, only parameters", what);
+}
+
 static int
 get_public_key(lua_State *L, void *self)
 {
-    mg_pkey_push_public(L, ((struct mg_pkey *)self)->key, "PKey.public_key");
+    const EVP_PKEY *key = ((struct mg_pkey *)self)->key;
+    check_public(L, key, "PKey.public_key");
+    mg_pkey_push_public(L, key, "PKey.public_key");
     return 1;
 }
 
@@ -440,6 +459,7 @@ pkey_private_to_pem(lua_State *L)
     EVP_PKEY *key = self_key(L);
     const char *pass;
     size_t pass_len;
+    mg_check_count(L, 0, 2);
     const EVP_CIPHER *cipher = check_cipher(L, 2, &pass, &pass_len);
     check_private(L, key);
     BIO *bio = mg_box_push_mem(L);
@@ -455,6 +475,7 @@ pkey_private_to_der(lua_State *L)
     EVP_PKEY *key = self_key(L);
     const char *pass;
     size_t pass_len;
+    mg_check_count(L, 0, 2);
     const EVP_CIPHER *cipher = check_cipher(L, 2, &pass, &pass_len);
     check_private(L, key);
     BIO *bio = mg_box_push_mem(L);
@@ -467,6 +488,8 @@ static int
 pkey_public_to_pem(lua_State *L)
 {
     EVP_PKEY *key = self_key(L);
+    mg_check_count(L, 0, 0);
+    check_public(L, key, mg_function_name(L));
     BIO *bio = mg_box_push_mem(L);
     write_check(L, PEM_write_bio_PUBKEY(bio, key));
     mg_push_mem(L, bio);
@@ -477,30 +500,38 @@ static int
 pkey_public_to_der(lua_State *L)
 {
     EVP_PKEY *key = self_key(L);
+    mg_check_count(L, 0, 0);
+    check_public(L, key, mg_function_name(L));
     BIO *bio = mg_box_push_mem(L);
     write_check(L, i2d_PUBKEY_bio(bio, key));
     mg_push_mem(L, bio);
     return 1;
 }
 
-/* What Ruby's to_pem gives: the traditional form where the type has one, the public form of a
- * public key. */
+/* What Ruby's to_pem gives: the parameters of DH, the traditional form where the type has one, the
+ * public form of a public key. */
 static int
 pkey_to_pem(lua_State *L)
 {
     EVP_PKEY *key = self_key(L);
     bool traditional = EVP_PKEY_is_a(key, "RSA") || EVP_PKEY_is_a(key, "EC");
-    if (!mg_pkey_has_private(key))
-        return pkey_public_to_pem(L);
-    if (!traditional)
-        return pkey_private_to_pem(L);
     const char *pass;
     size_t pass_len;
+    mg_check_count(L, 0, 2);
     const EVP_CIPHER *cipher = check_cipher(L, 2, &pass, &pass_len);
-    struct mg_passphrase given = {.text = pass, .len = pass_len};
     BIO *bio = mg_box_push_mem(L);
-    write_check(L, PEM_write_bio_PrivateKey_traditional(bio, key, cipher, NULL, 0, mg_on_passphrase,
-                                                        &given));
+    if (EVP_PKEY_is_a(key, "DH") || !has_public(key)) {
+        write_check(L, PEM_write_bio_Parameters(bio, key));
+    } else if (!mg_pkey_has_private(key)) {
+        write_check(L, PEM_write_bio_PUBKEY(bio, key));
+    } else if (!traditional) {
+        write_check(
+            L, PEM_write_bio_PKCS8PrivateKey(bio, key, cipher, pass, (int)pass_len, NULL, NULL));
+    } else {
+        struct mg_passphrase given = {.text = pass, .len = pass_len};
+        write_check(L, PEM_write_bio_PrivateKey_traditional(bio, key, cipher, NULL, 0,
+                                                            mg_on_passphrase, &given));
+    }
     mg_push_mem(L, bio);
     return 1;
 }
@@ -509,6 +540,7 @@ static int
 pkey_to_text(lua_State *L)
 {
     EVP_PKEY *key = self_key(L);
+    mg_check_count(L, 0, 0);
     BIO *bio = mg_box_push_mem(L);
     write_check(L, mg_pkey_has_private(key) ? EVP_PKEY_print_private(bio, key, 0, NULL)
                                             : EVP_PKEY_print_public(bio, key, 0, NULL));

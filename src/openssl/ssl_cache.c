@@ -522,6 +522,19 @@ mg_ssl_context_session_remove(lua_State *L)
     return 1;
 }
 
+/* Seconds; a fraction counts for nothing. */
+static int64_t
+check_time(lua_State *L, int arg)
+{
+    lua_Integer seconds;
+    if (lua_isinteger(L, arg))
+        return lua_tointeger(L, arg);
+    if (lua_type(L, arg) != LUA_TNUMBER || !lua_numbertointeger(lua_tonumber(L, arg), &seconds))
+        mg_lua_error(L, "ArgumentError", "%s: arg must be Time or nil, got %s", mg_function_name(L),
+                     mg_type_name(L, arg));
+    return seconds;
+}
+
 /* flush_sessions([time]) -> self; those that have expired by then, by now if left out, all if 0 */
 int
 mg_ssl_context_flush_sessions(lua_State *L)
@@ -530,10 +543,7 @@ mg_ssl_context_flush_sessions(lua_State *L)
     struct leaving leaving = {ctx, false};
     mg_check_count(L, 0, 1);
     lua_settop(L, 2);
-    if (!lua_isnil(L, 2) && !lua_isinteger(L, 2))
-        mg_lua_error(L, "ArgumentError", "%s: arg must be Time or nil, got %s", mg_function_name(L),
-                     mg_type_name(L, 2));
-    int64_t at = lua_isnil(L, 2) ? (int64_t)time(NULL) : lua_tointeger(L, 2);
+    int64_t at = lua_isnil(L, 2) ? (int64_t)time(NULL) : check_time(L, 2);
     if (cache_get())
         mg_cache_sweep(cache_get(), mg_ssl_context_extra(ctx)->cache.owner, at, on_gone, &leaving);
     lua_settop(L, 1);

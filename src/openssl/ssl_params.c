@@ -152,6 +152,8 @@ mg_ssl_context_set_params(lua_State *L)
         lua_settable(L, 3);
     }
     mg_ssl_context_create(L); /* 4 */
+    /* All of the context that an attribute's fate hangs on. */
+    SSL_CTX_set_security_level(mg_ssl_context_test(L, 4), SSL_CTX_get_security_level(self->ctx));
     params_check_names(L, 4, 3);
     params_apply(L, 4, 3);
 

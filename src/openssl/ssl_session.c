@@ -292,6 +292,7 @@ static int
 session_to_der(lua_State *L)
 {
     const SSL_SESSION *session = self_session(L);
+    mg_check_count(L, 0, 0);
     ERR_clear_error();
     int len = i2d_SSL_SESSION(session, NULL);
     unsigned char *der = lua_newuserdatauv(L, len > 0 ? (size_t)len : 1, 0), *end = der;
@@ -305,6 +306,7 @@ static int
 session_to_pem(lua_State *L)
 {
     SSL_SESSION *session = self_session(L);
+    mg_check_count(L, 0, 0);
     BIO *bio = mg_box_push_mem(L);
     ERR_clear_error();
     if (PEM_write_bio_SSL_SESSION(bio, session) != 1)
@@ -317,6 +319,7 @@ static int
 session_to_text(lua_State *L)
 {
     const SSL_SESSION *session = self_session(L);
+    mg_check_count(L, 0, 0);
     BIO *bio = mg_box_push_mem(L);
     ERR_clear_error();
     if (SSL_SESSION_print(bio, session) != 1)

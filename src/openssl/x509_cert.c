@@ -395,6 +395,7 @@ static int
 certificate_to_pem(lua_State *L)
 {
     X509 *x509 = self_x509(L);
+    mg_check_count(L, 0, 0);
     BIO *bio = mg_box_push_mem(L);
     if (PEM_write_bio_X509(bio, x509) != 1)
         mg_lua_openssl_error(L, "CertificateError", "PEM_write_bio_X509");
@@ -406,6 +407,7 @@ static int
 certificate_to_der(lua_State *L)
 {
     X509 *x509 = self_x509(L);
+    mg_check_count(L, 0, 0);
     BIO *bio = mg_box_push_mem(L);
     if (i2d_X509_bio(bio, x509) != 1)
         mg_lua_openssl_error(L, "CertificateError", "i2d_X509_bio");
@@ -417,6 +419,7 @@ static int
 certificate_to_text(lua_State *L)
 {
     X509 *x509 = self_x509(L);
+    mg_check_count(L, 0, 0);
     BIO *bio = mg_box_push_mem(L);
     if (X509_print(bio, x509) != 1)
         mg_lua_openssl_error(L, "CertificateError", "X509_print");

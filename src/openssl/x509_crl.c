@@ -372,6 +372,7 @@ static int
 crl_to_pem(lua_State *L)
 {
     X509_CRL *crl = self_crl(L);
+    mg_check_count(L, 0, 0);
     BIO *bio = mg_box_push_mem(L);
     if (PEM_write_bio_X509_CRL(bio, crl) != 1)
         mg_lua_openssl_error(L, "CRLError", "PEM_write_bio_X509_CRL");
@@ -383,6 +384,7 @@ static int
 crl_to_der(lua_State *L)
 {
     X509_CRL *crl = self_crl(L);
+    mg_check_count(L, 0, 0);
     BIO *bio = mg_box_push_mem(L);
     if (i2d_X509_CRL_bio(bio, crl) != 1)
         mg_lua_openssl_error(L, "CRLError", "i2d_X509_CRL_bio");
@@ -394,6 +396,7 @@ static int
 crl_to_text(lua_State *L)
 {
     X509_CRL *crl = self_crl(L);
+    mg_check_count(L, 0, 0);
     BIO *bio = mg_box_push_mem(L);
     if (X509_CRL_print(bio, crl) != 1)
         mg_lua_openssl_error(L, "CRLError", "X509_CRL_print");

@@ -166,6 +166,12 @@ name_print(lua_State *L, const X509_NAME *name, unsigned long flags)
     mg_push_mem(L, bio);
 }
 
+static void
+text_free(void *text)
+{
+    OPENSSL_free(text);
+}
+
 /* to_s([flags]): "/CN=localhost" without flags */
 static int
 name_to_s(lua_State *L)
@@ -176,21 +182,21 @@ name_to_s(lua_State *L)
         name_print(L, name, (unsigned long)mg_check_integer(L, 2));
         return 1;
     }
-    char *text = X509_NAME_oneline(name, NULL, 0);
-    if (!text)
+    struct mg_box *text = mg_box_push(L, text_free);
+    text->ptr = X509_NAME_oneline(name, NULL, 0);
+    if (!text->ptr)
         mg_lua_openssl_error(L, "NameError", "X509_NAME_oneline");
-    /* Names are short, but pushing may still raise: copy out of OpenSSL's memory first. */
-    char copy[1024];
-    mg_str_copy(copy, sizeof(copy), text);
-    OPENSSL_free(text);
-    lua_pushstring(L, copy);
+    lua_pushstring(L, text->ptr);
+    mg_box_free(text);
     return 1;
 }
 
 static int
 name_to_utf8(lua_State *L)
 {
-    name_print(L, self_name(L), XN_FLAG_RFC2253 & ~(unsigned long)ASN1_STRFLGS_ESC_MSB);
+    X509_NAME *name = self_name(L);
+    mg_check_count(L, 0, 0);
+    name_print(L, name, XN_FLAG_RFC2253 & ~(unsigned long)ASN1_STRFLGS_ESC_MSB);
     return 1;
 }
 
@@ -198,6 +204,7 @@ static int
 name_to_a(lua_State *L)
 {
     const X509_NAME *name = self_name(L);
+    mg_check_count(L, 0, 0);
     int count = X509_NAME_entry_count(name);
     lua_createtable(L, count, 0);
     for (int i = 0; i < count; i++) {
@@ -228,7 +235,9 @@ name_to_der(lua_State *L)
 {
     const unsigned char *der;
     size_t len;
-    if (X509_NAME_get0_der(self_name(L), &der, &len) != 1)
+    const X509_NAME *name = self_name(L);
+    mg_check_count(L, 0, 0);
+    if (X509_NAME_get0_der(name, &der, &len) != 1)
         mg_lua_openssl_error(L, "NameError", "X509_NAME_get0_der");
     lua_pushlstring(L, (const char *)der, len);
     return 1;
@@ -255,6 +264,14 @@ name_eq(lua_State *L)
     return 1;
 }
 
+static int
+name_eql(lua_State *L)
+{
+    self_name(L);
+    mg_check_count(L, 1, 1);
+    return name_eq(L);
+}
+
 /* The number in ca_path's file names: "%08x.0". */
 static int
 name_get_hash(lua_State *L, void *self)
@@ -271,7 +288,7 @@ static const struct mg_attr name_attrs[] = {
 
 static const luaL_Reg name_methods[] = {
     {"to_s", name_to_s}, {"to_utf8", name_to_utf8}, {"to_a", name_to_a}, {"to_der", name_to_der},
-    {"cmp", name_cmp},   {"eql", name_eq},          {NULL, NULL},
+    {"cmp", name_cmp},   {"eql", name_eql},         {NULL, NULL},
 };
 
 const struct mg_class mg_name_class = {

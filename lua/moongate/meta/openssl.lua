@@ -248,7 +248,7 @@ function SSLContext:session_add(session) end
 function SSLContext:session_remove(session) end
 
 --- Removes what has expired by that time: by now if left out, everything if 0.
----@param time? integer
+---@param time? number
 ---@return moongate.openssl.SSLContext self
 function SSLContext:flush_sessions(time) end
 
@@ -669,7 +669,7 @@ function DHClass.new(pem_or_der, passphrase, ask) end
 ---@field oid string (read-only) "rsaEncryption", "id-ecPublicKey", "ED25519", …
 ---@field bits integer (read-only)
 ---@field private boolean (read-only) whether the private half is there
----@field public boolean (read-only)
+---@field public boolean (read-only) false for parameters alone
 ---@field public_key moongate.openssl.PKey (read-only) the public half
 ---@field raw_private_key? string (read-only) of Ed25519, Ed448, X25519, X448
 ---@field raw_public_key? string (read-only)
@@ -695,7 +695,8 @@ function PKey:public_to_pem() end
 ---@return string
 function PKey:public_to_der() end
 
---- The traditional form for RSA and EC, PKCS#8 for others, the public form of a public key.
+--- The traditional form for RSA and EC, PKCS#8 for others, the public form of a public key; of DH the parameters
+--- alone, as in Ruby.
 ---@param cipher? string
 ---@param passphrase? string
 ---@return string

@@ -111,6 +111,7 @@ local WRONG = {
 }
 
 describe("an option", function()
+
     for _, case in ipairs(WRONG) do
         it("is refused: " .. case[1], function()
             local result = checks.run(case[1])

@@ -67,6 +67,7 @@ describe("a script", function()
         assert.matches("broken.lua:1: unexpected symbol near '='", result.last, 1, true)
     end)
 
+
     it("prefers a directory named by MOONGATE_LUA to what is compiled in", function()
         local mine = "return setmetatable({ mine = true }, { __index = require 'moongate.core' })"
         local files = { ["lua/moongate/init.lua"] = mine }
