@@ -257,6 +257,18 @@ function Proxy:record(number)
     return self:records(number)[number]
 end
 
+-- What s_client says of a connection to `name` (nil: to nobody by name), and its record.
+function Proxy:s_client(port, name, ...)
+    local number = #self:records() + 1
+    local arguments = { "openssl", "s_client", "-connect", "127.0.0.1:" .. port, "-CAfile", certs.ca.crt,
+        "-verify_return_error", "-ign_eof", name and "-servername" or "-noservername", input = "hello\n" }
+    for _, argument in ipairs(name and { name, ... } or { ... }) do
+        arguments[#arguments + 1] = argument
+    end
+    local result = bench.run(arguments)
+    return result, self:record(number)
+end
+
 function Proxy:open_connections()
     local total = 0
     for _, worker in ipairs(self:status().workers) do

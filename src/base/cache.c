@@ -465,24 +465,38 @@ slot_read(const struct mg_cache *cache, const struct table *table, struct slot *
     return false;
 }
 
+/* Where something that is sought may be. */
+struct place {
+    unsigned next; /* 0 at first: the place after this one, of all WAYS in all TABLES */
+    const struct table *table;
+    struct slot *slot;
+    uint64_t word; /* what the slot's was when it was found */
+};
+
+static bool
+place_next(const struct mg_cache *cache, const struct sought *sought, struct place *at)
+{
+    while (at->next < TABLES * WAYS) {
+        at->table = &cache->tables[at->next / WAYS];
+        at->slot = &set_of(at->table, sought->key)[at->next++ % WAYS];
+        if (slot_has(at->table, at->slot, sought, &at->word))
+            return true;
+    }
+    return false;
+}
+
 bool
 mg_cache_get(const struct mg_cache *cache, uint64_t owner, const void *id, size_t id_len,
              struct mg_cache_entry *out)
 {
     struct sought sought;
-    uint64_t word;
+    struct place at = {0};
 
     if (!sought_init(&sought, owner, id, id_len))
         return false;
-    for (int t = 0; t < TABLES; t++) {
-        const struct table *table = &cache->tables[t];
-        struct slot *set = set_of(table, sought.key);
-
-        for (unsigned i = 0; i < WAYS; i++)
-            if (slot_has(table, &set[i], &sought, &word) &&
-                slot_read(cache, table, &set[i], word, out))
-                return true;
-    }
+    while (place_next(cache, &sought, &at))
+        if (slot_read(cache, at.table, at.slot, at.word, out))
+            return true;
     return false;
 }
 
@@ -490,19 +504,13 @@ bool
 mg_cache_remove(struct mg_cache *cache, uint64_t owner, const void *id, size_t id_len)
 {
     struct sought sought;
+    struct place at = {0};
     bool found = false;
-    uint64_t word;
 
     if (!sought_init(&sought, owner, id, id_len))
         return false;
-    for (int t = 0; t < TABLES; t++) {
-        const struct table *table = &cache->tables[t];
-        struct slot *set = set_of(table, sought.key);
-
-        for (unsigned i = 0; i < WAYS; i++)
-            if (slot_has(table, &set[i], &sought, &word))
-                found = slot_take(cache, table, &set[i], word, NULL) || found;
-    }
+    while (place_next(cache, &sought, &at))
+        found = slot_take(cache, at.table, at.slot, at.word, NULL) || found;
     return found;
 }
 

@@ -27,6 +27,10 @@ mg_load_text(lua_State *L, const char *text, size_t len, const char *chunk)
     }
     mg_world_depend(&mg_script_of(L)->world, MG_RECORD_SCRIPT, "",
                     (struct mg_span){.data = text, .len = len});
+    if (len > 0 && text[0] == LUA_SIGNATURE[0] && (chunk[0] == '@' || chunk[0] == '=')) {
+        lua_pushfstring(L, "%s: this is compiled Lua, a binary chunk; a script is text", chunk + 1);
+        return LUA_ERRSYNTAX;
+    }
     return luaL_loadbufferx(L, text, len, chunk, "t");
 }
 

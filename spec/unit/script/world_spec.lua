@@ -237,7 +237,8 @@ describe("a script", function()
             assert(load("x = 1", "x", "t", { }))
             local parts = { "return", " 5" }
             assert(load(function() return table.remove(parts, 1) end)() == 5)
-            assert(select(2, loadfile "code.luac"):match "binary chunk")
+            assert(select(2, loadfile "code.luac"):match "^code.luac: this is compiled Lua, a binary chunk")
+            assert(select(2, load("\27Lua", "=x")):match "binary chunk" and not load "\27Lua")
         ]], { files = { ["code.luac"] = string.dump(function() end) } })
     end)
 
