@@ -42,6 +42,20 @@ for _, mode in ipairs(engine.modes) do
             end)
         end
 
+        it("a client that has heard all, says so and is gone is no reset", function()
+            for _ = 1, 5 do
+                local client, server, record = carry({ bytes = KIB, finish = "full", finish_when = "got:" .. 2 * KIB },
+                    { bytes = 2 * KIB, finish_when = "eof" })
+                assert.same({ 2 * KIB, KIB, "relay: done" }, { client.got, server.got, record.reason })
+            end
+        end)
+
+        it("a client that says that it has said all and is gone misses the answer", function()
+            local _, _, record = carry({ bytes = KIB, finish = "full" },
+                { bytes = 8 * 1024 * KIB, send_when = "eof", finish_when = "sent" })
+            assert.equal("down: reset", record.reason)
+        end)
+
         it("reset_by_the_client reaches the backend as one", function()
             local _, server, record = carry({ bytes = 10 * KIB, finish = "rst", finish_when = "got:1" },
                 { bytes = KIB, finish_when = "eof" })

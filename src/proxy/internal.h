@@ -123,6 +123,7 @@ struct mg_peer {
     uint64_t moved_at;  /* ... this loop time, when the number was last seen to have changed */
     bool deciding;      /* its ClientHello comes first: S_HELLO, or refused in it */
     bool ended;         /* its input came to a proper end */
+    uint64_t told;      /* relayed bytes that it had been sent by then */
     bool finish_wanted; /* its end is to be told once what is parked has left */
     bool finished; /* it has been told a proper end: close_notify where there is TLS, and FIN */
 };
@@ -184,6 +185,8 @@ void mg_session_linger(struct mg_session *s, const char *reason, const char *det
 
 /* A read or write of that peer's socket failed. */
 void mg_session_socket_error(struct mg_peer *peer, int error);
+/* Relayed bytes that were meant for this peer. */
+uint64_t mg_peer_told(const struct mg_peer *peer);
 
 /* The client's context is chosen: S_HANDSHAKE, and the backend is dialled where it is known. */
 void mg_session_handshake(struct mg_session *s);

@@ -250,6 +250,7 @@ end(struct mg_peer *peer)
     if (peer->ended)
         return;
     peer->ended = true;
+    peer->told = mg_peer_told(peer);
     if (!finish(peer->twin))
         return;
     done_check(s);

@@ -260,6 +260,22 @@ linger_input(struct mg_session *s, size_t len)
         mg_session_close(s, s->reason, NULL);
 }
 
+uint64_t
+mg_peer_told(const struct mg_peer *peer)
+{
+    const struct mg_session *s = peer->session;
+
+    return peer == &s->down ? s->bytes_down : s->bytes_up;
+}
+
+/* Both sides have said everything, and since its own end there was nothing to tell this one but ours: that it
+ * did not wait for it cuts nothing off. */
+static bool
+is_over(const struct mg_peer *peer)
+{
+    return peer->ended && peer->twin->ended && mg_peer_told(peer) == peer->told;
+}
+
 void
 mg_session_socket_error(struct mg_peer *peer, int error)
 {
@@ -267,6 +283,8 @@ mg_session_socket_error(struct mg_peer *peer, int error)
 
     if (s->state == S_LINGER)
         mg_session_close(s, s->reason, uv_strerror(error));
+    else if (is_over(peer))
+        mg_session_close(s, "relay: done", NULL);
     else if (error == UV_ECONNRESET || error == UV_EPIPE || error == UV_ENOTCONN)
         mg_session_close(s, mg_peer_reason(peer, "down: reset", "up: reset"), NULL);
     else
