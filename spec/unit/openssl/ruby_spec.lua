@@ -138,7 +138,6 @@ describe("SSLContext", function()
         { "ciphers", { "" }, "SSLError", "no cipher match" },
         { "ciphers", { "AES128-SHA\0" }, "ArgumentError", "string contains null byte" },
         { "ciphersuites", { "TLS_AES_128_GCM_SHA256\0" }, "ArgumentError", "string contains null byte" },
-        { "sigalgs", "", "SSLError", "SSL_CTX_set1_sigalgs_list" },
         { "sigalgs", "ed25519\0", "ArgumentError", "string contains null byte" },
         { "client_sigalgs", nil, "TypeError", "expected a string, got nil" },
         { "ssl_version", nil, "TypeError", "SSLContext.ssl_version: expected a string, got nil" },
@@ -529,7 +528,7 @@ describe("X509.Store", function()
         assert.is_nil(store.chain)
         store.trust = X509.TRUST_SSL_SERVER
         assert.equal(X509.TRUST_SSL_SERVER, store.trust)
-        raises("StoreError", "X509_STORE_set_trust: invalid trust", assign, store, "trust", 99)
+        raises("StoreError", "X509_STORE_set_trust", assign, store, "trust", 99)
         raises("NoMethodError", "Store.dup: no such field", function() store:dup() end)
     end)
 
