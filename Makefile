@@ -53,7 +53,7 @@ PEERS   := $(patsubst spec/system/support/%.c,$(OUT)/spec/%,$(wildcard spec/syst
 .DEFAULT_GOAL := all
 .PHONY: all
 all: build ## build everything (no packages are installed)
-build: $(OUT)/moongate $(OUT)/lua/moongate/openssl.so $(OUT)/lua/moongate/script.so
+build: $(OUT)/moongate $(OUT)/lua/moongate/openssl.so $(OUT)/lua/moongate/script.so ## the program and the Lua modules (VARIANT=asan: theirs)
 .PHONY: build
 
 $(OUT)/moongate: $(OBJ)
@@ -89,7 +89,7 @@ $(OUT)/obj/embedded.o: $(OUT)/obj/embedded.c
 
 # ---- what only specs use -------------------------------------------------------------------------
 .PHONY: spec-build
-spec-build: build $(BENCH) $(OUT)/spec/mgtest.so $(PEERS) $(OUT)/spec/process.so $(OUT)/spec/lua/moongate/openssl.so
+spec-build: build $(BENCH) $(OUT)/spec/mgtest.so $(PEERS) $(OUT)/spec/process.so $(OUT)/spec/lua/moongate/openssl.so ## build, and what only specs use
 $(OUT)/spec/obj/c/%.o: spec/c/%.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -DMG_FAULTS -fPIC -MMD -MP -c -o $@ $<
@@ -156,7 +156,7 @@ bench: ## measure moongate beside hitch, HAProxy, nginx and stunnel (QUICK=1: tw
 	@MOONGATE_BUILD=$(OUT) LUA=$(LUA) spec/bench/run
 
 .PHONY: bench-build
-bench-build: build $(BENCH) $(OUT)/spec/process.so
+bench-build: build $(BENCH) $(OUT)/spec/process.so ## build, and what only measurements use
 $(OUT)/bench/%: spec/bench/%.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -iquote spec/system/support -fPIE $(PIE_LD) -MMD -MP -o $@ $< $(shell pkg-config --libs openssl) -lpthread

@@ -1,6 +1,6 @@
 #!/bin/sh
 # What `make run` does: a small CA with an RSA and an ECDSA certificate for localhost, then moongate with
-# quickstart.lua in front of its embedded backend. Usage: examples/quickstart.sh BUILD_DIR [ADDRESS]
+# quickstart.lua in front of its embedded backend. Usage: examples/quickstart.sh BUILD_DIR
 set -eu
 out=${1:?usage: examples/quickstart.sh BUILD_DIR}
 examples=$(dirname "$0")

@@ -7,6 +7,17 @@ local proxy = require "proxy"
 
 teardown(proxy.cleanup)
 
+describe("make help", function()
+    it("lists every target", function()
+        local help = bench.must { "env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "make", "--no-print-directory", "help" }
+        for line in bench.read("Makefile"):gmatch("\n%.PHONY: ([^\n]*)") do
+            for target in line:gmatch("%S+") do
+                assert.truthy(help:find("\n  " .. target .. " ", 1, true), target)
+            end
+        end
+    end)
+end)
+
 describe("make run", function()
     it("serves https://localhost:8443 with both certificates, as it says", function()
         if bench.connect(8443) then
