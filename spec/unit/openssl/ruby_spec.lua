@@ -267,6 +267,30 @@ describe("SSLContext:flush_sessions", function()
     end
 end)
 
+-- ---- chains --------------------------------------------------------------------------------------
+
+describe("the chain of a certificate", function()
+    local function chain(to, sigalgs)
+        local subjects = {}
+        for i, cert in ipairs(handshake(to, client { sigalgs = sigalgs, verify_mode = 0 }).client.peer_cert_chain) do
+            subjects[i] = cert.subject:to_s()
+        end
+        return subjects
+    end
+
+    it("is extra_chain_cert only where it has none of its own", function()
+        local to = server { certs = { "rsa" }, extra_chain_cert = { fix.cert "other_ca" } }
+        to:add_certificate(fix.cert "ec", fix.key "ec", { fix.cert "ca" })
+        assert.same({ "/CN=ec", "/CN=Test CA" }, chain(to, "ECDSA+SHA256"))
+        assert.same({ "/CN=rsa", "/CN=Other CA" }, chain(to, "RSA-PSS+SHA256"))
+    end)
+
+    it("is completed from cert_store where there is no other", function()
+        assert.same({ "/CN=ec", "/CN=Test CA" }, chain(server { cert_store = fix.store() }))
+        assert.same({ "/CN=ec" }, chain(server()))
+    end)
+end)
+
 -- ---- callbacks: when they are asked --------------------------------------------------------------
 
 for _, version in ipairs(VERSIONS) do
@@ -530,6 +554,12 @@ describe("X509.Store", function()
         assert.equal(X509.TRUST_SSL_SERVER, store.trust)
         raises("StoreError", "X509_STORE_set_trust", assign, store, "trust", 99)
         raises("NoMethodError", "Store.dup: no such field", function() store:dup() end)
+    end)
+
+    it("is not asked by its own verify_callback in a handshake", function()
+        local store = fix.store()
+        store.verify_callback = error
+        assert.is_true(handshake(server(), client { cert_store = store }).ok)
     end)
 
     it("refuses files without a certificate", function()
