@@ -123,7 +123,7 @@ struct mg_peer {
     uint64_t moved_at;  /* ... this loop time, when the number was last seen to have changed */
     bool deciding;      /* its ClientHello comes first: S_HELLO, or refused in it */
     bool ended;         /* its input came to a proper end */
-    uint64_t told;      /* relayed bytes that it had been sent by then */
+    uint64_t told;      /* relayed bytes that had left to it by then; UINT64_MAX: some had not */
     bool finish_wanted; /* its end is to be told once what is parked has left */
     bool finished; /* it has been told a proper end: close_notify where there is TLS, and FIN */
 };

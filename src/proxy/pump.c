@@ -250,7 +250,7 @@ end(struct mg_peer *peer)
     if (peer->ended)
         return;
     peer->ended = true;
-    peer->told = mg_peer_told(peer);
+    peer->told = peer->stream.writing || peer->parked != NULL ? UINT64_MAX : mg_peer_told(peer);
     if (!finish(peer->twin))
         return;
     done_check(s);
