@@ -395,14 +395,22 @@ void mg_hello_open(lua_State *L);
 void mg_hello_push(lua_State *L, struct mg_session *session, const struct mg_hello *hello);
 void mg_hello_forget(struct mg_script *s, struct mg_session *session);
 
-/* Pushes a Hello of no connection, of use for ever: for the message (a string) and the table of addresses at
- * these positive indices. May raise. */
+/* Pushes a Hello of no connection, for the message (a string) and the table of addresses at these positive
+ * indices. May raise. It is of use until it is forgotten. */
 void mg_hello_sample_push(lua_State *L, int message, int addresses);
+void mg_hello_sample_forget(lua_State *L, int idx);
+
+/* What a tls function has returned, at indices 1 to 3, with a reference to the context; err is the reason of a
+ * refusal, or "". Freezes the context. True: it has callbacks. May raise. */
+bool mg_choice_read(lua_State *L, struct mg_choice *choice, struct mg_err *err);
 
 extern const struct mg_policy mg_script_policy;
 
 /* Tells moongate.openssl how the world is asked and callbacks are called. */
 void mg_hooks_open(lua_State *L);
+
+/* mg_guard_call for a function of a guest, from the state of its test. */
+int mg_guest_call(struct mg_script *s, lua_State *L, int nargs, int nresults, const char *what);
 
 /* ---- prove, report -------------------------------------------------------------------------- */
 
