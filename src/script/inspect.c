@@ -265,6 +265,72 @@ mg_proof_inspect(struct mg_proof *proof, const struct mg_proof_entry *entry,
 
 /* ---- names ---------------------------------------------------------------------------------- */
 
+#define NAMES_SHOWN 20
+
+/* A wildcard stands for one label; of a wildcard that is served only the same one has all members. */
+static bool
+name_covers(const char *of_certificate, const char *name)
+{
+    const char *rest = strchr(name, '.');
+
+    return strcasecmp(of_certificate, name) == 0 ||
+           (strncmp(of_certificate, "*.", 2) == 0 && rest != NULL &&
+            strcasecmp(of_certificate + 1, rest) == 0);
+}
+
+static bool
+certificate_covers(const struct mg_proof_certificate *c, const char *name)
+{
+    for (size_t at = 0; at < c->names.len; at += strlen(c->names.data + at) + 1)
+        if (name_covers(c->names.data + at, name))
+            return true;
+    return false;
+}
+
+/* The names that lead to the certificate and that it does not have, into text. Returns how many. */
+static size_t
+uncovered_list(const struct mg_proof_entry *entry, const struct mg_proof_certificate *c,
+               struct mg_buf *text)
+{
+    const struct mg_buf *served = &entry->served;
+    size_t count = 0;
+
+    for (size_t at = 0; at < served->len; at += strlen(served->data + at) + 1) {
+        const char *name = served->data + at;
+
+        if (strcmp(name, "none") == 0 || strcmp(name, "default") == 0 ||
+            certificate_covers(c, name))
+            continue;
+        if (++count <= NAMES_SHOWN)
+            mg_buf_addf(text, "%s%s", count > 1 ? ", " : "", name);
+    }
+    if (count > NAMES_SHOWN)
+        mg_buf_addf(text, " and %zu more names", count - NAMES_SHOWN);
+    return count;
+}
+
+int
+mg_proof_cover(struct mg_proof *proof, const struct mg_proof_entry *entry)
+{
+    char who[MG_PROOF_WHO], file[FILE_TEXT];
+    struct mg_buf text = {0};
+
+    mg_proof_who(entry, who);
+    for (size_t i = 0; i < entry->certificate_count; i++) {
+        const struct mg_proof_certificate *c = &entry->certificates[i];
+
+        text.len = 0;
+        if (uncovered_list(entry, c, &text) == 0 || text.failed)
+            continue;
+        file_text(c, file);
+        mg_proof_warn(proof, "%s: %s certificate %s is served under %s, but is not for %s%s", who,
+                      c->type, c->subject, text.data,
+                      strpbrk(text.data, ", ") != NULL ? "these names" : "this name", file);
+    }
+    mg_buf_free(&text);
+    return text.failed ? -1 : 0;
+}
+
 /* One name of one certificate; sorted, those that clash are neighbours. */
 struct claim {
     const char *name;

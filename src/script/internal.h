@@ -315,11 +315,20 @@ void mg_context_freeze(lua_State *L, int idx, const char *what, bool as_client);
 /* setup() of one context; an error begins with `place` and the context's name. */
 void mg_context_setup(lua_State *L, int context, bool as_client, const char *place);
 
-/* Adds a line to the warnings that the loader shows. */
+/* Adds a line to the warnings that the loader shows; to the faults for which it refuses the script, when that has
+ * been proved as far as it goes, so that all there is to mend is told at once. */
 void mg_script_warn(lua_State *L, const char *fmt, ...);
+void mg_script_fault(lua_State *L, const char *fmt, ...);
 
-/* Registry name of the list of these lines. */
+/* Registry names of the lists of these lines. */
 #define MG_WARNINGS "moongate.warnings"
+#define MG_FAULTS   "moongate.faults"
+
+/* All of the texts (each with a NUL) in a line or as much of it as err takes; `last` (or NULL) comes after them. */
+void mg_faults_join(const struct mg_buf *texts, const char *last, struct mg_err *err);
+
+/* The script has failed: err tells of its faults, too. */
+void mg_faults_prefix(struct mg_script *s, struct mg_err *err);
 
 /* ---- names, certificates --------------------------------------------------------------------- */
 
@@ -560,6 +569,9 @@ void mg_proof_entry_add(lua_State *L, struct mg_proof *proof, bool is_backend, i
  * other outcome that a name can have; with `check --sni` for what that name leads to. May raise. */
 void mg_proof_names_add(lua_State *L, struct mg_proof *proof, int object,
                         const struct mg_names *names);
+
+/* Warns of names that lead to a certificate which is not for them. -1: no memory. */
+int mg_proof_cover(struct mg_proof *proof, const struct mg_proof_entry *entry);
 
 /* Pushes the list of contexts in the ServerNames at the top. */
 void mg_proof_contexts_push(lua_State *L);

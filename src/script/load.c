@@ -263,9 +263,12 @@ int
 mg_script_rehearse(struct mg_script *s, struct mg_script_load *load, const char *path,
                    struct mg_buf *text, struct mg_err *err)
 {
-    if (modules_locate(s, err) != 0 || script_read(s, path, text, err) != 0 ||
-        mg_script_run(s, text->data != NULL ? text->data : "", text->len, err) != 0)
+    if (modules_locate(s, err) != 0 || script_read(s, path, text, err) != 0)
         return -1;
+    if (mg_script_run(s, text->data != NULL ? text->data : "", text->len, err) != 0) {
+        mg_faults_prefix(s, err);
+        return -1;
+    }
     return load->prove ? mg_prove(s, load, err) : 0;
 }
 

@@ -643,15 +643,25 @@ listener_missing(lua_State *L, const char *only)
     mg_script_error(L, "no listener \"%s\"", only);
 }
 
-/* What the script's own run had to say. */
 static void
-warnings_take(lua_State *L, void *data)
+lines_take(lua_State *L, const char *list, struct mg_buf *out)
 {
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, MG_WARNINGS);
-    for (lua_Integer i = 1; lua_rawgeti(L, 1, i) == LUA_TSTRING; i++) {
-        mg_proof_warn(data, "%s", lua_tostring(L, -1));
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, list);
+    for (lua_Integer i = 1; lua_rawgeti(L, -1, i) == LUA_TSTRING; i++) {
+        mg_buf_add(out, lua_tostring(L, -1), lua_rawlen(L, -1) + 1);
         lua_pop(L, 1);
     }
+    lua_pop(L, 2);
+}
+
+/* What the script's own run had to say. */
+static void
+run_take(lua_State *L, void *data)
+{
+    struct mg_proof *proof = data;
+
+    lines_take(L, MG_WARNINGS, &proof->warnings);
+    lines_take(L, MG_FAULTS, &proof->errors);
 }
 
 struct prove {
@@ -739,7 +749,7 @@ mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err)
     int status;
 
     s->proving = true;
-    status = mg_script_protect(s, warnings_take, &proof, err);
+    status = mg_script_protect(s, run_take, &proof, err);
     if (status == 0)
         status = mg_script_protect(s, prove_body, &p, err);
     s->proving = false;
@@ -753,7 +763,7 @@ mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err)
         mg_facts_add(&proof, &load->facts);
         load->contexts_known = proof.known;
         if (proof.errors.len > 0) {
-            mg_err_setx(err, "%s", proof.errors.data);
+            mg_faults_join(&proof.errors, NULL, err);
             status = -1;
         }
     }

@@ -311,7 +311,7 @@ end))]], with())
         refused("broken01.pem: it is not in PEM form, or damaged; broken02.pem: it is not in PEM form, or damaged; ",
             "*.pem",
             files)
-        fails("; and 2 more files like these", 'moongate.certificates("*.pem")', files)
+        fails("; and 2 more", 'moongate.certificates("*.pem")', files)
     end)
 
     for _, case in ipairs {
