@@ -48,31 +48,26 @@ value_add(lua_State *L, struct mg_proof_entry *e, const char *name)
     lua_settop(L, top - 1);
 }
 
+static void
+values_add(lua_State *L, struct mg_proof_entry *e, int object, const char *const *names)
+{
+    for (; *names != NULL; names++) {
+        mg_option_push(L, object, *names);
+        value_add(L, e, *names);
+    }
+}
+
 void
 mg_facts_options(lua_State *L, int object, struct mg_proof_entry *e)
 {
-    static const char *const of_listener[] = {
-        "address",
-        "backend",
-        "max_connections",
-        "handshake_timeout",
-        "idle_timeout",
-        "max_lifetime",
-        "half_close_timeout",
-        "backlog",
-        "tcp_nodelay",
-        "tcp_keepalive",
-        NULL,
-    };
+    static const char *const of_listener[] = {"address", "backend", NULL};
     static const char *const of_backend[] = {
         "address", "balance", "connect_timeout", "resolve_interval", "servername", NULL,
     };
 
-    for (const char *const *name = e->is_backend ? of_backend : of_listener; *name != NULL;
-         name++) {
-        mg_option_push(L, object, *name);
-        value_add(L, e, *name);
-    }
+    values_add(L, e, object, e->is_backend ? of_backend : of_listener);
+    if (!e->is_backend)
+        values_add(L, e, object, mg_listener_limits);
     if (e->options.failed)
         luaL_error(L, "out of memory");
 }

@@ -365,6 +365,9 @@ bool mg_passthrough_test(lua_State *L, int idx);
 
 /* ---- plan ----------------------------------------------------------------------------------- */
 
+/* A listener's options that are numbers or truths; ended by NULL. */
+extern const char *const mg_listener_limits[];
+
 /* Appends the frozen listeners and backends as canonical text, one line each. */
 int mg_plan_manifest(struct mg_script *s, struct mg_buf *out, struct mg_err *err);
 

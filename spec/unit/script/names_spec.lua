@@ -156,6 +156,27 @@ names = moongate.servernames { context "first.pem", context "second.pem", contex
         warned(policy, "the RSA certificate of rsa.pem is not served under it")
     end)
 
+    it("is a world of its own: only what is in one list clashes", function()
+        local files = { ["one/a.pem"] = both("a.example"), ["two/a.pem"] = both("a.example", "EC", 2),
+            ["two/b.pem"] = both("b.example") }
+        local policy = load([[
+local one, two = moongate.certificates "one/*.pem", moongate.certificates "two/*.pem"
+names = moongate.servernames(one)
+moongate.listen { name = "other", address = "127.0.0.1:3", backend = "127.0.0.1:2", tls = moongate.servernames(two) }]],
+            files)
+        for _, warning in ipairs(policy.warnings) do
+            assert.matches("the chain is incomplete", warning, 1, true)
+        end
+        policy = load([[
+local list = moongate.certificates "one/*.pem"
+for _, ctx in ipairs(moongate.certificates "two/*.pem") do list[#list + 1] = ctx end
+names = moongate.servernames(list)]], files)
+        warned(policy, "a.example is a name of two contexts: one/a.pem gets it, as the first; the EC certificate of "
+            .. "two/a.pem is not served under it")
+        assert.equal("one/a.pem by a.example", found(policy, "a.example"))
+        assert.equal("two/b.pem by b.example", found(policy, "b.example"))
+    end)
+
     for _, case in ipairs {
         { "moongate.servernames()", "servernames: expected a table, got no value" },
         { "moongate.servernames { 5 }", "servernames: entry 1: expected an SSLContext, got number" },
