@@ -249,6 +249,8 @@ mg_facts_add(const struct mg_proof *proof, struct mg_buf *out)
     for (size_t i = 0; i < proof->entry_count && seen.ids != NULL; i++) {
         const struct mg_proof_entry *e = &proof->entries[i];
 
+        if (e->is_chosen)
+            continue;
         snprintf(subject, sizeof(subject), "%s%s", e->is_backend ? "backend " : "", e->name);
         if (is_first(proof, e)) {
             fact_add(out, subject, "is",

@@ -358,7 +358,7 @@ claims_collect(const struct mg_proof *proof, struct claim *out)
     for (size_t i = 0; i < proof->entry_count; i++) {
         const struct mg_proof_entry *e = &proof->entries[i];
 
-        for (size_t c = 0; c < e->certificate_count; c++) {
+        for (size_t c = 0; c < e->certificate_count && !e->is_chosen; c++) {
             const struct mg_buf *names = &e->certificates[c].names;
 
             for (size_t at = 0; at < names->len; at += strlen(names->data + at) + 1) {

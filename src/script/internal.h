@@ -477,8 +477,9 @@ struct mg_proof_entry {
     char where[128];   /* "script.lua:12: " */
     char context[128]; /* ctx.name, or "" */
     bool tls;
-    bool by_name;  /* one of several contexts of a ServerNames, which tells of names that clash */
-    bool is_asked; /* a tls function decides */
+    bool by_name;   /* one of several contexts of a ServerNames, which tells of names that clash */
+    bool is_asked;  /* a tls function decides */
+    bool is_chosen; /* a context of no listener, for functions to choose; `name` says which */
     enum mg_target_kind outcome; /* what becomes of its clients */
     const SSL_CTX *server;       /* of TERMINATE; borrowed */
     struct mg_buf served;        /* names that lead to it, "none" and "default", each with a NUL */
@@ -512,6 +513,7 @@ struct mg_proof {
     const struct mg_snapshot *before; /* of the policy in force, or NULL; borrowed */
     size_t known;                     /* contexts that were proved for it */
     const char *sni;                  /* one more name to prove, or NULL */
+    bool functions_choose;            /* contexts, besides those that listeners have */
     struct mg_proof_entry *entries;   /* owned */
     size_t entry_count;
     SSL_CTX *server;   /* what backends' contexts are tried against; owned, made when needed */
@@ -567,6 +569,14 @@ int mg_facts_difference(const char *before, size_t before_len, const char *after
  * `context`. May raise. */
 void mg_proof_entry_add(lua_State *L, struct mg_proof *proof, bool is_backend, int object,
                         int context);
+
+/* All that is proved of the context at `context`; nothing where it is none. May raise. */
+void mg_proof_context(lua_State *L, struct mg_proof *proof, struct mg_proof_entry *entry,
+                      int context);
+
+/* Contexts that functions may choose: how many entries they need at most, and those entries. */
+size_t mg_proof_chosen_count(lua_State *L);
+void mg_proof_chosen_prove(lua_State *L, struct mg_proof *proof);
 
 /* The listener at `object`, with a ServerNames next to it at the top: an entry for each context, and for each
  * other outcome that a name can have; with `check --sni` for what that name leads to. May raise. */

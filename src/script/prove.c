@@ -67,6 +67,11 @@ mg_proof_unproved(struct mg_proof_entry *entry, const char *text)
 void
 mg_proof_who(const struct mg_proof_entry *entry, char out[MG_PROOF_WHO])
 {
+    if (entry->is_chosen) {
+        snprintf(out, MG_PROOF_WHO, "%s%s", entry->where,
+                 entry->context[0] != '\0' ? entry->name : "context");
+        return;
+    }
     snprintf(out, MG_PROOF_WHO, "%s%s %s%s%s%s", entry->where,
              entry->is_backend ? "backend" : "listener", entry->name,
              entry->context[0] != '\0' ? " (context " : "", entry->context,
@@ -535,8 +540,8 @@ alpn_take(lua_State *L, struct mg_proof_entry *entry)
 }
 
 /* What is proved of the context at `context`, or nothing where it is none. */
-static void
-context_prove(lua_State *L, struct mg_proof *proof, struct mg_proof_entry *entry, int context)
+void
+mg_proof_context(lua_State *L, struct mg_proof *proof, struct mg_proof_entry *entry, int context)
 {
     struct mg_ssl_context_facts facts;
     SSL_CTX *ctx = mg_ssl_context_test(L, context);
@@ -546,10 +551,12 @@ context_prove(lua_State *L, struct mg_proof *proof, struct mg_proof_entry *entry
         entry->is_asked = lua_isfunction(L, context);
         if (entry->is_asked)
             mg_proof_unproved(entry, "what the tls function decides (it is not run)");
+        proof->functions_choose = proof->functions_choose || entry->is_asked;
         return;
     }
     entry->server = ctx;
     mg_ssl_context_facts(L, context, &facts);
+    proof->functions_choose = proof->functions_choose || facts.servername_cb;
     mg_str_copy(entry->context, sizeof(entry->context), facts.name);
     lua_pushvalue(L, context);
     alpn_take(L, entry);
@@ -581,7 +588,7 @@ mg_proof_entry_add(lua_State *L, struct mg_proof *proof, bool is_backend, int ob
     mg_facts_options(L, object, entry);
     entry->tls = !lua_isnil(L, context);
     if (entry->tls)
-        context_prove(L, proof, entry, context);
+        mg_proof_context(L, proof, entry, context);
 }
 
 /* The object at the top of the stack, into the next entry, or into several. */
@@ -686,6 +693,7 @@ prove_body(lua_State *L, void *data)
         }
         lua_settop(L, 2);
     }
+    count += mg_proof_chosen_count(L);
     lua_settop(L, 0);
     p->proof->entries = mg_calloc(count, sizeof(*p->proof->entries));
     if (p->proof->entries == NULL)
@@ -693,8 +701,10 @@ prove_body(lua_State *L, void *data)
     list_prove(L, p->proof, MG_LISTENERS, p->only);
     if (p->only != NULL && p->proof->entry_count == 0)
         listener_missing(L, p->only);
-    if (p->only == NULL)
-        list_prove(L, p->proof, MG_BACKENDS, NULL);
+    if (p->only != NULL)
+        return;
+    list_prove(L, p->proof, MG_BACKENDS, NULL);
+    mg_proof_chosen_prove(L, p->proof);
 }
 
 static void
