@@ -530,10 +530,10 @@ mg_ssl_context_flush_sessions(lua_State *L)
     struct leaving leaving = {ctx, false};
     mg_check_count(L, 0, 1);
     lua_settop(L, 2);
-    if (!lua_isnil(L, 2) && lua_type(L, 2) != LUA_TNUMBER)
+    if (!lua_isnil(L, 2) && !lua_isinteger(L, 2))
         mg_lua_error(L, "ArgumentError", "%s: arg must be Time or nil, got %s", mg_function_name(L),
                      mg_type_name(L, 2));
-    int64_t at = lua_isnil(L, 2) ? (int64_t)time(NULL) : mg_check_integer(L, 2);
+    int64_t at = lua_isnil(L, 2) ? (int64_t)time(NULL) : lua_tointeger(L, 2);
     if (cache_get())
         mg_cache_sweep(cache_get(), mg_ssl_context_extra(ctx)->cache.owner, at, on_gone, &leaving);
     lua_settop(L, 1);
