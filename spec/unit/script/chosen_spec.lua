@@ -58,8 +58,8 @@ describe("the proof of a context that no listener has", function()
             none.min_version, none.max_version = "TLS1_3", "TLS1_2"
             listen(function() return none end)]]
         assert.equal(1, result.code)
-        assert.equal("moongate.lua:2: context: no protocol version is left between min_version, max_version and options",
-            result.last)
+        assert.equal("moongate.lua:2: context: no protocol version is left between min_version, max_version "
+            .. "and options", result.last)
     end)
 
     it("is made where a servername_cb chooses", function()

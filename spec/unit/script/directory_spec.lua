@@ -244,7 +244,8 @@ describe("of a directory of 200 certificates", function()
                 ["*.one.example"] = context "one", ["two.example"] = context("one", "rsa"),
                 none = context "one", default = context "one" }
             for i, ctx in ipairs(moongate.certificates "certs/fine*.pem") do names[i] = ctx end
-            moongate.listen { name = "web", address = "unix:/tmp/web", tls = moongate.servernames(names), backend = "a:1" }
+            moongate.listen { name = "web", address = "unix:/tmp/web", backend = "a:1",
+                tls = moongate.servernames(names) }
         ]], { files = files, timeout = 120, "--json" })
         assert.equal(0, result.code, result.err)
         local found = {}

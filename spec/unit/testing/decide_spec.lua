@@ -1,4 +1,4 @@
---- testing.handshake with what a listener may have as `tls`: the ClientHello decides in memory as it does on a listener.
+--- testing.handshake with what a listener may have as `tls`: the ClientHello decides in memory as on a listener.
 
 package.path = "spec/unit/support/?.lua;lua/?.lua;" .. package.path
 local fix = require "fixtures"
