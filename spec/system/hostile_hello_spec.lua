@@ -114,8 +114,8 @@ describe("random and mutated hellos", function()
 
     setup(function()
         ports.names, ports.asked, ports.plain = bench.port(), bench.port(), bench.port()
-        web = proxy.start { workers = 1, settings = "watchdog = 120", names = ports.names, asked = ports.asked,
-            plain = ports.plain, script = SCRIPT }
+        web = proxy.start { workers = 1, settings = "watchdog = 120, hello_ring = 50", names = ports.names,
+            asked = ports.asked, plain = ports.plain, script = SCRIPT }
         originals = { first_words("-servername", "a.example"), first_words("-noservername", "-tls1_2"),
             first_words("-servername", "localhost", "-alpn", "h2,http/1.1", "-status"),
             first_words("-servername", "no.example", "-groups", "P-521:X25519") }
@@ -136,10 +136,12 @@ describe("random and mutated hellos", function()
                     before = bench.memory(worker)
                 end
             end
-            assert.is_true(counts["\22"] > COUNT / 50 and counts["\21"] > COUNT / 10,
+            assert.is_true(counts["\22"] > COUNT / 50 and counts["\21"] > COUNT / 50,
                 ("%d served, %d refused, %d closed"):format(counts["\22"], counts["\21"], counts[""]))
             local grown = bench.memory(worker) - before
-            assert.is_true(grown < (bench.slow and 16384 or 1024), grown .. " KiB more")
+            if not bench.sanitized then -- which keeps what is freed
+                assert.is_true(grown < (bench.slow and 16384 or 1024), grown .. " KiB more")
+            end
             assert.same({ worker }, web:wait_workers(1))
             assert.equal("\22", answer(ports[listener], originals[1]))
             bench.wait("their ends", function() return web:open_connections() == 0 end)
