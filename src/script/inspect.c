@@ -287,48 +287,61 @@ certificate_covers(const struct mg_proof_certificate *c, const char *name)
     return false;
 }
 
-/* The names that lead to the certificate and that it does not have, into text. Returns how many. */
-static size_t
+struct uncovered {
+    struct mg_buf text; /* the first ones */
+    size_t count;
+};
+
+static void
+uncovered_add(struct uncovered *u, const struct mg_proof_certificate *c, const char *name)
+{
+    if (strcmp(name, "none") == 0 || strcmp(name, "default") == 0 || certificate_covers(c, name))
+        return;
+    if (++u->count <= NAMES_SHOWN)
+        mg_buf_addf(&u->text, "%s%s", u->count > 1 ? ", " : "", name);
+}
+
+/* The names that lead to the certificate and that it does not have; `asked` (or NULL) is the one of `check --sni`. */
+static void
 uncovered_list(const struct mg_proof_entry *entry, const struct mg_proof_certificate *c,
-               struct mg_buf *text)
+               const char *asked, struct uncovered *u)
 {
     const struct mg_buf *served = &entry->served;
-    size_t count = 0;
 
+    u->text.len = u->count = 0;
     for (size_t at = 0; at < served->len; at += strlen(served->data + at) + 1) {
-        const char *name = served->data + at;
-
-        if (strcmp(name, "none") == 0 || strcmp(name, "default") == 0 ||
-            certificate_covers(c, name))
-            continue;
-        if (++count <= NAMES_SHOWN)
-            mg_buf_addf(text, "%s%s", count > 1 ? ", " : "", name);
+        uncovered_add(u, c, served->data + at);
+        if (asked != NULL && name_covers(served->data + at, asked))
+            asked = NULL; /* it is told of as the name that it matches */
     }
-    if (count > NAMES_SHOWN)
-        mg_buf_addf(text, " and %zu more names", count - NAMES_SHOWN);
-    return count;
+    if (asked != NULL)
+        uncovered_add(u, c, asked);
+    if (u->count > NAMES_SHOWN)
+        mg_buf_addf(&u->text, " and %zu more names", u->count - NAMES_SHOWN);
 }
 
 int
 mg_proof_cover(struct mg_proof *proof, const struct mg_proof_entry *entry)
 {
     char who[MG_PROOF_WHO], file[FILE_TEXT];
-    struct mg_buf text = {0};
+    struct uncovered u = {{0}, 0};
+    bool failed;
 
     mg_proof_who(entry, who);
     for (size_t i = 0; i < entry->certificate_count; i++) {
         const struct mg_proof_certificate *c = &entry->certificates[i];
 
-        text.len = 0;
-        if (uncovered_list(entry, c, &text) == 0 || text.failed)
+        uncovered_list(entry, c, proof->sni, &u);
+        if (u.count == 0 || u.text.failed)
             continue;
         file_text(c, file);
         mg_proof_warn(proof, "%s: %s certificate %s is served under %s, but is not for %s%s", who,
-                      c->type, c->subject, text.data,
-                      strpbrk(text.data, ", ") != NULL ? "these names" : "this name", file);
+                      c->type, c->subject, u.text.data, u.count > 1 ? "these names" : "this name",
+                      file);
     }
-    mg_buf_free(&text);
-    return text.failed ? -1 : 0;
+    failed = u.text.failed;
+    mg_buf_free(&u.text);
+    return failed ? -1 : 0;
 }
 
 /* One name of one certificate; sorted, those that clash are neighbours. */

@@ -253,6 +253,23 @@ describe("of a directory of 200 certificates", function()
         }, found)
     end)
 
+    it("a name that was asked for and leads to another's certificate is told of", function()
+        local function warnings(sni)
+            local result = checks.run([[
+                local ctx = openssl.SSL.SSLContext.new()
+                ctx:load_certificate("certs/one.pem")
+                moongate.listen { name = "web", address = "unix:/tmp/web", backend = "a:1",
+                    tls = moongate.servernames { ctx, ["*.wild.example"] = ctx, default = ctx } }
+            ]], { files = { ["certs/one.pem"] = file("one.example *.wild.example") }, "--json", "--sni", sni })
+            assert.equal(0, result.code, result.err)
+            return result.json().warnings
+        end
+        assert.same({}, warnings "ONE.example")
+        assert.same({}, warnings "x.wild.example")
+        assert.matches("CN=one.example is served under other.example, but is not for this name (certs/one.pem)",
+            warnings "other.example"[1], 1, true)
+    end)
+
     it("load_certificate tells all that is wrong, by file", function()
         local wrong = {}
         for _, list in ipairs { WRONG, WEAK } do
