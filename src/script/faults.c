@@ -57,13 +57,12 @@ faults_collect(lua_State *L, void *texts)
 }
 
 void
-mg_faults_prefix(struct mg_script *s, struct mg_err *err)
+mg_faults_prefix(struct mg_script *s, struct mg_buf *texts, struct mg_err *err)
 {
-    struct mg_buf texts = {0};
     struct mg_err ignored, script = *err;
 
-    if (mg_script_protect(s, faults_collect, &texts, &ignored) == 0 && texts.len > 0 &&
-        !texts.failed)
-        mg_faults_join(&texts, script.text, err);
-    mg_buf_free(&texts);
+    if (mg_script_protect(s, faults_collect, texts, &ignored) == 0 && texts->len > 0 &&
+        !texts->failed)
+        mg_faults_join(texts, script.text, err);
+    mg_buf_add(texts, script.text, strlen(script.text) + 1);
 }

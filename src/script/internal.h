@@ -324,11 +324,11 @@ void mg_script_fault(lua_State *L, const char *fmt, ...);
 #define MG_WARNINGS "moongate.warnings"
 #define MG_FAULTS   "moongate.faults"
 
-/* All of the texts (each with a NUL) in a line or as much of it as err takes; `last` (or NULL) comes after them. */
+/* The texts (each with a NUL) in a line, as many as err takes; `last` (or NULL) comes after them. */
 void mg_faults_join(const struct mg_buf *texts, const char *last, struct mg_err *err);
 
-/* The script has failed: err tells of its faults, too. */
-void mg_faults_prefix(struct mg_script *s, struct mg_err *err);
+/* The script has failed: err tells of its faults, too; all of them and the failure are in `texts`. */
+void mg_faults_prefix(struct mg_script *s, struct mg_buf *texts, struct mg_err *err);
 
 /* ---- names, certificates --------------------------------------------------------------------- */
 

@@ -220,6 +220,23 @@ describe("of a directory of 200 certificates", function()
             result.last)
     end)
 
+    it("what cannot be used is told of where the script fails because of it, too", function()
+        local files = {}
+        for i = 1, 12 do
+            files[("certs/broken%02d.pem"):format(i)] = "nothing"
+        end
+        local script = 'moongate.certificates("certs/*.pem")[1].min_version = "TLS1_3"'
+        local result = checks.run(script, { files = files, "--json" })
+        local errors = result.json().errors
+        assert.equal(13, #errors)
+        assert.equal("moongate.lua:1: certificates: certs/broken12.pem: it is not in PEM form, or damaged", errors[12])
+        assert.matches("^moongate.lua:1: attempt to index a nil value", errors[13])
+        assert.matches("certs/broken10.pem: it is not in PEM form, or damaged; and 2 more; moongate.lua:1: attempt to "
+            .. "index", result.last, 1, true)
+        result = checks.run(script, { files = files })
+        assert.matches("\nerror: moongate.lua:1: certificates: certs/broken12.pem: it is not in PEM form", result.out)
+    end)
+
     it("a name that its certificate is not for is told of, by file", function()
         local files = directory({ ["wild.pem"] = file("*.wild.example"),
             ["one.pem"] = file("one.example ONE.example.net"),
