@@ -1,5 +1,6 @@
 -- Which policy a client gets by the name that it asks for (SNI): looked up without calling the script. An exact name
--- wins over a wildcard, and a wildcard stands for one label.
+-- wins over a wildcard, and a wildcard stands for one label. The quickstart's certificates are for localhost alone: so
+-- `moongate check` warns of the other names.
 
 local moongate = require "moongate"
 local openssl = require "moongate.openssl"

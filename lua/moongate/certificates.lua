@@ -3,7 +3,6 @@
 local core = require("moongate.core").certificates
 local openssl = require "moongate.openssl"
 
-local FAULTS_SHOWN = 10
 local LABEL_MAX = 127
 
 -- Where the key of a certificate may be that has none in its own file.
@@ -90,25 +89,19 @@ local function file_read(path, used, keys)
   return { path = path, cert = table.remove(certs, 1), chain = certs, key = key, kind = kind, names = names }
 end
 
--- All that is wrong, at once, so that a directory is mended in one go.
-local function faults_tell(faults)
-  if #faults > 0 then
-    local more = #faults - FAULTS_SHOWN
-    core.fail(table.concat(faults, "; ", 1, math.min(#faults, FAULTS_SHOWN))
-      .. (more > 0 and ("; and %d more files like these"):format(more) or ""))
-  end
-end
-
--- All files of the pattern; raises what is wrong with them, together.
+-- All files of the pattern that can be used. What is wrong with another does not end the script here: it is refused when
+-- all of it has been looked at, so that a directory is mended in one go.
 local function files_read(pattern)
-  local files, faults, used, keys = {}, {}, {}, {}
+  local files, used, keys, is_faulty = {}, {}, {}, false
   for _, path in ipairs(without_certbots_parts(core.glob(pattern))) do
     local file, fault = file_read(path, used, keys)
     files[#files + 1] = file
-    faults[#faults + 1] = fault
+    if fault then
+      is_faulty = true
+      core.fault(fault)
+    end
   end
-  faults_tell(faults)
-  if #files == 0 then
+  if #files == 0 and not is_faulty then
     core.fail(("no file with a certificate matches %q"):format(pattern))
   end
   for _, path in ipairs(keys) do
@@ -154,19 +147,21 @@ local function groups_make(files)
   return groups
 end
 
-local function context_make(group, faults)
+-- nil: none of the certificates can be used.
+local function context_make(group)
   local ctx = openssl.SSL.SSLContext.new()
   local paths = {}
-  for i, file in ipairs(group) do
-    paths[i] = file.path
+  for _, file in ipairs(group) do
     local ok, fault = pcall(ctx.add_certificate, ctx, file.cert, file.key, file.chain)
-    if not ok then
-      faults[#faults + 1] = file.path .. ": " .. (type(fault) == "table" and fault.message or tostring(fault))
+    if ok then
+      paths[#paths + 1] = file.path
+    else
+      core.fault(file.path .. ": " .. (type(fault) == "table" and fault.message or tostring(fault)))
     end
   end
   local label = table.concat(paths, ", ")
   ctx.name = #label <= LABEL_MAX and label or "..." .. label:sub(-LABEL_MAX + 3)
-  return ctx
+  return #paths > 0 and ctx or nil
 end
 
 --- The contexts for all certificates in the files of a pattern; configure(ctx, names) is called with each.
@@ -176,14 +171,17 @@ return function(pattern, configure)
   elseif configure ~= nil and type(configure) ~= "function" then
     core.fail("configure: expected a function, got " .. type(configure))
   end
-  local groups, contexts, faults = groups_make(files_read(pattern)), {}, {}
-  for i, group in ipairs(groups) do
-    contexts[i] = context_make(group, faults)
+  local contexts, names = {}, {}
+  for _, group in ipairs(groups_make(files_read(pattern))) do
+    local ctx = context_make(group)
+    if ctx then
+      contexts[#contexts + 1] = ctx
+      names[#names + 1] = group.names
+    end
   end
-  faults_tell(faults)
   if configure then
-    for i, group in ipairs(groups) do
-      configure(contexts[i], group.names)
+    for i, ctx in ipairs(contexts) do
+      configure(ctx, names[i])
     end
   end
   return contexts

@@ -104,7 +104,7 @@ end
 
 -- ---- the handshake -------------------------------------------------------------------------------
 
-local BUDGET = 50000000 -- instructions of a backend or tls function
+local BUDGET = 50000000 -- instructions of a backend function
 
 -- As documentation has them.
 local ADDRESSES = { remote_ip = "192.0.2.1", remote_port = 50000, local_ip = "192.0.2.2", local_port = 443,
@@ -151,39 +151,30 @@ end
 
 -- ---- before the handshake ------------------------------------------------------------------------
 
-local INTERNAL_ERROR, UNRECOGNIZED_NAME = 80, 112
+local UNRECOGNIZED_NAME = 112
 
 -- What a ServerNames or a tls function says: the value, by what and which line, of a refusal also reason and alert.
-local function by_servernames(names, hello)
-  local target, pattern = names:find(hello.servername)
+local function by_servernames(names, servername)
+  local target, pattern = names:find(servername)
   local set = { { what = ("servernames[%q]"):format(pattern), line = place(debug.getuservalue(names, 1).where) } }
-  return target, set, hello.servername and "nothing is served under this name" or "nothing is served without a name",
+  return target, set, servername and "nothing is served under this name" or "nothing is served without a name",
     UNRECOGNIZED_NAME
 end
 
-local function by_function(callback, hello)
-  local set = { { what = "tls", line = function_at(callback) } }
-  local ok, target, reason, alert = ask(callback, hello)
-  if ok and getmetatable(target) == "SSLContext" then
-    ok, reason = pcall(target.setup, target)
-    target = ok and target or reason
-  elseif ok and target and getmetatable(target) ~= "Passthrough" then
-    ok, target = false, ("it returned a %s"):format(type(target))
-  end
-  if not ok then
-    return nil, set, "the tls function failed: " .. tostring(target), INTERNAL_ERROR
-  end
-  return target, set, reason ~= nil and tostring(reason) or "the tls function returned nil", alert or UNRECOGNIZED_NAME
+local function by_function(callback, message)
+  local target, reason, alert = script.decide(callback, message, ADDRESSES)
+  return target, { { what = "tls", line = function_at(callback) } },
+    reason ~= "" and reason or "the tls function returned nil", alert
 end
 
-local function choose(tls, hello)
+local function choose(tls, message, servername)
   local kind = getmetatable(tls)
   if kind == "SSLContext" then
     return tls, {}
   elseif kind == "ServerNames" then
-    return by_servernames(tls, hello)
+    return by_servernames(tls, servername)
   end
-  return by_function(tls, hello)
+  return by_function(tls, message)
 end
 
 -- The context that servername_cb chose, where it did: the server's end keeps it.
@@ -231,14 +222,15 @@ end
 local VERIFY = { [0] = "not asked for", [1] = "asked for", [3] = "required" }
 
 -- What the backend function may ask of a client that is passed through.
-local function passed_through(hello)
-  return { servername = hello.servername }
+local function passed_through(servername)
+  return { servername = servername }
 end
 
 -- Returns what the backend function is asked with, or nil: it is not.
 local function shake(result, listener, client, options)
-  local hello = script.hello(client, options.sni, ADDRESSES)
-  local chosen, chosen_by, reason, alert = choose(listener.tls, hello)
+  local message = script.hello(client, options.sni)
+  local servername = script.servername(message)
+  local chosen, chosen_by, reason, alert = choose(listener.tls, message, servername)
   if not chosen then
     result.ok = false
     result.alert = { name = script.alert_name(alert), reason = reason, side = "server", set = chosen_by }
@@ -246,7 +238,7 @@ local function shake(result, listener, client, options)
   elseif getmetatable(chosen) == "Passthrough" then
     result.ok = true
     result.passthrough = { set = chosen_by }
-    return passed_through(hello)
+    return passed_through(servername)
   end
   local hs = testing.handshake(chosen, client, { servername = options.sni })
   local context = chosen_context(hs.server) or chosen

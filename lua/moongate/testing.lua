@@ -196,26 +196,56 @@ setmetatable(testing.clients, { __index = client_unknown })
 
 -- ---- handshakes ----------------------------------------------------------------------------------
 
--- What a ServerNames has for the name that the client will ask for.
-local function by_servername(names, options)
-  local name = type(options) == "table" and options.servername or nil
-  local target, pattern = names:find(name)
-  if getmetatable(target) == "SSLContext" then
-    return target
+local UNRECOGNIZED_NAME = 112
+
+-- Where a tls function sees the client: as documentation has addresses.
+local ADDRESSES = { remote_ip = "192.0.2.1", remote_port = 50000, local_ip = "192.0.2.2", local_port = 443,
+  socket_ip = "192.0.2.1", socket_port = 50000 }
+
+-- What a ServerNames or a tls function says to a ClientHello: a context or PASSTHROUGH, or nil, reason, alert.
+local function decide(tls, message, servername)
+  local target, reason, alert
+  if getmetatable(tls) == "ServerNames" then
+    target = tls:find(servername)
+  else
+    target, reason, alert = require("moongate.script").decide(tls, message, ADDRESSES)
   end
-  error(("testing.handshake: %s: %s"):format(name or "no name", target and "it is passed through"
-    or ("nothing is served under it (unrecognized_name by %q)"):format(pattern)), 3)
+  if target then
+    return target
+  elseif not reason or reason == "" then
+    reason = servername and "nothing is served under this name" or "nothing is served without a name"
+  end
+  return nil, reason, alert or UNRECOGNIZED_NAME
+end
+
+-- As on a listener: the ClientHello decides, and then the whole policy of what was decided applies.
+local function decided_handshake(tls, client, options)
+  local passed
+  local function on_hello(message)
+    local servername = require("moongate.script").servername(message)
+    local target, reason, alert = decide(tls, message, servername)
+    if getmetatable(target) ~= "Passthrough" then
+      return target, reason, alert
+    end
+    passed = { servername = servername }
+    return nil, "passed through: the bytes go to the backend as they came"
+  end
+  local hs = openssl.handshake(on_hello, client, options)
+  if passed then
+    hs.passthrough, hs.server = true, passed
+  end
+  return hs
 end
 
 function testing.handshake(server, client, options)
-  if getmetatable(server) == "ServerNames" then
-    server = by_servername(server, options)
-  end
   if client == nil then
     client = testing.clients.permissive
   end
   if type(client) == "function" then
     client = client()
+  end
+  if type(server) == "function" or getmetatable(server) == "ServerNames" then
+    return decided_handshake(server, client, options)
   end
   return openssl.handshake(server, client, options)
 end

@@ -23,6 +23,8 @@ local recipes = {
     other_ca = { key = "ec", subject = "/CN=other CA", ca = true },
     rsa = { key = "rsa:2048", names = LOCAL },
     ec = { key = "ec", names = LOCAL },
+    rsa_api = { key = "rsa:2048", names = LOCAL .. ",DNS:api.example.com" },
+    ec_shops = { key = "ec", names = LOCAL .. ",DNS:*.shop.example.com" },
     rsa2 = { key = "rsa:2048", names = LOCAL, subject = "/CN=second rsa" },
     ec2 = { key = "ec", names = LOCAL, subject = "/CN=second ec" },
     wrong = { key = "ec", names = "DNS:other.example" },

@@ -202,6 +202,29 @@ describe("a reload", function()
         assert.same({ "web: now TLS (was TLS by a function)" }, changes(script { "web" }))
     end)
 
+    it("tells of named contexts that a function chooses", function()
+        local function of(names, policy)
+            local parts = {}
+            for i, name in ipairs(names) do
+                parts[i] = ("local c%d = server() c%d.name = %q\n"):format(i, i, name)
+                    .. (policy and ("c%d.min_version = 'TLS1_3'\n"):format(i) or "")
+            end
+            local chosen = {}
+            for i = 1, #names do
+                chosen[i] = "c" .. i
+            end
+            return table.concat(parts) .. ([[
+                local contexts = { %s }
+                moongate.listen { name = "web", address = "unix:$dir/web", backend = "127.0.0.1:8080",
+                    tls = function() return contexts[1] end }]]):format(table.concat(chosen, ", "))
+        end
+        web = proxy.start { script = of { "one", "same", "same" }, workers = 1, settings = 'log_level = "debug",' }
+        local lines = changes(of({ "one", "same", "same" }, true))
+        assert.same({ 2, "context one: TLS 1.2 no longer offered" }, { #lines, lines[1] })
+        assert.matches("^context one: cipher suites ECDHE.* no longer offered$", lines[2])
+        assert.same({ "context one removed", "context two added" }, changes(of({ "two", "same", "same" }, true)))
+    end)
+
     it("does not tell of every name of a listener that comes or goes", function()
         start { "old" }
         assert.same({ "listener old removed", "listener web added" }, changes(named '["a.example"] = a'))

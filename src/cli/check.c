@@ -22,13 +22,26 @@ static void
 failure_report(struct mg_script_load *load, const char *error)
 {
     struct mg_buf *out = &load->report_json;
+    const struct mg_buf *faults = &load->faults;
     mg_buf_adds(out, "{\"script\":");
     mg_buf_add_json(out, load->path, strlen(load->path));
     mg_buf_adds(out, ",\"ok\":false,\"error\":");
     mg_buf_add_json(out, error, strlen(error));
     mg_buf_adds(out, ",\"warnings\":[],\"errors\":[");
-    mg_buf_add_json(out, error, strlen(error));
+    for (size_t at = 0; at < faults->len; at += strlen(faults->data + at) + 1) {
+        mg_buf_adds(out, at > 0 ? "," : "");
+        mg_buf_add_json(out, faults->data + at, strlen(faults->data + at));
+    }
+    if (faults->len == 0)
+        mg_buf_add_json(out, error, strlen(error));
     mg_buf_adds(out, "]}\n");
+}
+
+/* Otherwise the last line says it all. */
+static bool
+has_many(const struct mg_buf *texts)
+{
+    return texts->len > 0 && strlen(texts->data) + 1 < texts->len;
 }
 
 static void
@@ -37,6 +50,9 @@ report_print(const struct mg_script_load *load, bool json)
     const struct mg_buf *report = json ? &load->report_json : &load->report;
     if (report->data != NULL)
         fwrite(report->data, 1, report->len, stdout);
+    if (!json && has_many(&load->faults))
+        for (size_t at = 0; at < load->faults.len; at += strlen(load->faults.data + at) + 1)
+            printf("error: %s\n", load->faults.data + at);
     fflush(stdout);
     if (json && load->warnings.data != NULL) /* the table has them already */
         fwrite(load->warnings.data, 1, load->warnings.len, stderr);

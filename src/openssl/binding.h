@@ -138,6 +138,9 @@ void mg_ssl_context_freeze(lua_State *L, int idx, bool as_client);
  * index `others` (0: none). */
 void mg_ssl_contexts_push(lua_State *L, int others);
 
+/* The same as a list, in the order in which they were made. */
+void mg_ssl_contexts_list_push(lua_State *L, int others);
+
 /* setup() on every context that somebody still holds and that is not frozen: those that callbacks
  * return. `others` are left alone. Raises as it does. */
 void mg_ssl_contexts_freeze(lua_State *L, int others);

@@ -378,19 +378,88 @@ result_push(lua_State *L, const struct mg_memory_pair *pair, int server, int cli
     lua_setfield(L, -2, "client");
 }
 
+/* ---- a function in the place of the server's context ----------------------------------------- */
+
+#define DECIDE_INDEX 1 /* of the function, in mg_lua_handshake */
+
+struct decision {
+    lua_State *L; /* mg_lua_handshake's */
+    struct mg_tls_conn *conn;
+    const struct mg_hello *hello;
+    SSL_CTX *chosen; /* one reference, or NULL */
+    int alert;
+    struct mg_err *err;
+};
+
+/* decision, function: it gets the message and returns an SSLContext, or nil, reason[, alert]. */
+static int
+decide_body(lua_State *L)
+{
+    struct decision *d = mg_lua_pointer(L, 1);
+    lua_settop(L, 2);
+    lua_pushlstring(L, (const char *)d->hello->raw.data, d->hello->raw.len);
+    lua_call(L, 1, 3); /* to 2, 3 and 4 */
+    if (lua_toboolean(L, 2)) {
+        SSL_CTX *chosen = context_ready(L, 2);
+        mg_memory_connection_keep(L, d->conn, 2); /* callbacks need the userdata */
+        SSL_CTX_up_ref(chosen);
+        d->chosen = chosen;
+        return 0;
+    }
+    d->alert = (int)luaL_optinteger(L, 4, -1);
+    mg_err_setx(d->err, "%s", lua_isnil(L, 3) ? "refused" : luaL_tolstring(L, 3, NULL));
+    return 0;
+}
+
+/* The same; what is raised becomes the refusal's text. */
+static int
+decide_protected(lua_State *L)
+{
+    struct decision *d = mg_lua_pointer(L, 1);
+    lua_pushcfunction(L, decide_body);
+    lua_insert(L, 1);
+    if (lua_pcall(L, 2, 0, 0) == LUA_OK)
+        return 0;
+    d->alert = SSL_AD_INTERNAL_ERROR;
+    mg_err_setx(d->err, "%s", mg_lua_error_text(L, -1));
+    return 0;
+}
+
+static SSL_CTX *
+on_decide(void *data, const struct mg_hello *hello, int *alert, struct mg_err *err)
+{
+    struct decision *d = data;
+    lua_State *L = d->L;
+    d->hello = hello;
+    d->alert = SSL_AD_INTERNAL_ERROR;
+    d->err = err;
+    mg_err_setx(err, "out of memory");
+    if (lua_checkstack(L, 4)) {
+        lua_pushcfunction(L, decide_protected);
+        lua_pushlightuserdata(L, d);
+        lua_pushvalue(L, DECIDE_INDEX);
+        if (lua_pcall(L, 2, 0, 0) != LUA_OK)
+            lua_pop(L, 1);
+    }
+    *alert = d->alert;
+    return d->chosen;
+}
+
 /* What two SSL objects and their buffers weigh, for a collector that sees only the userdata. */
 #define PAIR_KIB 64
 
-/* handshake(server_ctx, client_ctx[, { servername =, session = }]) -> { ok =, version =, …,
- * server = Connection, client = Connection } */
+/* handshake(server_ctx or function(message), client_ctx[, { servername =, session = }]) -> { ok =, version =,
+ * …, server = Connection, client = Connection } */
 int
 mg_lua_handshake(lua_State *L)
 {
     struct options options = {0};
+    struct decision decision = {.L = L};
     struct mg_err err;
     mg_check_count(L, 2, 3);
     lua_settop(L, 3);
-    SSL_CTX *server = context_ready(L, 1), *client = context_ready(L, 2);
+    SSL_CTX *server = lua_isfunction(L, DECIDE_INDEX) ? NULL : context_ready(L, 1);
+    SSL_CTX *client = context_ready(L, 2);
     options_read(L, 3, &options);
     lua_gc(L, LUA_GCSTEP, PAIR_KIB);
     struct mg_box *box = mg_box_push(L, pair_free); /* 4 */
@@ -398,6 +467,11 @@ mg_lua_handshake(lua_State *L)
     if (!pair)
         mg_lua_error(L, "NoMemoryError", "openssl.handshake: out of memory");
     pair->asks_servername = true;
+    if (!server) {
+        decision.conn = &pair->server.conn;
+        pair->decide = on_decide;
+        pair->decide_data = &decision;
+    }
     if (mg_memory_pair_open(pair, server, client, options.servername, options.session, &err) < 0)
         mg_lua_error(L, "SSLError", "openssl.handshake: %s", err.text);
     connection_push(L, 4, &pair->server); /* 5 */
@@ -407,6 +481,7 @@ mg_lua_handshake(lua_State *L)
     lua_State *usual = link_enter(link, L);
     mg_memory_pair_run(pair);
     link_leave(link, usual);
+    pair->decide = NULL; /* it is over */
 
     result_push(L, pair, 5, 6);
     ERR_clear_error();

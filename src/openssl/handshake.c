@@ -4,6 +4,7 @@
  *
  * The happy path is: both ends are stepped in turn, each fed with what the other wrote, until both
  * have finished their handshake and the client has read the tickets; then data goes both ways.
+ * Where the ClientHello decides the server's SSL object is made of what was decided, as in the engine.
  * Possible failure modes are: one end fails (its alert is delivered to the other, which then fails
  * too), nothing moves any more (the end that still waits says so).
  */
@@ -70,30 +71,60 @@ io_end(struct mg_memory_pair *pair, struct mg_memory_end *end, const struct mg_t
 
 /* As the engine does it: the decision precedes the SSL object, refusal is an alert in plain. */
 static void
-server_choose(struct mg_memory_pair *pair, const struct mg_hello *hello)
+server_refuse(struct mg_memory_pair *pair, int alert, const char *text)
 {
-    const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(pair->undecided);
     struct mg_memory_end *server = &pair->server;
-    SSL_CTX *chosen = NULL;
-    char name[256];
-    int alert;
-    memcpy(name, hello->servername.data, hello->servername.len); /* at most 255 */
-    name[hello->servername.len] = '\0';
-    if (mg_ssl_context_servername(extra->link->L, pair->undecided, &server->conn, name, &chosen,
-                                  &alert) < 0) {
-        unsigned char record[MG_TLS_ALERT_RECORD];
+    unsigned char record[MG_TLS_ALERT_RECORD];
+    if (alert >= 0) {
         mg_tls_alert_record(alert, record);
         mg_buf_add(&pair->client.inbox, record, sizeof(record));
         server->conn.alert_sent = (int16_t)alert;
-        end_fail(server, server->conn.callback_error ? server->conn.callback_error : "refused");
+    }
+    end_fail(server, text);
+}
+
+static void
+servername_ask(struct mg_memory_pair *pair, const struct mg_hello *hello)
+{
+    const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(pair->undecided);
+    const char *error;
+    SSL_CTX *chosen = NULL;
+    char name[256];
+    int alert;
+    if (!extra || !extra->callbacks.servername_cb || !hello->servername.data)
+        return;
+    memcpy(name, hello->servername.data, hello->servername.len); /* at most 255 */
+    name[hello->servername.len] = '\0';
+    if (mg_ssl_context_servername(extra->link->L, pair->undecided, &pair->server.conn, name,
+                                  &chosen, &alert) < 0) {
+        error = pair->server.conn.callback_error;
+        server_refuse(pair, alert, error ? error : "refused");
         return;
     }
     SSL_CTX_free(pair->undecided);
     pair->undecided = chosen;
 }
 
-/* true if the ClientHello was there: the server has its SSL object, or has failed. What the parser
- * refuses is left to libssl, which says why. */
+/* By a whole ClientHello, or by what the parser has refused: that is left to libssl, which says why. */
+static void
+server_choose(struct mg_memory_pair *pair, const struct mg_hello *hello, bool is_complete)
+{
+    struct mg_err err;
+    int alert = -1;
+    if (pair->decide) {
+        mg_err_setx(&err, "the ClientHello is malformed");
+        if (is_complete)
+            pair->undecided = pair->decide(pair->decide_data, hello, &alert, &err);
+        if (!pair->undecided) {
+            server_refuse(pair, alert, err.text);
+            return;
+        }
+    }
+    if (is_complete)
+        servername_ask(pair, hello);
+}
+
+/* true if the ClientHello was there: the server has its SSL object, or has failed. */
 static bool
 server_decide(struct mg_memory_pair *pair)
 {
@@ -106,8 +137,8 @@ server_decide(struct mg_memory_pair *pair)
     }
     enum mg_hello_status status = mg_hello_read(
         &pair->hello, (const unsigned char *)server->inbox.data, server->inbox.len, room, &hello);
-    if (status == MG_HELLO_COMPLETE && hello.servername.data)
-        server_choose(pair, &hello);
+    if (status != MG_HELLO_MORE)
+        server_choose(pair, &hello, status == MG_HELLO_COMPLETE);
     mg_free(room);
     if (status == MG_HELLO_MORE || server->failed)
         return server->failed;
@@ -115,6 +146,7 @@ server_decide(struct mg_memory_pair *pair)
         mg_tls_conn_open(&server->conn, pair->undecided, MG_TLS_SERVER, NULL, &server->err) < 0;
     SSL_CTX_free(pair->undecided);
     pair->undecided = NULL;
+    pair->deciding = false;
     return true;
 }
 
@@ -130,7 +162,7 @@ end_step(struct mg_memory_pair *pair, struct mg_memory_end *end)
     size_t got = 0;
     if (end->failed)
         return false;
-    if (end == &pair->server && pair->undecided)
+    if (end == &pair->server && pair->deciding)
         return server_decide(pair);
     enum mg_tls_status status =
         was_done ? mg_tls_conn_read(&end->conn, &io, plain, sizeof(plain), &got, &end->err)
@@ -143,11 +175,13 @@ end_step(struct mg_memory_pair *pair, struct mg_memory_end *end)
 static int
 server_open(struct mg_memory_pair *pair, SSL_CTX *ctx, struct mg_err *err)
 {
-    const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(ctx);
-    if (!pair->asks_servername || !extra || !extra->callbacks.servername_cb)
+    const struct mg_ssl_context_extra *extra = ctx ? mg_ssl_context_extra(ctx) : NULL;
+    if (!pair->decide && !(pair->asks_servername && extra && extra->callbacks.servername_cb))
         return mg_tls_conn_open(&pair->server.conn, ctx, MG_TLS_SERVER, NULL, err);
     mg_tls_conn_init(&pair->server.conn, NULL);
-    SSL_CTX_up_ref(ctx);
+    pair->deciding = true;
+    if (ctx)
+        SSL_CTX_up_ref(ctx);
     pair->undecided = ctx;
     return 0;
 }

@@ -502,7 +502,12 @@ struct mg_memory_pair {
     struct mg_memory_end server, client;
     /* Set before opening: the server's servername_cb is asked. The proof leaves it alone. */
     bool asks_servername;
-    SSL_CTX *undecided; /* what the server begins with, until the ClientHello has come; owned */
+    /* Likewise, and in the place of the server's context: who is asked for it when the ClientHello has come. NULL:
+     * refused, with that alert (-1: none) and err; else with a reference for the pair. */
+    SSL_CTX *(*decide)(void *data, const struct mg_hello *hello, int *alert, struct mg_err *err);
+    void *decide_data;
+    bool deciding;      /* the server has no SSL object yet: the ClientHello has not come */
+    SSL_CTX *undecided; /* what it begins with; owned; NULL with `decide` */
     struct mg_hello_reader hello;
     unsigned char out[MG_MEMORY_OUT]; /* of one step: not on the stack, callbacks may nest pairs */
 };

@@ -316,24 +316,40 @@ mg_ssl_contexts_push(lua_State *L, int others)
 }
 
 void
+mg_ssl_contexts_list_push(lua_State *L, int others)
+{
+    int top = lua_gettop(L);
+    lua_Integer made = mg_lua_link(L)->contexts, count = 0;
+    mg_ssl_contexts_push(L, others);
+    lua_newtable(L); /* by number */
+    for (lua_pushnil(L); lua_next(L, top + 1) != 0; lua_settop(L, top + 3)) {
+        const struct mg_ssl_context *self = mg_class_test(L, top + 3, &mg_ssl_context_class);
+        lua_pushvalue(L, top + 3);
+        lua_rawseti(L, top + 2, self->number);
+    }
+    lua_newtable(L);
+    for (lua_Integer number = 1; number <= made; number++) {
+        if (lua_rawgeti(L, top + 2, number) != LUA_TNIL)
+            lua_rawseti(L, top + 3, ++count);
+        else
+            lua_pop(L, 1);
+    }
+    lua_replace(L, top + 1);
+    lua_settop(L, top + 1);
+}
+
+void
 mg_ssl_contexts_freeze(lua_State *L, int others)
 {
     int top = lua_gettop(L);
     others = others != 0 ? lua_absindex(L, others) : 0;
     lua_gc(L, LUA_GCCOLLECT); /* which ones are there may not depend on the collector's pace */
-    mg_ssl_contexts_push(L, others);
-    lua_newtable(L); /* by number: setup reads files, and workers must read them in one order */
-    for (lua_pushnil(L); lua_next(L, top + 1) != 0; lua_settop(L, top + 3)) {
-        const struct mg_ssl_context *self = mg_class_test(L, top + 3, &mg_ssl_context_class);
-        lua_pushvalue(L, top + 3);
+    mg_ssl_contexts_list_push(L, others); /* setup reads files, in workers in the same order */
+    for (lua_Integer i = 1; lua_rawgeti(L, top + 1, i) != LUA_TNIL; i++) {
+        const struct mg_ssl_context *self = mg_class_test(L, top + 2, &mg_ssl_context_class);
         if (!self->frozen)
-            lua_rawseti(L, top + 2, self->number);
-    }
-    lua_Integer made = mg_lua_link(L)->contexts;
-    for (lua_Integer number = 1; number <= made; number++) {
-        if (lua_rawgeti(L, top + 2, number) != LUA_TNIL)
-            mg_ssl_context_freeze(L, -1, false);
-        lua_settop(L, top + 2);
+            mg_ssl_context_freeze(L, top + 2, false);
+        lua_settop(L, top + 1);
     }
     lua_settop(L, top);
 }

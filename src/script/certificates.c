@@ -88,6 +88,33 @@ core_glob(lua_State *L)
     return 1;
 }
 
+static struct mg_buf *
+listing_push(lua_State *L, const char *dir)
+{
+    struct mg_buf *names = mg_bytes_push(L);
+    struct mg_err ignored;
+    int error = 0;
+
+    return mg_world_list(&mg_script_of(L)->world, dir, names, &error, &ignored) == 0 ? names : NULL;
+}
+
+/* Of a path that cannot be opened: its directory has the name, so it is a link that leads nowhere. */
+static bool
+is_dangling(lua_State *L, const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
+    const char *dir = slash == NULL   ? "."
+                      : slash == path ? "/"
+                                      : lua_pushlstring(L, path, (size_t)(slash - path));
+    const struct mg_buf *names = listing_push(L, dir);
+
+    for (size_t at = 0; names != NULL && at < names->len; at += strlen(names->data + at) + 1)
+        if (strcmp(names->data + at, name) == 0)
+            return listing_push(L, path) ==
+                   NULL; /* the directories of a test cannot be opened either */
+    return false;
+}
+
 /* pem(path) -> certificates, key | nil | false, or nil, reason, true if there is no such file */
 static int
 core_pem(lua_State *L)
@@ -96,14 +123,16 @@ core_pem(lua_State *L)
     struct mg_buf *text = mg_bytes_push(L);
     struct mg_err err;
     int error = 0;
-    bool ok;
+    bool ok, is_missing;
 
     if (mg_world_read(&mg_script_of(L)->world, path, text, &error, &err) != 0) {
         if (error == 0)
             mg_option_error(L, WHAT, "%s", err.text);
+        is_missing =
+            error == ENOTDIR || error == EISDIR || (error == ENOENT && !is_dangling(L, path));
         lua_pushnil(L);
         lua_pushstring(L, err.text);
-        lua_pushboolean(L, error == ENOENT || error == ENOTDIR || error == EISDIR);
+        lua_pushboolean(L, is_missing);
         return 3;
     }
     ok = mg_pem_push(L, text->data != NULL ? text->data : "", text->len);
@@ -139,12 +168,20 @@ core_identity(lua_State *L)
     return 2;
 }
 
-/* warn(text), fail(text): from where the script called. */
+/* warn(text), fault(text), fail(text): from where the script called. */
 static int
 core_warn(lua_State *L)
 {
     mg_script_where(L);
     mg_script_warn(L, "%s" WHAT ": %s", lua_tostring(L, -1), luaL_checkstring(L, 1));
+    return 0;
+}
+
+static int
+core_fault(lua_State *L)
+{
+    mg_script_where(L);
+    mg_script_fault(L, "%s" WHAT ": %s", lua_tostring(L, -1), luaL_checkstring(L, 1));
     return 0;
 }
 
@@ -158,8 +195,9 @@ int
 mg_certificates_core(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"glob", core_glob}, {"pem", core_pem},   {"identity", core_identity},
-        {"warn", core_warn}, {"fail", core_fail}, {NULL, NULL},
+        {"glob", core_glob}, {"pem", core_pem},     {"identity", core_identity},
+        {"warn", core_warn}, {"fault", core_fault}, {"fail", core_fail},
+        {NULL, NULL},
     };
 
     luaL_newlib(L, functions);

@@ -306,11 +306,14 @@ subject_compare(struct changes *c, const struct pair *pair, const char *subject,
         parts_compare(c, subject, part_find(pair->old, was), part_find(pair->new, is));
 }
 
-/* "listener web" or "backend web". */
+/* "listener web", "backend web" or "context web". */
 static const char *
 subject_words(const char *subject)
 {
-    return strncmp(subject, "backend ", strlen("backend ")) == 0 ? "" : "listener ";
+    return strncmp(subject, "backend ", strlen("backend ")) == 0 ||
+                   strncmp(subject, "context ", strlen("context ")) == 0
+               ? ""
+               : "listener ";
 }
 
 static void

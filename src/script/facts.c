@@ -48,31 +48,26 @@ value_add(lua_State *L, struct mg_proof_entry *e, const char *name)
     lua_settop(L, top - 1);
 }
 
+static void
+values_add(lua_State *L, struct mg_proof_entry *e, int object, const char *const *names)
+{
+    for (; *names != NULL; names++) {
+        mg_option_push(L, object, *names);
+        value_add(L, e, *names);
+    }
+}
+
 void
 mg_facts_options(lua_State *L, int object, struct mg_proof_entry *e)
 {
-    static const char *const of_listener[] = {
-        "address",
-        "backend",
-        "max_connections",
-        "handshake_timeout",
-        "idle_timeout",
-        "max_lifetime",
-        "half_close_timeout",
-        "backlog",
-        "tcp_nodelay",
-        "tcp_keepalive",
-        NULL,
-    };
+    static const char *const of_listener[] = {"address", "backend", NULL};
     static const char *const of_backend[] = {
         "address", "balance", "connect_timeout", "resolve_interval", "servername", NULL,
     };
 
-    for (const char *const *name = e->is_backend ? of_backend : of_listener; *name != NULL;
-         name++) {
-        mg_option_push(L, object, *name);
-        value_add(L, e, *name);
-    }
+    values_add(L, e, object, e->is_backend ? of_backend : of_listener);
+    if (!e->is_backend)
+        values_add(L, e, object, mg_listener_limits);
     if (e->options.failed)
         luaL_error(L, "out of memory");
 }
@@ -243,6 +238,21 @@ is_first(const struct mg_proof *proof, const struct mg_proof_entry *e)
            strcmp(e[-1].name, e->name) != 0;
 }
 
+#define CHOSEN_MAX 1000
+
+/* A context of no listener has a subject if it has a name that no other one has; lines change too easily. */
+static bool
+is_known_by_name(const struct mg_proof *proof, const struct mg_proof_entry *e)
+{
+    const struct mg_proof_entry *end = proof->entries + proof->entry_count;
+    size_t count = 0;
+
+    for (const struct mg_proof_entry *other = end; other > proof->entries && other[-1].is_chosen;)
+        if (++count > CHOSEN_MAX || (--other != e && strcmp(other->name, e->name) == 0))
+            return false;
+    return e->context[0] != '\0';
+}
+
 void
 mg_facts_add(const struct mg_proof *proof, struct mg_buf *out)
 {
@@ -254,6 +264,8 @@ mg_facts_add(const struct mg_proof *proof, struct mg_buf *out)
     for (size_t i = 0; i < proof->entry_count && seen.ids != NULL; i++) {
         const struct mg_proof_entry *e = &proof->entries[i];
 
+        if (e->is_chosen && !is_known_by_name(proof, e))
+            continue;
         snprintf(subject, sizeof(subject), "%s%s", e->is_backend ? "backend " : "", e->name);
         if (is_first(proof, e)) {
             fact_add(out, subject, "is",

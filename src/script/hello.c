@@ -228,6 +228,14 @@ mg_hello_sample_push(lua_State *L, int message, int addresses)
     self->base.hello = &self->parsed;
 }
 
+void
+mg_hello_sample_forget(lua_State *L, int idx)
+{
+    struct hello *self = mg_class_check(L, idx, &hello_class);
+
+    self->hello = NULL;
+}
+
 /* Allocates nothing, so that it cannot fail. */
 static void
 hello_drop(lua_State *L, void *session)

@@ -66,8 +66,8 @@ static void hooks_set(lua_State *L, struct mg_script *s);
 
 /* In the state of a test, where other guests and the test itself have hooks of their own, also one of
  * the debug library. */
-static int
-guest_call(struct mg_script *s, lua_State *L, int nargs, int nresults, const char *what)
+int
+mg_guest_call(struct mg_script *s, lua_State *L, int nargs, int nresults, const char *what)
 {
     const struct mg_openssl_hooks outside = *mg_openssl_hooks(L);
     struct mg_script *other = mg_script_enter(L, s);
@@ -102,7 +102,7 @@ on_call(void *data, lua_State *L, int nargs, int nresults, const char *what,
         return LUA_ERRRUN;
     }
     if (s->is_guest)
-        return guest_call(s, L, nargs, nresults, what);
+        return mg_guest_call(s, L, nargs, nresults, what);
     if (session != NULL)
         mg_session_info(session, &info);
     return mg_guard_call(s, L, nargs, nresults, what, session != NULL ? info.listener->name : NULL);

@@ -265,6 +265,85 @@ mg_proof_inspect(struct mg_proof *proof, const struct mg_proof_entry *entry,
 
 /* ---- names ---------------------------------------------------------------------------------- */
 
+#define NAMES_SHOWN 20
+
+/* A wildcard stands for one label; of a wildcard that is served only the same one has all members. */
+static bool
+name_covers(const char *of_certificate, const char *name)
+{
+    const char *rest = strchr(name, '.');
+
+    return strcasecmp(of_certificate, name) == 0 ||
+           (strncmp(of_certificate, "*.", 2) == 0 && rest != NULL &&
+            strcasecmp(of_certificate + 1, rest) == 0);
+}
+
+static bool
+certificate_covers(const struct mg_proof_certificate *c, const char *name)
+{
+    for (size_t at = 0; at < c->names.len; at += strlen(c->names.data + at) + 1)
+        if (name_covers(c->names.data + at, name))
+            return true;
+    return false;
+}
+
+struct uncovered {
+    struct mg_buf text; /* the first ones */
+    size_t count;
+};
+
+static void
+uncovered_add(struct uncovered *u, const struct mg_proof_certificate *c, const char *name)
+{
+    if (strcmp(name, "none") == 0 || strcmp(name, "default") == 0 || certificate_covers(c, name))
+        return;
+    if (++u->count <= NAMES_SHOWN)
+        mg_buf_addf(&u->text, "%s%s", u->count > 1 ? ", " : "", name);
+}
+
+/* The names that lead to the certificate and that it does not have; `asked` (or NULL) is the one of `check --sni`. */
+static void
+uncovered_list(const struct mg_proof_entry *entry, const struct mg_proof_certificate *c,
+               const char *asked, struct uncovered *u)
+{
+    const struct mg_buf *served = &entry->served;
+
+    u->text.len = u->count = 0;
+    for (size_t at = 0; at < served->len; at += strlen(served->data + at) + 1) {
+        uncovered_add(u, c, served->data + at);
+        if (asked != NULL && name_covers(served->data + at, asked))
+            asked = NULL; /* it is told of as the name that it matches */
+    }
+    if (asked != NULL)
+        uncovered_add(u, c, asked);
+    if (u->count > NAMES_SHOWN)
+        mg_buf_addf(&u->text, " and %zu more names", u->count - NAMES_SHOWN);
+}
+
+int
+mg_proof_cover(struct mg_proof *proof, const struct mg_proof_entry *entry)
+{
+    char who[MG_PROOF_WHO], file[FILE_TEXT];
+    struct uncovered u = {{0}, 0};
+    bool failed;
+
+    mg_proof_who(entry, who);
+    for (size_t i = 0; i < entry->certificate_count; i++) {
+        const struct mg_proof_certificate *c = &entry->certificates[i];
+
+        uncovered_list(entry, c, proof->sni, &u);
+        if (u.count == 0 || u.text.failed)
+            continue;
+        file_text(c, file);
+        mg_proof_warn(proof, "%s: %s certificate %s is served under %s, but is not for %s%s", who,
+                      c->type, c->subject, u.text.data, u.count > 1 ? "these names" : "this name",
+                      file);
+    }
+    failed = u.text.failed;
+    mg_buf_free(&u.text);
+    return failed ? -1 : 0;
+}
+
 /* One name of one certificate; sorted, those that clash are neighbours. */
 struct claim {
     const char *name;
@@ -292,7 +371,7 @@ claims_collect(const struct mg_proof *proof, struct claim *out)
     for (size_t i = 0; i < proof->entry_count; i++) {
         const struct mg_proof_entry *e = &proof->entries[i];
 
-        for (size_t c = 0; c < e->certificate_count; c++) {
+        for (size_t c = 0; c < e->certificate_count && !e->is_chosen; c++) {
             const struct mg_buf *names = &e->certificates[c].names;
 
             for (size_t at = 0; at < names->len; at += strlen(names->data + at) + 1) {

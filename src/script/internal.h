@@ -315,11 +315,20 @@ void mg_context_freeze(lua_State *L, int idx, const char *what, bool as_client);
 /* setup() of one context; an error begins with `place` and the context's name. */
 void mg_context_setup(lua_State *L, int context, bool as_client, const char *place);
 
-/* Adds a line to the warnings that the loader shows. */
+/* Adds a line to the warnings that the loader shows; to the faults for which it refuses the script, when that has
+ * been proved as far as it goes, so that all there is to mend is told at once. */
 void mg_script_warn(lua_State *L, const char *fmt, ...);
+void mg_script_fault(lua_State *L, const char *fmt, ...);
 
-/* Registry name of the list of these lines. */
+/* Registry names of the lists of these lines. */
 #define MG_WARNINGS "moongate.warnings"
+#define MG_FAULTS   "moongate.faults"
+
+/* The texts (each with a NUL) in a line, as many as err takes; `last` (or NULL) comes after them. */
+void mg_faults_join(const struct mg_buf *texts, const char *last, struct mg_err *err);
+
+/* The script has failed: err tells of its faults, too; all of them and the failure are in `texts`. */
+void mg_faults_prefix(struct mg_script *s, struct mg_buf *texts, struct mg_err *err);
 
 /* ---- names, certificates --------------------------------------------------------------------- */
 
@@ -355,6 +364,9 @@ void mg_passthrough_push(lua_State *L);
 bool mg_passthrough_test(lua_State *L, int idx);
 
 /* ---- plan ----------------------------------------------------------------------------------- */
+
+/* A listener's options that are numbers or truths; ended by NULL. */
+extern const char *const mg_listener_limits[];
 
 /* Appends the frozen listeners and backends as canonical text, one line each. */
 int mg_plan_manifest(struct mg_script *s, struct mg_buf *out, struct mg_err *err);
@@ -395,14 +407,22 @@ void mg_hello_open(lua_State *L);
 void mg_hello_push(lua_State *L, struct mg_session *session, const struct mg_hello *hello);
 void mg_hello_forget(struct mg_script *s, struct mg_session *session);
 
-/* Pushes a Hello of no connection, of use for ever: for the message (a string) and the table of addresses at
- * these positive indices. May raise. */
+/* Pushes a Hello of no connection, for the message (a string) and the table of addresses at these positive
+ * indices. May raise. It is of use until it is forgotten. */
 void mg_hello_sample_push(lua_State *L, int message, int addresses);
+void mg_hello_sample_forget(lua_State *L, int idx);
+
+/* What a tls function has returned, at indices 1 to 3, with a reference to the context; err is the reason of a
+ * refusal, or "". Freezes the context. True: it has callbacks. May raise. */
+bool mg_choice_read(lua_State *L, struct mg_choice *choice, struct mg_err *err);
 
 extern const struct mg_policy mg_script_policy;
 
 /* Tells moongate.openssl how the world is asked and callbacks are called. */
 void mg_hooks_open(lua_State *L);
+
+/* mg_guard_call for a function of a guest, from the state of its test. */
+int mg_guest_call(struct mg_script *s, lua_State *L, int nargs, int nresults, const char *what);
 
 /* ---- prove, report -------------------------------------------------------------------------- */
 
@@ -457,8 +477,9 @@ struct mg_proof_entry {
     char where[128];   /* "script.lua:12: " */
     char context[128]; /* ctx.name, or "" */
     bool tls;
-    bool by_name;  /* one of several contexts of a ServerNames, which tells of names that clash */
-    bool is_asked; /* a tls function decides */
+    bool by_name;   /* one of several contexts of a ServerNames, which tells of names that clash */
+    bool is_asked;  /* a tls function decides */
+    bool is_chosen; /* a context of no listener, for functions to choose; `name` says which */
     enum mg_target_kind outcome; /* what becomes of its clients */
     const SSL_CTX *server;       /* of TERMINATE; borrowed */
     struct mg_buf served;        /* names that lead to it, "none" and "default", each with a NUL */
@@ -492,6 +513,7 @@ struct mg_proof {
     const struct mg_snapshot *before; /* of the policy in force, or NULL; borrowed */
     size_t known;                     /* contexts that were proved for it */
     const char *sni;                  /* one more name to prove, or NULL */
+    bool functions_choose;            /* contexts, besides those that listeners have */
     struct mg_proof_entry *entries;   /* owned */
     size_t entry_count;
     SSL_CTX *server;   /* what backends' contexts are tried against; owned, made when needed */
@@ -548,10 +570,21 @@ int mg_facts_difference(const char *before, size_t before_len, const char *after
 void mg_proof_entry_add(lua_State *L, struct mg_proof *proof, bool is_backend, int object,
                         int context);
 
+/* All that is proved of the context at `context`; nothing where it is none. May raise. */
+void mg_proof_context(lua_State *L, struct mg_proof *proof, struct mg_proof_entry *entry,
+                      int context);
+
+/* Contexts that functions may choose: how many entries they need at most, and those entries. */
+size_t mg_proof_chosen_count(lua_State *L);
+void mg_proof_chosen_prove(lua_State *L, struct mg_proof *proof);
+
 /* The listener at `object`, with a ServerNames next to it at the top: an entry for each context, and for each
  * other outcome that a name can have; with `check --sni` for what that name leads to. May raise. */
 void mg_proof_names_add(lua_State *L, struct mg_proof *proof, int object,
                         const struct mg_names *names);
+
+/* Warns of names that lead to a certificate which is not for them. -1: no memory. */
+int mg_proof_cover(struct mg_proof *proof, const struct mg_proof_entry *entry);
 
 /* Pushes the list of contexts in the ServerNames at the top. */
 void mg_proof_contexts_push(lua_State *L);

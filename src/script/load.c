@@ -263,9 +263,12 @@ int
 mg_script_rehearse(struct mg_script *s, struct mg_script_load *load, const char *path,
                    struct mg_buf *text, struct mg_err *err)
 {
-    if (modules_locate(s, err) != 0 || script_read(s, path, text, err) != 0 ||
-        mg_script_run(s, text->data != NULL ? text->data : "", text->len, err) != 0)
+    if (modules_locate(s, err) != 0 || script_read(s, path, text, err) != 0)
         return -1;
+    if (mg_script_run(s, text->data != NULL ? text->data : "", text->len, err) != 0) {
+        mg_faults_prefix(s, &load->faults, err);
+        return -1;
+    }
     return load->prove ? mg_prove(s, load, err) : 0;
 }
 
@@ -288,7 +291,7 @@ mg_script_load_fini(struct mg_script_load *load)
 {
     struct mg_buf *const buffers[] = {&load->warnings, &load->report, &load->report_json,
                                       &load->changes,  &load->facts,  &load->proved,
-                                      &load->kinds};
+                                      &load->kinds,    &load->faults};
 
     for (size_t i = 0; i < MG_ARRAY_LEN(buffers); i++)
         mg_buf_free(buffers[i]);

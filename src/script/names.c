@@ -11,7 +11,7 @@
 #include <string.h>
 
 /* Of one ServerNames so many clashes are told one by one. */
-#define CLASHES_MAX 20
+#define CLASHES_MAX 200
 
 struct filling {
     lua_State *L;

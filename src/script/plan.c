@@ -132,25 +132,19 @@ target_add(lua_State *L, int listener, struct mg_buf *out)
     lua_pop(L, 1);
 }
 
+const char *const mg_listener_limits[] = {
+    "max_connections", "handshake_timeout", "idle_timeout",  "max_lifetime", "half_close_timeout",
+    "backlog",         "tcp_nodelay",       "tcp_keepalive", NULL,
+};
+
 static void
 listener_add(lua_State *L, int object, struct mg_buf *out)
 {
-    static const char *const names[] = {
-        "name",
-        "address",
-        "max_connections",
-        "handshake_timeout",
-        "idle_timeout",
-        "max_lifetime",
-        "half_close_timeout",
-        "backlog",
-        "tcp_nodelay",
-        "tcp_keepalive",
-        NULL,
-    };
+    static const char *const names[] = {"name", "address", NULL};
 
     mg_buf_adds(out, "listener");
     options_add(L, object, names, out);
+    options_add(L, object, mg_listener_limits, out);
     context_add(L, object, out);
     target_add(L, object, out);
     mg_buf_adds(out, "\n");

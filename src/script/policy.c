@@ -174,11 +174,12 @@ on_servername(void *data, struct mg_session *session, const struct mg_backend *b
 
 /* ---- by the ClientHello ---------------------------------------------------------------------- */
 
-#define ALERT_INTERNAL_ERROR 80
+#define ALERT_INTERNAL_ERROR    80
+#define ALERT_UNRECOGNIZED_NAME 112
 
 /* nil, reason[, alert] at indices 1 to 3. */
 static void
-refusal_read(lua_State *L, struct question *q)
+refusal_read(lua_State *L, struct mg_choice *choice, struct mg_err *err)
 {
     int is_number;
     lua_Integer alert = lua_tointegerx(L, 3, &is_number);
@@ -191,26 +192,24 @@ refusal_read(lua_State *L, struct question *q)
                    luaL_tolstring(L, 3, NULL));
     text = luaL_tolstring(L, 2, &len);
     mg_buf_add_printable(&reason, text, len);
-    mg_err_setx(q->err, "%s", lua_isnil(L, 2) || reason.data == NULL ? "" : reason.data);
+    mg_err_setx(err, "%s", lua_isnil(L, 2) || reason.data == NULL ? "" : reason.data);
     mg_buf_free(&reason);
-    if (is_number)
-        q->choice->alert = (int)alert;
-    q->choice->target = (struct mg_target){.kind = MG_TARGET_REFUSE};
+    choice->alert = is_number ? (int)alert : ALERT_UNRECOGNIZED_NAME;
+    choice->target = (struct mg_target){.kind = MG_TARGET_REFUSE};
 }
 
-/* Reads what a tls function returned at indices 1 to 3. */
-static void
-target_read(lua_State *L, struct question *q)
+bool
+mg_choice_read(lua_State *L, struct mg_choice *choice, struct mg_err *err)
 {
     struct mg_ssl_context_facts facts;
 
     if (!lua_toboolean(L, 1)) {
-        refusal_read(L, q);
-        return;
+        refusal_read(L, choice, err);
+        return false;
     }
     if (mg_passthrough_test(L, 1)) {
-        q->choice->target = (struct mg_target){.kind = MG_TARGET_PASS};
-        return;
+        choice->target = (struct mg_target){.kind = MG_TARGET_PASS};
+        return false;
     }
     if (mg_ssl_context_test(L, 1) == NULL)
         luaL_error(L,
@@ -219,14 +218,11 @@ target_read(lua_State *L, struct question *q)
                    luaL_typename(L, 1));
     mg_ssl_context_freeze(L, 1, false);
     mg_ssl_context_facts(L, 1, &facts);
-    if (facts.callbacks) { /* which are found by the userdata */
-        lua_pushvalue(L, 1);
-        mg_conn_keep(L, q->session);
-    }
-    q->choice->target = (struct mg_target){.kind = MG_TARGET_TERMINATE,
-                                           .tls = mg_ssl_context_test(L, 1),
-                                           .asks_hello = facts.servername_cb};
-    SSL_CTX_up_ref(q->choice->target.tls);
+    choice->target = (struct mg_target){.kind = MG_TARGET_TERMINATE,
+                                        .tls = mg_ssl_context_test(L, 1),
+                                        .asks_hello = facts.servername_cb};
+    SSL_CTX_up_ref(choice->target.tls);
+    return facts.callbacks;
 }
 
 static int
@@ -240,7 +236,10 @@ hello_ask(lua_State *L)
     lua_call(L, 1, 3);
     lua_rotate(L, 1, 3); /* the results come first */
     lua_settop(L, 3);
-    target_read(L, q);
+    if (mg_choice_read(L, q->choice, q->err)) { /* whose callbacks are found by the userdata */
+        lua_pushvalue(L, 1);
+        mg_conn_keep(L, q->session);
+    }
     return 0;
 }
 

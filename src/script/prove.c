@@ -67,6 +67,11 @@ mg_proof_unproved(struct mg_proof_entry *entry, const char *text)
 void
 mg_proof_who(const struct mg_proof_entry *entry, char out[MG_PROOF_WHO])
 {
+    if (entry->is_chosen) {
+        snprintf(out, MG_PROOF_WHO, "%s%s", entry->where,
+                 entry->context[0] != '\0' ? entry->name : "context");
+        return;
+    }
     snprintf(out, MG_PROOF_WHO, "%s%s %s%s%s%s", entry->where,
              entry->is_backend ? "backend" : "listener", entry->name,
              entry->context[0] != '\0' ? " (context " : "", entry->context,
@@ -535,8 +540,8 @@ alpn_take(lua_State *L, struct mg_proof_entry *entry)
 }
 
 /* What is proved of the context at `context`, or nothing where it is none. */
-static void
-context_prove(lua_State *L, struct mg_proof *proof, struct mg_proof_entry *entry, int context)
+void
+mg_proof_context(lua_State *L, struct mg_proof *proof, struct mg_proof_entry *entry, int context)
 {
     struct mg_ssl_context_facts facts;
     SSL_CTX *ctx = mg_ssl_context_test(L, context);
@@ -546,10 +551,12 @@ context_prove(lua_State *L, struct mg_proof *proof, struct mg_proof_entry *entry
         entry->is_asked = lua_isfunction(L, context);
         if (entry->is_asked)
             mg_proof_unproved(entry, "what the tls function decides (it is not run)");
+        proof->functions_choose = proof->functions_choose || entry->is_asked;
         return;
     }
     entry->server = ctx;
     mg_ssl_context_facts(L, context, &facts);
+    proof->functions_choose = proof->functions_choose || facts.servername_cb;
     mg_str_copy(entry->context, sizeof(entry->context), facts.name);
     lua_pushvalue(L, context);
     alpn_take(L, entry);
@@ -581,7 +588,7 @@ mg_proof_entry_add(lua_State *L, struct mg_proof *proof, bool is_backend, int ob
     mg_facts_options(L, object, entry);
     entry->tls = !lua_isnil(L, context);
     if (entry->tls)
-        context_prove(L, proof, entry, context);
+        mg_proof_context(L, proof, entry, context);
 }
 
 /* The object at the top of the stack, into the next entry, or into several. */
@@ -643,15 +650,25 @@ listener_missing(lua_State *L, const char *only)
     mg_script_error(L, "no listener \"%s\"", only);
 }
 
-/* What the script's own run had to say. */
 static void
-warnings_take(lua_State *L, void *data)
+lines_take(lua_State *L, const char *list, struct mg_buf *out)
 {
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, MG_WARNINGS);
-    for (lua_Integer i = 1; lua_rawgeti(L, 1, i) == LUA_TSTRING; i++) {
-        mg_proof_warn(data, "%s", lua_tostring(L, -1));
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, list);
+    for (lua_Integer i = 1; lua_rawgeti(L, -1, i) == LUA_TSTRING; i++) {
+        mg_buf_add(out, lua_tostring(L, -1), lua_rawlen(L, -1) + 1);
         lua_pop(L, 1);
     }
+    lua_pop(L, 2);
+}
+
+/* What the script's own run had to say. */
+static void
+run_take(lua_State *L, void *data)
+{
+    struct mg_proof *proof = data;
+
+    lines_take(L, MG_WARNINGS, &proof->warnings);
+    lines_take(L, MG_FAULTS, &proof->errors);
 }
 
 struct prove {
@@ -676,6 +693,7 @@ prove_body(lua_State *L, void *data)
         }
         lua_settop(L, 2);
     }
+    count += mg_proof_chosen_count(L);
     lua_settop(L, 0);
     p->proof->entries = mg_calloc(count, sizeof(*p->proof->entries));
     if (p->proof->entries == NULL)
@@ -683,8 +701,10 @@ prove_body(lua_State *L, void *data)
     list_prove(L, p->proof, MG_LISTENERS, p->only);
     if (p->only != NULL && p->proof->entry_count == 0)
         listener_missing(L, p->only);
-    if (p->only == NULL)
-        list_prove(L, p->proof, MG_BACKENDS, NULL);
+    if (p->only != NULL)
+        return;
+    list_prove(L, p->proof, MG_BACKENDS, NULL);
+    mg_proof_chosen_prove(L, p->proof);
 }
 
 static void
@@ -739,7 +759,7 @@ mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err)
     int status;
 
     s->proving = true;
-    status = mg_script_protect(s, warnings_take, &proof, err);
+    status = mg_script_protect(s, run_take, &proof, err);
     if (status == 0)
         status = mg_script_protect(s, prove_body, &p, err);
     s->proving = false;
@@ -753,7 +773,7 @@ mg_prove(struct mg_script *s, struct mg_script_load *load, struct mg_err *err)
         mg_facts_add(&proof, &load->facts);
         load->contexts_known = proof.known;
         if (proof.errors.len > 0) {
-            mg_err_setx(err, "%s", proof.errors.data);
+            mg_faults_join(&proof.errors, NULL, err);
             status = -1;
         }
     }

@@ -122,6 +122,9 @@ mg_proof_names_add(lua_State *L, struct mg_proof *proof, int object, const struc
         outcome_add(L, proof, object, MG_TARGET_REFUSE);
     if (served_fill(proof, first, names) != 0)
         luaL_error(L, "out of memory");
+    for (size_t i = first; i < proof->entry_count; i++)
+        if (mg_proof_cover(proof, &proof->entries[i]) != 0)
+            luaL_error(L, "out of memory");
     if (proof->entries[first].outcome == MG_TARGET_REFUSE && proof->entries[first].served.len == 0)
         mg_buf_add(&proof->entries[first].served, pattern, strlen(pattern) + 1);
 }

@@ -89,7 +89,7 @@ row_add(struct table *t, const struct mg_proof_entry *e, const struct mg_proof_c
     char text[200];
 
     cell_add(t, first ? e->name : "");
-    cell_add(t, first ? e->addresses : "");
+    cell_add(t, !first ? "" : e->is_chosen ? "for functions" : e->addresses);
     snprintf(text, sizeof(text), "%s %d", c->type, c->bits);
     cell_add(t, text);
     for (int v = 0; v < MG_PROOF_VERSIONS; v++)
@@ -109,12 +109,15 @@ bare_row_add(struct table *t, const struct mg_proof_entry *e)
         [MG_TARGET_TERMINATE] = "none",
         [MG_TARGET_PASS] = "passed through",
     };
-    bool has_versions = e->tls && e->outcome == MG_TARGET_TERMINATE;
+    bool has_versions = e->tls && e->outcome == MG_TARGET_TERMINATE && !e->is_asked;
     char text[200];
 
     cell_add(t, e->name);
     cell_add(t, e->addresses);
-    cell_add(t, !e->tls ? "plain" : e->is_backend ? "client" : outcomes[e->outcome]);
+    cell_add(t, !e->tls         ? "plain"
+                : e->is_backend ? "client"
+                : e->is_asked   ? "by function"
+                                : outcomes[e->outcome]);
     for (int v = 0; v < MG_PROOF_VERSIONS; v++)
         cell_add(t, !has_versions ? "" : e->enabled[v] ? "on" : "off");
     cell_add(t, "");
@@ -276,7 +279,10 @@ unproved_print(const struct mg_proof *proof, struct mg_buf *out)
     for (size_t i = 0; i < proof->entry_count; i++) {
         const struct mg_proof_entry *e = &proof->entries[i];
 
-        snprintf(label, sizeof(label), "not proved: %s %s", e->is_backend ? "backend" : "listener",
+        snprintf(label, sizeof(label), "not proved: %s%s",
+                 e->is_chosen    ? ""
+                 : e->is_backend ? "backend "
+                                 : "listener ",
                  e->name);
         list_print(&e->unproved, label, out);
     }
@@ -469,13 +475,14 @@ entry_json(struct mg_buf *out, const struct mg_proof_entry *e)
 }
 
 static void
-entries_json(const struct mg_proof *proof, bool backends, struct mg_buf *out)
+entries_json(const struct mg_proof *proof, const char *what, bool backends, bool chosen,
+             struct mg_buf *out)
 {
     bool first = true;
 
-    mg_buf_addf(out, "\"%s\":[", backends ? "backends" : "listeners");
+    mg_buf_addf(out, "\"%s\":[", what);
     for (size_t i = 0; i < proof->entry_count; i++) {
-        if (proof->entries[i].is_backend != backends)
+        if (proof->entries[i].is_backend != backends || proof->entries[i].is_chosen != chosen)
             continue;
         mg_buf_adds(out, first ? "" : ",");
         entry_json(out, &proof->entries[i]);
@@ -490,8 +497,9 @@ mg_report_json(const struct mg_proof *proof, struct mg_buf *out)
     mg_buf_adds(out, "{");
     string_add(out, "script", proof->script->name);
     mg_buf_addf(out, "\"ok\":%s,", proof->errors.len == 0 ? "true" : "false");
-    entries_json(proof, false, out);
-    entries_json(proof, true, out);
+    entries_json(proof, "listeners", false, false, out);
+    entries_json(proof, "contexts", false, true, out);
+    entries_json(proof, "backends", true, false, out);
     list_json(out, "warnings", &proof->warnings);
     mg_buf_adds(out, ",");
     list_json(out, "errors", &proof->errors);

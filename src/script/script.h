@@ -34,6 +34,8 @@ struct mg_script_load {
     struct mg_buf warnings; /* one line each */
     struct mg_buf report;   /* table for people (with `prove`) */
     struct mg_buf report_json;
+    struct mg_buf
+        faults; /* all there is to mend of a script that was not proved; texts, each with a NUL */
     struct mg_buf changes;              /* with `before`: in words, one line each */
     struct mg_buf facts, proved, kinds; /* for the snapshot; of the proof */
     size_t contexts_known;              /* contexts that were not proved again */

@@ -219,6 +219,8 @@ mg_servernames_open(lua_State *L)
     mg_class_register(L, &servernames_class);
     lua_newtable(L);
     lua_setfield(L, LUA_REGISTRYINDEX, MG_WARNINGS);
+    lua_newtable(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, MG_FAULTS);
 }
 
 struct mg_servernames_object *

@@ -15,6 +15,9 @@
 
 #define GUESTS "moongate.guests" /* registry: list, so that the collector leaves them alone */
 
+/* Registry: weak table from tls function to its struct mg_script (light userdata). */
+#define GUEST_FUNCTIONS "moongate.guest_functions"
+
 struct guest {
     struct mg_script *script; /* owned; NULL until there is one */
     struct mg_buf text;       /* the script's */
@@ -217,6 +220,28 @@ contexts_push(lua_State *L)
     lua_setfield(L, LUA_REGISTRYINDEX, MG_OTHERS);
 }
 
+/* The tls functions of the guest's listeners, who are in a list at the top. */
+static void
+functions_note(lua_State *L, struct mg_script *script)
+{
+    int listeners = lua_gettop(L);
+
+    if (luaL_getsubtable(L, LUA_REGISTRYINDEX, GUEST_FUNCTIONS) == 0) {
+        lua_createtable(L, 0, 1);
+        lua_pushliteral(L, "k");
+        lua_setfield(L, -2, "__mode");
+        lua_setmetatable(L, -2);
+    }
+    for (lua_Integer i = 1; lua_rawgeti(L, listeners, i) != LUA_TNIL; i++) {
+        if (mg_option_push(L, lua_gettop(L), "tls") == LUA_TFUNCTION) {
+            lua_pushlightuserdata(L, script);
+            lua_rawset(L, listeners + 1);
+        }
+        lua_settop(L, listeners + 1);
+    }
+    lua_settop(L, listeners);
+}
+
 /* load(path, files, env, listings): the lists of Listeners and Backends, the set of contexts, and the proof's
  * warnings. */
 enum { GUEST = 5 }; /* its stack index */
@@ -253,6 +278,7 @@ testing_load(lua_State *L)
         return lua_error(L);
     }
     lua_getfield(L, LUA_REGISTRYINDEX, MG_LISTENERS);
+    functions_note(L, guest->script);
     lua_getfield(L, LUA_REGISTRYINDEX, MG_BACKENDS);
     lua_pushvalue(L, -3);
     lua_pushlstring(L, guest->load.warnings.data != NULL ? guest->load.warnings.data : "",
@@ -288,7 +314,7 @@ hello_make(SSL_CTX *client, const char *servername, struct mg_buf *out, struct m
     return status;
 }
 
-/* hello(client, servername or nil, addresses): the Hello that a tls function would get of that client. */
+/* hello(client, servername or nil) -> the message */
 static int
 testing_hello(lua_State *L)
 {
@@ -296,8 +322,7 @@ testing_hello(lua_State *L)
     struct mg_buf *message;
     struct mg_err err;
 
-    luaL_checktype(L, 3, LUA_TTABLE);
-    lua_settop(L, 3);
+    lua_settop(L, 2);
     message = mg_bytes_push(L);
     lua_getfield(L, 1, "setup");
     lua_pushvalue(L, 1);
@@ -305,7 +330,105 @@ testing_hello(lua_State *L)
     if (hello_make(mg_ssl_context_test(L, 1), servername, message, &err) != 0)
         luaL_error(L, "%s", err.text);
     lua_pushlstring(L, message->data != NULL ? message->data : "", message->len);
-    mg_hello_sample_push(L, 5, 3);
+    return 1;
+}
+
+/* ---- what a listener would do with it --------------------------------------------------------- */
+
+#define ALERT_INTERNAL_ERROR    80
+#define ALERT_UNRECOGNIZED_NAME 112
+
+struct decision {
+    struct mg_choice choice; /* with a reference to the context */
+    struct mg_err reason;
+};
+
+/* decision, tls function, Hello -> what it has chosen */
+static int
+function_ask(lua_State *L)
+{
+    struct decision *d = mg_lua_pointer(L, 1);
+
+    lua_call(L, 1, 3);
+    lua_remove(L, 1);
+    mg_choice_read(L, &d->choice, &d->reason);
+    lua_settop(L, 1);
+    return 1;
+}
+
+static int
+refusal_push(lua_State *L, const char *reason, int alert)
+{
+    lua_pushnil(L);
+    lua_pushstring(L, reason);
+    lua_pushinteger(L, alert);
+    return 3;
+}
+
+/* Whose function is at idx; NULL: the test's own. */
+static struct mg_script *
+function_guest(lua_State *L, int idx)
+{
+    struct mg_script *guest = NULL;
+    int top = lua_gettop(L);
+
+    if (lua_getfield(L, LUA_REGISTRYINDEX, GUEST_FUNCTIONS) == LUA_TTABLE) {
+        lua_pushvalue(L, idx);
+        lua_rawget(L, -2);
+        guest = lua_touserdata(L, -1);
+    }
+    lua_settop(L, top);
+    return guest;
+}
+
+/* The function at index 1 and the Hello at the top; under its budget where it is a guest's. */
+static int
+function_decide(lua_State *L)
+{
+    struct decision d = {.choice = {.alert = ALERT_UNRECOGNIZED_NAME}};
+    struct mg_script *guest = function_guest(L, 1);
+    int hello = lua_gettop(L), status;
+
+    lua_pushcfunction(L, function_ask);
+    lua_pushlightuserdata(L, &d);
+    lua_pushvalue(L, 1);
+    lua_pushvalue(L, hello);
+    status = guest != NULL ? mg_guest_call(guest, L, 3, 1, "tls function") : lua_pcall(L, 3, 1, 0);
+    mg_hello_sample_forget(L, hello);
+    SSL_CTX_free(d.choice.target.tls); /* the result has one of its own */
+    if (status != LUA_OK)
+        return refusal_push(
+            L, lua_pushfstring(L, "the tls function failed: %s", mg_lua_error_text(L, -1)),
+            ALERT_INTERNAL_ERROR);
+    if (d.choice.target.kind != MG_TARGET_REFUSE)
+        return 1;
+    return refusal_push(L, d.reason.text, d.choice.alert);
+}
+
+/* decide(tls function, message, addresses) -> SSLContext or PASSTHROUGH, or nil, reason (perhaps ""), alert */
+static int
+testing_decide(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    luaL_checktype(L, 3, LUA_TTABLE);
+    lua_settop(L, 3);
+    mg_hello_sample_push(L, 2, 3);
+    return function_decide(L);
+}
+
+/* servername(message) -> what it asks for, or nil */
+static int
+testing_servername(lua_State *L)
+{
+    size_t len;
+    const char *message = luaL_checklstring(L, 1, &len);
+    struct mg_hello hello;
+
+    if (mg_hello_parse((const unsigned char *)message, len, &hello) != MG_HELLO_COMPLETE ||
+        hello.servername.data == NULL)
+        lua_pushnil(L);
+    else
+        lua_pushlstring(L, (const char *)hello.servername.data, hello.servername.len);
     return 1;
 }
 
@@ -317,10 +440,9 @@ testing_alert_name(lua_State *L)
 }
 
 static const luaL_Reg functions[] = {
-    {"alert_name", testing_alert_name},
-    {"hello", testing_hello},
-    {"load", testing_load},
-    {NULL, NULL},
+    {"alert_name", testing_alert_name}, {"decide", testing_decide},
+    {"hello", testing_hello},           {"load", testing_load},
+    {"servername", testing_servername}, {NULL, NULL},
 };
 
 __attribute__((visibility("default"))) int

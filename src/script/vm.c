@@ -128,18 +128,34 @@ mg_refuse(lua_State *L, const char *lib, const char *name, const char *why)
     lua_setfield(L, -2, name);
 }
 
+static void
+line_add(lua_State *L, const char *list, const char *fmt, va_list args)
+{
+    luaL_checkstack(L, 4, NULL);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, list);
+    lua_pushvfstring(L, fmt, args);
+    lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+    lua_pop(L, 1);
+}
+
 void
 mg_script_warn(lua_State *L, const char *fmt, ...)
 {
     va_list args;
 
-    luaL_checkstack(L, 4, NULL);
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, MG_WARNINGS);
     va_start(args, fmt);
-    lua_pushvfstring(L, fmt, args);
+    line_add(L, MG_WARNINGS, fmt, args);
     va_end(args);
-    lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
-    lua_pop(L, 1);
+}
+
+void
+mg_script_fault(lua_State *L, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    line_add(L, MG_FAULTS, fmt, args);
+    va_end(args);
 }
 
 static const luaL_Reg core[] = {

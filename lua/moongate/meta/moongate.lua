@@ -115,14 +115,15 @@ function ServerNames:find(name) end
 
 --- Keys are names or wildcards for one label ("*.example.com"); a context without a key answers for the names of its
 --- certificates; `none` is for clients without a name, `default` for all others. false, or no entry: alert unrecognized_name.
---- Exact names win over wildcards, keys over names of certificates, and of two certificates with one name the first.
+--- Exact names win over wildcards, keys over names of certificates, and of two certificates with one name the first. Each
+--- ServerNames is a world of its own: that two of them have different certificates for a name is no clash.
 ---@param entries table<string|integer, moongate.openssl.SSLContext|moongate.Passthrough|false>
 ---@return moongate.ServerNames
 function moongate.servernames(entries) end
 
 --- Reads every file that matches ("certs/*.pem", "live/*/fullchain.pem"): certificate and key in one file, x.crt and x.key, or
 --- certbot's fullchain.pem and privkey.pem. Certificates for the same names share a context; of two of one kind the first
---- is served.
+--- is served. A file that cannot be used is left out here, and the script is refused at its end: all of them are told at once.
 ---@param pattern string
 ---@param configure? fun(ctx: moongate.openssl.SSLContext, names: string[]) called with each context
 ---@return moongate.openssl.SSLContext[] for moongate.servernames

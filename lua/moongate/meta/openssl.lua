@@ -85,8 +85,9 @@ function Connection:export_keying_material(label, length, context) end
 ---@field server moongate.openssl.Connection
 ---@field client moongate.openssl.Connection
 
---- A handshake in memory between two contexts, which are set up if they were not.
----@param server moongate.openssl.SSLContext
+--- A handshake in memory between two contexts, which are set up if they were not. A function in the place of the server's
+--- gets the ClientHello (the message) and returns a context, or nil, why not, and the alert's number (nil: none is sent).
+---@param server moongate.openssl.SSLContext|fun(message: string): moongate.openssl.SSLContext?, string?, integer?
 ---@param client moongate.openssl.SSLContext
 ---@param options? { servername?: string, session?: moongate.openssl.Session }
 ---@return moongate.openssl.Handshake

@@ -7,12 +7,16 @@
 local testing = {}
 
 --- A handshake in memory. Contexts are set up if they were not. What came of it is in the result: `hs.ok`, `hs.alert`,
---- both ends with the fields of a Conn and with `read`, `write` and `close`.
----@param server moongate.openssl.SSLContext|moongate.ServerNames of names what they have for `servername`
+--- both ends with the fields of a Conn and with `read`, `write` and `close`. A ServerNames or a tls function decides by the
+--- ClientHello, as on a listener; where it passes the client through there is no handshake, and `hs.passthrough` is true.
+---@param server moongate.openssl.SSLContext|moongate.ServerNames|moongate.Decision what a listener has as `tls`
 ---@param client? moongate.openssl.SSLContext|moongate.testing.Client default: testing.clients.permissive
 ---@param options? { servername?: string, session?: moongate.openssl.Session }
----@return moongate.openssl.Handshake
+---@return moongate.testing.Handshake
 function testing.handshake(server, client, options) end
+
+---@class moongate.testing.Handshake: moongate.openssl.Handshake
+---@field passthrough? true the bytes go to the backend as they came; `server` has just the `servername`, for a backend function
 
 --- Runs a script as the loader would: in the guarded world, frozen and proved. An error is the text that `moongate
 --- check` ends with. Callbacks and route functions can be called from the test.

@@ -111,6 +111,19 @@ describe("every failing allocation is survived by", function()
         end)
     end
 
+    it("a handshake whose context a function chooses", function()
+        local chosen, client = fix.server { certs = { "ec" } }, fix.client()
+        local function shake()
+            local hs = fix.openssl.handshake(function(message)
+                return #message > 40 and chosen or nil, "too short"
+            end, client)
+            if not hs.ok then
+                error(hs.server_error or hs.client_error)
+            end
+        end
+        walk(function() end, shake, shake, 7)
+    end)
+
     for _, version in ipairs { "TLS1_2", "TLS1_3" } do
         it("sessions that come into the cache, are found, and leave: " .. version, function()
             local gone = 0

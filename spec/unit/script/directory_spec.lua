@@ -43,14 +43,14 @@ local function file(names, more)
     return pem_of(cert, table.unpack(more.chain or { issuer.cert })) .. own:private_to_pem()
 end
 
--- 200 files; `wrong` is part of them, the others have nothing the matter.
-local function directory(wrong)
+-- So many files, 200 if not said; `wrong` is part of them, the others have nothing the matter.
+local function directory(wrong, total)
     local files, count = {}, 0
     for name, text in pairs(wrong) do
         files["certs/" .. name] = text
         count = count + 1
     end
-    for i = count + 1, 200 do
+    for i = count + 1, total or 200 do
         files[("certs/fine%03d.pem"):format(i)] = file(("fine%d.example"):format(i))
     end
     return files
@@ -90,7 +90,7 @@ end
 
 -- For each of `expected`, the parts of a warning, there is one, and none of a file that has nothing the matter.
 local function tells(script, files, expected)
-    local result = checks.run(script, { files = files, timeout = 60, "--json" })
+    local result = checks.run(script, { files = files, timeout = 120, "--json" })
     assert.equal(0, result.code, result.err)
     local warnings = result.json().warnings
     for _, parts in ipairs(expected) do
@@ -152,20 +152,139 @@ local function told_of_all(of)
 end
 
 describe("of a directory of 200 certificates", function()
-    it("moongate.certificates tells all that is wrong, by file", function()
-        local expected = told_of_all(function(name, words) return { "certs/" .. name, words } end)
-        expected[#expected + 1] = { "certs/same_2.pem: another EC certificate for the names of certs/same_1.pem" }
-        tells(ALL_AT_ONCE, directory(WRONG), expected)
-    end)
-
-    it("moongate.certificates refuses those that no client may trust, by file", function()
-        local result = checks.run(ALL_AT_ONCE, { files = directory(WEAK), timeout = 60 })
+    it("moongate.certificates tells of those it cannot use and of those it warns of in one run", function()
+        local wrong, broken = {}, {
+            ["garbage.pem"] = "-----BEGIN CERTIFICATE-----\nnothing of the kind\n-----END CERTIFICATE-----\n",
+            ["cut.pem"] = file("cut.example"):sub(1, 300),
+            ["text.pem"] = "these are not the certificates you are looking for\n",
+            ["empty.pem"] = "",
+            ["no_key.pem"] = file("nokey.example"):gsub("%-+BEGIN PRIVATE.*", ""),
+            ["other_key.pem"] = file("other.example"):gsub("%-+BEGIN PRIVATE.*", "")
+                .. PKey.EC.generate("prime256v1"):private_to_pem(),
+            ["no_name.pem"] = file(""),
+            ["locked.pem"] = file("locked.example"):gsub("%-+BEGIN PRIVATE.*", "")
+                .. key:private_to_pem("AES-128-CBC", "secret"),
+        }
+        for _, list in ipairs { WRONG, WEAK, broken } do
+            for name, text in pairs(list) do
+                wrong[name] = text
+            end
+        end
+        local dir = checks.directory(ALL_AT_ONCE, directory(wrong))
+        bench.must { "ln", "-s", "nowhere", dir .. "/certs/dangling.pem" }
+        bench.must { "ln", "-s", "loop.pem", dir .. "/certs/loop.pem" }
+        local words = { ["garbage.pem"] = "it is not in PEM form, or damaged", ["cut.pem"] = "or damaged",
+            ["text.pem"] = "it is not in PEM form", ["empty.pem"] = "it is not in PEM form",
+            ["no_key.pem"] = "there is no private key in it, nor is there certs/no_key.key",
+            ["other_key.pem"] = "key mismatch", ["no_name.pem"] = "the certificate has no DNS name",
+            ["locked.pem"] = "the private key is encrypted", ["dangling.pem"] = "No such file or directory",
+            ["loop.pem"] = "symbolic links", ["weak_key.pem"] = "ee key too small" }
+        local result = bench.run { bench.moongate, "check", "moongate.lua", "--json", cwd = dir, timeout = 120 }
         assert.equal(1, result.code)
-        assert.is_true(has(result.last, { "certs/weak_key.pem: ", "ee key too small" }), result.last)
+        local report = require("cjson").decode(result.out)
+        local function told(list, parts)
+            for _, line in ipairs(list) do
+                if has(line, parts) then
+                    return
+                end
+            end
+            error(("none with %s in\n%s"):format(table.concat(parts, " … "), table.concat(list, "\n")))
+        end
+        for name, text in pairs(words) do
+            told(report.errors, { "moongate.lua:2: certificates: certs/" .. name, text })
+        end
         local minor = tonumber(bench.must({ "openssl", "version" }):match("^OpenSSL 3%.(%d+)"))
         if minor < 5 then -- newer ones look at signatures in handshakes only
-            assert.is_true(has(result.last, { "certs/weak_signature.pem: ", "too weak" }), result.last)
+            told(report.errors, { "certs/weak_signature.pem: ", "too weak" })
         end
+        local expected = told_of_all(function(name, text) return { "certs/" .. name, text } end)
+        expected[#expected + 1] = { "certs/same_2.pem: another EC certificate for the names of certs/same_1.pem" }
+        for _, parts in ipairs(expected) do
+            told(report.warnings, parts)
+        end
+        for _, list in ipairs { report.errors, report.warnings } do
+            for _, line in ipairs(list) do
+                assert.is_nil(line:find("fine", 1, true), line)
+            end
+        end
+        assert.is_true(#report.errors <= 12, table.concat(report.errors, "\n"))
+        local few = {}
+        for name, text in pairs(broken) do
+            few["certs/" .. name] = text
+        end
+        result = checks.run(ALL_AT_ONCE, { files = few })
+        for name in pairs(broken) do
+            assert.matches("error: moongate.lua:2: certificates: certs/" .. name, result.out, 1, true)
+        end
+        assert.matches("^moongate.lua:2: certificates: certs/cut.pem: it is not in PEM form, or damaged; certs/",
+            result.last)
+    end)
+
+    it("what cannot be used is told of where the script fails because of it, too", function()
+        local files = {}
+        for i = 1, 12 do
+            files[("certs/broken%02d.pem"):format(i)] = "nothing"
+        end
+        local script = 'moongate.certificates("certs/*.pem")[1].min_version = "TLS1_3"'
+        local result = checks.run(script, { files = files, "--json" })
+        local errors = result.json().errors
+        assert.equal(13, #errors)
+        assert.equal("moongate.lua:1: certificates: certs/broken12.pem: it is not in PEM form, or damaged", errors[12])
+        assert.matches("^moongate.lua:1: attempt to index a nil value", errors[13])
+        assert.matches("certs/broken10.pem: it is not in PEM form, or damaged; and 2 more; moongate.lua:1: attempt to "
+            .. "index", result.last, 1, true)
+        result = checks.run(script, { files = files })
+        assert.matches("\nerror: moongate.lua:1: certificates: certs/broken12.pem: it is not in PEM form", result.out)
+    end)
+
+    it("a name that its certificate is not for is told of, by file", function()
+        local files = directory({ ["wild.pem"] = file("*.wild.example"),
+            ["one.pem"] = file("one.example ONE.example.net"),
+            ["rsa.pem"] = file("rsa.example two.example", { key = PKey.RSA.generate(2048) }) }, 12)
+        local result = checks.run([[
+            local function context(...)
+                local ctx = openssl.SSL.SSLContext.new()
+                for _, file in ipairs { ... } do ctx:load_certificate("certs/" .. file .. ".pem") end
+                return ctx
+            end
+            local names = { ["one.example"] = context "one", ["api.example"] = context "one",
+                ["one.example.net"] = context "one", ["deep.x.wild.example"] = context "wild",
+                ["x.wild.example"] = context "wild", ["*.wild.example"] = context "wild",
+                ["*.one.example"] = context "one", ["two.example"] = context("one", "rsa"),
+                none = context "one", default = context "one" }
+            for i, ctx in ipairs(moongate.certificates "certs/fine*.pem") do names[i] = ctx end
+            moongate.listen { name = "web", address = "unix:/tmp/web", backend = "a:1",
+                tls = moongate.servernames(names) }
+        ]], { files = files, timeout = 120, "--json" })
+        assert.equal(0, result.code, result.err)
+        local found = {}
+        for _, warning in ipairs(result.json().warnings) do
+            found[#found + 1] = warning:match("certificate (CN=.* is served under .*)$") or "other: " .. warning
+        end
+        table.sort(found)
+        assert.same({
+            "CN=*.wild.example is served under deep.x.wild.example, but is not for this name (certs/wild.pem)",
+            "CN=one.example is served under *.one.example, but is not for this name (certs/one.pem)",
+            "CN=one.example is served under api.example, but is not for this name (certs/one.pem)",
+            "CN=one.example is served under two.example, but is not for this name (certs/one.pem)",
+        }, found)
+    end)
+
+    it("a name that was asked for and leads to another's certificate is told of", function()
+        local function warnings(sni)
+            local result = checks.run([[
+                local ctx = openssl.SSL.SSLContext.new()
+                ctx:load_certificate("certs/one.pem")
+                moongate.listen { name = "web", address = "unix:/tmp/web", backend = "a:1",
+                    tls = moongate.servernames { ctx, ["*.wild.example"] = ctx, default = ctx } }
+            ]], { files = { ["certs/one.pem"] = file("one.example *.wild.example") }, "--json", "--sni", sni })
+            assert.equal(0, result.code, result.err)
+            return result.json().warnings
+        end
+        assert.same({}, warnings "ONE.example")
+        assert.same({}, warnings "x.wild.example")
+        assert.matches("CN=one.example is served under other.example, but is not for this name (certs/one.pem)",
+            warnings "other.example"[1], 1, true)
     end)
 
     it("load_certificate tells all that is wrong, by file", function()
