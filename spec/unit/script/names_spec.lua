@@ -300,7 +300,7 @@ end))]], with())
     end)
 
     it("proves each chain, also after many contexts of its kind", function()
-        local strong, weak = testing.ca { key = "EC" }, testing.ca { key = "RSA" }
+        local strong, weaker = testing.ca { key = "EC" }, testing.ca { key = "RSA" }
         local function chained(name, issuer)
             return testing.certificate { ca = issuer, names = { name }, key = "EC" }
         end
@@ -313,8 +313,8 @@ end))]], with())
             .. "function(ctx) ctx.security_level = 3 end))"
         local policy = load(script, files)
         assert.equal("certs/29.pem by host29.example", found(policy, "host29.example"))
-        local last = chained("last.example", weak)
-        files["certs/99.pem"] = last.pem .. weak.pem .. last.key_pem
+        local last = chained("last.example", weaker)
+        files["certs/99.pem"] = last.pem .. weaker.pem .. last.key_pem
         fails("listener web (context certs/99.pem): no client could use it: ca key too small", script, files)
     end)
 
