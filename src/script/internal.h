@@ -128,6 +128,9 @@ void mg_guard_open(lua_State *L);
 /* Before lua_close: the script's finalizers are not run any more. */
 void mg_guard_close(lua_State *L);
 
+/* CPU time of the calling thread, in nanoseconds. */
+uint64_t mg_thread_cpu_ns(void);
+
 /* Pushes "script.lua:12: " for the innermost function of the script on the stack, or "". */
 void mg_script_where(lua_State *L);
 
