@@ -66,6 +66,57 @@ end
 
 teardown(proxy.cleanup)
 
+-- The nice values of a process's first thread and, in order, of those of the others that stand back for it.
+local function priorities(pid)
+    local first, others = nil, {}
+    for _, thread in ipairs(process.list(("/proc/%d/task"):format(pid)) or {}) do
+        -- One that has just ended is gone, or empty.
+        local fields, nice = bench.read(("/proc/%d/task/%s/stat"):format(pid, thread)):match("%) (.*)"), nil
+        if fields then
+            nice = tonumber(fields:match("^" .. ("%S+ "):rep(16) .. "(%-?%d+)"))
+        end
+        if tonumber(thread) == pid then
+            first = nice
+        else
+            others[#others + 1] = nice
+        end
+    end
+    local behind = {}
+    for _, nice in ipairs(others) do
+        if nice > first then
+            behind[#behind + 1] = nice
+        end
+    end
+    return first, behind
+end
+
+describe("a generation", function()
+    it("has a thread of its own as long as it lives, which stands back for the loop", function()
+        local web = proxy.start { port = bench.port(), workers = 1, script = ECHO }
+        local pid = web:workers()[1]
+        local loop = priorities(pid)
+        assert.is_true(loop <= 14, "the specs run with so low a priority that there is no lower one")
+        local function wait_threads(count)
+            bench.wait(count .. " threads of generations", function()
+                local _, behind = priorities(pid)
+                for _, nice in ipairs(behind) do
+                    assert.equal(loop + 5, nice)
+                end
+                return #behind == count
+            end)
+        end
+        wait_threads(1)
+        local client = assert(bench.connect(web.options.port))
+        client:send("ping")
+        assert.equal("ping", client:receive(4))
+        web:reload()
+        wait_threads(2) -- that of the client's generation waits to free it
+        client:close()
+        wait_threads(1)
+        web:stop()
+    end)
+end)
+
 describe("many reloads", function()
     local web
 

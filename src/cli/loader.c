@@ -138,6 +138,7 @@ mg_loader_command(int argc, char **argv)
     mg_log_wait();
     load.path = path_shorten(argv[1]);
     load.before = before = before_take(&before_fd);
+    mg_priority_lower();
     int result = rights_reduce(&err);
     if (result == 0)
         result = mg_script_load(&load, &watch, &err);

@@ -227,6 +227,7 @@ struct mg_memory_handshake {
     /* in */
     SSL_CTX *server, *client;
     const char *servername; /* or NULL */
+    X509 *bare; /* this certificate of the server's goes without its chain and a ticket; or NULL */
     /* out */
     bool ok;
     char version[16], cipher[64];

@@ -14,6 +14,7 @@
 
 #include <openssl/decoder.h>
 #include <openssl/pem.h>
+#include <openssl/x509v3.h>
 
 #include <pthread.h>
 #include <string.h>
@@ -159,8 +160,10 @@ x509_get(const unsigned char *der, long len)
     X509 *x509 = entry ? entry->x509 : NULL;
     if (x509)
         X509_up_ref(x509);
-    else if ((x509 = d2i_X509(NULL, &at, len)) != NULL)
+    else if ((x509 = d2i_X509(NULL, &at, len)) != NULL) {
+        X509_check_purpose(x509, -1, 0); /* parses extensions, which are kept as long: next to it */
         entry_add(digest, x509, NULL);
+    }
     pthread_mutex_unlock(&cache.mutex);
     return x509;
 }

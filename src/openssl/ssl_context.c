@@ -8,6 +8,7 @@
  */
 #include "openssl/internal.h"
 
+#include <pthread.h>
 #include <limits.h>
 #include <string.h>
 
@@ -373,6 +374,25 @@ collector_step(lua_State *L, struct mg_lua_link *link)
     link->grown = 0;
 }
 
+/* Trust anchors of contexts that have none. Nobody adds to it: setup gives a context another store. */
+static X509_STORE *no_anchors;
+
+static void
+no_anchors_make(void)
+{
+    no_anchors = X509_STORE_new();
+}
+
+/* Each SSL_CTX comes with an empty store of its own, which thousands of contexts can do without. */
+static void
+store_share(SSL_CTX *ctx)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, no_anchors_make);
+    if (no_anchors)
+        SSL_CTX_set1_cert_store(ctx, no_anchors);
+}
+
 void
 mg_ssl_context_create(lua_State *L)
 {
@@ -382,6 +402,7 @@ mg_ssl_context_create(lua_State *L)
     self->ctx = SSL_CTX_new(TLS_method());
     if (!self->ctx || mg_ssl_context_link(self->ctx, mg_lua_link(L)) < 0)
         mg_lua_openssl_error(L, "SSLError", "SSL_CTX_new");
+    store_share(self->ctx);
     ERR_clear_error(); /* of what it has gone on without */
     self->number = ++mg_lua_link(L)->contexts;
     mg_lua_link(L)->alive++;

@@ -34,8 +34,8 @@ mg_script_set_current(char *place, size_t cap)
     current_cap = cap;
 }
 
-static uint64_t
-thread_cpu_ns(void)
+uint64_t
+mg_thread_cpu_ns(void)
 {
     struct timespec ts;
 
@@ -60,7 +60,7 @@ on_count(lua_State *L, lua_Debug *ar)
         lua_sethook(L, NULL, 0, 0);
         return;
     }
-    if (!budget->expired && thread_cpu_ns() < budget->deadline_ns)
+    if (!budget->expired && mg_thread_cpu_ns() < budget->deadline_ns)
         return;
     budget->expired = true;
     lua_sethook(L, on_count, LUA_MASKCOUNT, 1);
@@ -92,7 +92,7 @@ budget_enter(struct mg_budget *budget, lua_State *L, const char *what)
     if (budget->depth++ == 0) {
         budget->expired = false;
         budget->what = what;
-        budget->deadline_ns = thread_cpu_ns() + (uint64_t)(budget->seconds * 1e9);
+        budget->deadline_ns = mg_thread_cpu_ns() + (uint64_t)(budget->seconds * 1e9);
     }
     hook_arm(L, budget);
 }

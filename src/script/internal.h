@@ -128,6 +128,9 @@ void mg_guard_open(lua_State *L);
 /* Before lua_close: the script's finalizers are not run any more. */
 void mg_guard_close(lua_State *L);
 
+/* CPU time of the calling thread, in nanoseconds. */
+uint64_t mg_thread_cpu_ns(void);
+
 /* Pushes "script.lua:12: " for the innermost function of the script on the stack, or "". */
 void mg_script_where(lua_State *L);
 
@@ -521,6 +524,11 @@ struct mg_proof {
     struct mg_proof_client *clients; /* what servers are tried with; likewise */
     struct mg_proof_kind **kinds;    /* owned; sorted by digest */
     size_t kind_count;
+    struct mg_proof_chain {
+        unsigned char digest[32]; /* of a kind and a chain */
+        bool proved;
+    } chains[256]; /* more are sent each time */
+    size_t chain_count;
     struct mg_buf warnings, errors; /* texts, each with a NUL */
 };
 
@@ -547,6 +555,14 @@ void mg_proof_kinds_free(struct mg_proof *proof);
 void mg_proof_inspect(struct mg_proof *proof, const struct mg_proof_entry *entry,
                       const struct mg_proof_certificate *certificate, X509 *x509,
                       const STACK_OF(X509) * chain, SSL_CTX *ctx);
+
+/* Whether such a chain has come through with a context of the entry's kind, to be read and noted, or NULL:
+ * the chain is always sent (prove_chain.c). */
+bool *mg_proof_chain_find(struct mg_proof *proof, const struct mg_proof_entry *entry, SSL_CTX *ctx,
+                          const STACK_OF(X509) * chain);
+
+/* Whether it came through under each version that its context offers. */
+bool mg_proof_is_flawless(const struct mg_proof_certificate *certificate);
 
 /* What the policy in force was proved with: proved.c. */
 int mg_proved_digest(struct mg_proof_entry *entry, SSL_CTX *ctx, struct mg_err *err);

@@ -5,6 +5,11 @@
 
 #define WHAT "listen"
 
+/* Registry fields: names and addresses by the name of the listener that has them, so that a further listener
+ * costs the same however many there are. */
+#define NAMES_TAKEN     "moongate.listener names"
+#define ADDRESSES_TAKEN "moongate.listener addresses"
+
 static void address_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void tls_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void backend_read(lua_State *L, const struct mg_option *o, const char *what, int value);
@@ -204,38 +209,62 @@ static const struct mg_class listener_class = {
 void
 mg_listen_open(lua_State *L)
 {
+    static const char *const tables[] = {MG_LISTENERS, NAMES_TAKEN, ADDRESSES_TAKEN};
+
     mg_class_register(L, &listener_class);
-    lua_newtable(L);
-    lua_setfield(L, LUA_REGISTRYINDEX, MG_LISTENERS);
+    for (size_t i = 0; i < MG_ARRAY_LEN(tables); i++) {
+        lua_newtable(L);
+        lua_setfield(L, LUA_REGISTRYINDEX, tables[i]);
+    }
 }
 
-/* No two listeners share a name or an address. The list is at `list`, the new one's options at
- * `made`. */
-static void
-listener_check(lua_State *L, int list, int made)
+/* Pushes what has the name or address at the top already, or nil. */
+static int
+taken_push(lua_State *L, const char *taken)
 {
+    lua_getfield(L, LUA_REGISTRYINDEX, taken);
+    lua_pushvalue(L, -2);
+    lua_rawget(L, -2);
+    lua_remove(L, -2);
+    return lua_type(L, -1);
+}
+
+/* Notes that the listener of that name has what is at the top. */
+static void
+taken_note(lua_State *L, const char *taken, int name)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, taken);
+    lua_pushvalue(L, -2);
+    lua_pushvalue(L, name);
+    lua_rawset(L, -3);
+    lua_pop(L, 1);
+}
+
+/* No two listeners share a name or an address. The new one's options are at `made`. */
+static void
+listener_claim(lua_State *L, int made)
+{
+    int name = lua_gettop(L) + 1, addresses = name + 1;
+
     lua_getfield(L, made, "name");
     lua_getfield(L, made, "address");
-    for (lua_Integer i = 1; lua_rawgeti(L, list, i) != LUA_TNIL; i++) {
-        int other = lua_gettop(L);
-
-        mg_option_push(L, other, "name");
-        if (lua_rawequal(L, -1, other - 2))
-            mg_option_error(L, WHAT, "name: there is already a listener \"%s\"",
-                            lua_tostring(L, -1));
-        mg_option_push(L, other, "address");
-        for (lua_Integer a = 1; lua_rawgeti(L, -1, a) != LUA_TNIL; a++) {
-            for (lua_Integer b = 1; lua_rawgeti(L, other - 1, b) != LUA_TNIL; b++) {
-                if (lua_rawequal(L, -1, -2))
-                    mg_option_error(L, WHAT, "address: %s belongs to listener \"%s\" already",
-                                    lua_tostring(L, -1), lua_tostring(L, other + 1));
-                lua_pop(L, 1);
-            }
-            lua_pop(L, 2);
-        }
-        lua_settop(L, other - 1);
+    lua_pushvalue(L, name);
+    if (taken_push(L, NAMES_TAKEN) != LUA_TNIL)
+        mg_option_error(L, WHAT, "name: there is already a listener \"%s\"", lua_tostring(L, name));
+    for (lua_Integer i = 1; lua_rawgeti(L, addresses, i) != LUA_TNIL; i++) {
+        if (taken_push(L, ADDRESSES_TAKEN) != LUA_TNIL)
+            mg_option_error(L, WHAT, "address: %s belongs to listener \"%s\" already",
+                            lua_tostring(L, -2), lua_tostring(L, -1));
+        lua_pop(L, 2);
     }
-    lua_pop(L, 3);
+    lua_settop(L, addresses);
+    for (lua_Integer i = 1; lua_rawgeti(L, addresses, i) != LUA_TNIL; i++) {
+        taken_note(L, ADDRESSES_TAKEN, name);
+        lua_pop(L, 1);
+    }
+    lua_settop(L, name);
+    taken_note(L, NAMES_TAKEN, name);
+    lua_settop(L, name - 1);
 }
 
 int
@@ -260,7 +289,7 @@ mg_listen_lua(lua_State *L)
     mg_script_where(L);
     lua_setfield(L, 3, MG_WHERE);
     lua_getfield(L, LUA_REGISTRYINDEX, MG_LISTENERS);
-    listener_check(L, lua_gettop(L), 3);
+    listener_claim(L, 3);
     lua_pushvalue(L, 2);
     lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
     lua_pushvalue(L, 2);

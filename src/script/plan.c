@@ -114,6 +114,22 @@ context_add(lua_State *L, int object, struct mg_buf *out)
     lua_pop(L, 1);
 }
 
+/* Registry field: Backends' places in their list. */
+#define PLACES "moongate.backend places"
+
+static void
+places_make(lua_State *L)
+{
+    lua_newtable(L);
+    lua_getfield(L, LUA_REGISTRYINDEX, MG_BACKENDS);
+    for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
+        lua_pushinteger(L, i);
+        lua_rawset(L, -4);
+    }
+    lua_pop(L, 2);
+    lua_setfield(L, LUA_REGISTRYINDEX, PLACES);
+}
+
 /* "backend=" with the place of the Backend in the list, so that two of the same name differ. */
 static void
 target_add(lua_State *L, int listener, struct mg_buf *out)
@@ -121,12 +137,10 @@ target_add(lua_State *L, int listener, struct mg_buf *out)
     if (mg_option_push(L, listener, "backend") == LUA_TFUNCTION) {
         mg_buf_adds(out, " backend=function");
     } else {
-        lua_getfield(L, LUA_REGISTRYINDEX, MG_BACKENDS);
-        for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
-            if (lua_rawequal(L, -1, -3))
-                mg_buf_addf(out, " backend=%d", (int)i);
-            lua_pop(L, 1);
-        }
+        lua_getfield(L, LUA_REGISTRYINDEX, PLACES);
+        lua_pushvalue(L, -2);
+        if (lua_rawget(L, -2) == LUA_TNUMBER)
+            mg_buf_addf(out, " backend=%d", (int)lua_tointeger(L, -1));
         lua_pop(L, 2);
     }
     lua_pop(L, 1);
@@ -190,6 +204,7 @@ backend_visit(lua_State *L, int object, void *out)
 static void
 manifest_body(lua_State *L, void *out)
 {
+    places_make(L);
     list_walk(L, MG_LISTENERS, listener_visit, out);
     list_walk(L, MG_BACKENDS, backend_visit, out);
 }

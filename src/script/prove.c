@@ -111,6 +111,7 @@ struct attempt {
     struct mg_proof_certificate *certificate;
     bool brief; /* contexts of this kind have been proved before */
     bool known; /* this very one has, for the policy in force */
+    bool bare;  /* such a chain has been sent in a context of this kind: it need not be again */
     X509 *x509;
     SSL_CTX *server;
     SSL_CTX *client;
@@ -172,8 +173,10 @@ handshake_judge(const struct attempt *a, const struct mg_memory_handshake *hs, c
 static int
 handshake_prove(const struct attempt *a, const char *servername, struct mg_err *err)
 {
-    struct mg_memory_handshake hs = {
-        .server = a->server, .client = a->client, .servername = servername};
+    struct mg_memory_handshake hs = {.server = a->server,
+                                     .client = a->client,
+                                     .servername = servername,
+                                     .bare = a->bare ? a->x509 : NULL};
     struct mg_proof_cell *cell = &a->certificate->cells[a->version];
     char cause[sizeof(cell->cause)];
 
@@ -277,6 +280,15 @@ certificate_prove(struct mg_proof *proof, const struct mg_proof_entry *entry, st
     return any ? 1 : 0;
 }
 
+bool
+mg_proof_is_flawless(const struct mg_proof_certificate *c)
+{
+    for (int v = 0; v < MG_PROOF_VERSIONS; v++)
+        if (c->cells[v].enabled && !c->cells[v].ok)
+            return false;
+    return true;
+}
+
 /* NULL: no memory. */
 static struct mg_proof_certificate *
 certificate_add(struct mg_proof_entry *entry)
@@ -303,6 +315,7 @@ certificates_prove(struct mg_proof *proof, struct mg_proof_entry *entry, SSL *pr
                                           SSL_set_current_cert(probe, which) == 1;
          which = SSL_CERT_SET_NEXT) {
         STACK_OF(X509) *chain = NULL;
+        bool *chain_known;
         int status;
 
         a->x509 = SSL_get_certificate(probe);
@@ -313,9 +326,13 @@ certificates_prove(struct mg_proof *proof, struct mg_proof_entry *entry, SSL *pr
         if (a->certificate == NULL || mg_proof_describe(a->certificate, a->x509, chain, err) != 0)
             return -1;
         mg_proof_inspect(proof, entry, a->certificate, a->x509, chain, a->server);
+        chain_known = a->brief ? mg_proof_chain_find(proof, entry, a->server, chain) : NULL;
+        a->bare = chain_known != NULL && *chain_known;
         status = certificate_prove(proof, entry, a, err);
         if (status < 0)
             return -1;
+        if (chain_known != NULL)
+            *chain_known = *chain_known || mg_proof_is_flawless(a->certificate);
         usable |= status;
     }
     ERR_clear_error();

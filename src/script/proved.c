@@ -148,9 +148,8 @@ is_proved(const struct mg_proof_entry *e)
     if (e->offer == NULL || e->complained || e->unique || e->certificate_count == 0)
         return false;
     for (size_t i = 0; i < e->certificate_count; i++)
-        for (int v = 0; v < MG_PROOF_VERSIONS; v++)
-            if (e->certificates[i].cells[v].enabled && !e->certificates[i].cells[v].ok)
-                return false;
+        if (!mg_proof_is_flawless(&e->certificates[i]))
+            return false;
     return true;
 }
 

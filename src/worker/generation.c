@@ -3,9 +3,13 @@
  *
  * The happy path is: QUEUED, BUILDING on a thread of its own while the loop serves, READY, CURRENT
  * by COMMIT, OLD when the next one is committed, UNUSED when its last connection (and its last
- * address) lets go of the config, FREEING on a thread again. Possible failure modes are: it cannot be
- * built (FAILED, freed), it is discarded (freed, after its thread has ended), its connections
+ * address) lets go of the config, FREEING on its thread again. Possible failure modes are: it cannot
+ * be built (FAILED, freed), it is discarded (freed, when its thread has built it), its connections
  * outlive generation_timeout (closed).
+ *
+ * The thread waits from the one to the other, and not for want of something to do: the C library gives each
+ * thread a heap of its own, so that no two generations that live at a time share one. Where they did,
+ * what one leaves behind would lie between the other's, and could not be given back.
  *
  * We hold one reference to a config from READY on, given back when it is no longer current. Only
  * one builds at a time, in the order of BUILD.
@@ -33,6 +37,7 @@ on_handle_close(uv_handle_t *handle)
     while (*at != g)
         at = &(*at)->next;
     *at = g->next;
+    uv_sem_destroy(&g->unused);
     mg_free(g);
     mg_worker_check_done(w);
 }
@@ -47,17 +52,6 @@ generation_end(struct mg_generation *g)
     g->snapshot_fd = -1;
     uv_close((uv_handle_t *)&g->built, on_handle_close);
     uv_close((uv_handle_t *)&g->timeout, on_handle_close);
-}
-
-/* On a thread of its own: thousands of contexts take longer than connections should wait. */
-static void
-free_run(void *data)
-{
-    struct mg_generation *g = data;
-    mg_script_free(g->config);
-    OPENSSL_thread_stop();
-    mg_worker_trim();
-    uv_async_send(&g->built);
 }
 
 static void
@@ -81,10 +75,7 @@ on_reap(uv_timer_t *timer)
             continue;
         g->state = MG_GENERATION_FREEING;
         mg_config_fini(g->config);
-        if (uv_thread_create(&g->thread, free_run, g) == 0)
-            continue;
-        mg_script_free(g->config);
-        generation_freed(g);
+        uv_sem_post(&g->unused);
     }
 }
 
@@ -129,12 +120,9 @@ count_get(const struct mg_snapshot *snapshot, const char *name)
     return (size_t)(seconds_get(snapshot, name, 0) / 1000);
 }
 
-/* On a thread of its own; touches nothing of the worker but the secret, which does not change, and the
- * ring, which has a lock. */
 static void
-build_run(void *data)
+config_build(struct mg_generation *g)
 {
-    struct mg_generation *g = data;
     struct mg_snapshot *snapshot = mg_snapshot_open(g->snapshot_fd, true, &g->err);
     if (snapshot != NULL) {
         struct mg_script_build build = {
@@ -152,7 +140,26 @@ build_run(void *data)
             mg_log(MG_LOG_WARN, "recent clients were not tried: %s", g->err.text);
         mg_snapshot_close(snapshot);
     }
+}
+
+/* The generation's thread, from BUILDING to READY and from FREEING to its end: thousands of contexts take
+ * longer than connections should wait. Touches nothing of the worker but the secret, which does not
+ * change, and the ring, which has a lock. */
+static void
+generation_run(void *data)
+{
+    struct mg_generation *g = data;
+    mg_priority_lower();
+    config_build(g);
+    bool failed = g->config == NULL; /* if so, g is gone when the loop has been told */
     OPENSSL_thread_stop();
+    uv_async_send(&g->built);
+    if (failed)
+        return;
+    uv_sem_wait(&g->unused);
+    mg_script_free(g->config);
+    OPENSSL_thread_stop();
+    mg_worker_trim();
     uv_async_send(&g->built);
 }
 
@@ -183,14 +190,15 @@ on_built(uv_async_t *async)
 {
     struct mg_generation *g = async->data;
     struct mg_worker_process *w = g->worker;
-    uv_thread_join(&g->thread);
     if (g->state == MG_GENERATION_FREEING) {
+        uv_thread_join(&g->thread);
         generation_freed(g);
         return;
     }
     close(g->snapshot_fd);
     g->snapshot_fd = -1;
     if (g->config == NULL) {
+        uv_thread_join(&g->thread);
         generation_fail(g);
         generation_end(g);
     } else {
@@ -223,7 +231,7 @@ next_build(struct mg_worker_process *w)
     if (first == NULL)
         return;
     first->state = MG_GENERATION_BUILDING;
-    int code = uv_thread_create(&first->thread, build_run, first);
+    int code = uv_thread_create(&first->thread, generation_run, first);
     if (code == 0)
         return;
     mg_err_setx(&first->err, "a thread to build on: %s", uv_strerror(code));
@@ -236,7 +244,10 @@ void
 mg_generation_build(struct mg_worker_process *w, uint64_t number, int snapshot_fd)
 {
     struct mg_generation *g = mg_calloc(1, sizeof(*g));
-    if (g == NULL || uv_async_init(&w->loop, &g->built, on_built) != 0) {
+    bool ready = g != NULL && uv_sem_init(&g->unused, 0) == 0;
+    if (!ready || uv_async_init(&w->loop, &g->built, on_built) != 0) {
+        if (ready)
+            uv_sem_destroy(&g->unused);
         mg_free(g);
         close(snapshot_fd);
         mg_worker_send(w, MG_MSG_FAILED, number, "out of memory");

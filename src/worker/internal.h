@@ -29,7 +29,7 @@ enum mg_generation_state {
     MG_GENERATION_CURRENT,
     MG_GENERATION_OLD,     /* its connections go on */
     MG_GENERATION_UNUSED,  /* nothing refers to its config: over for everybody else */
-    MG_GENERATION_FREEING, /* its thread runs again */
+    MG_GENERATION_FREEING, /* its thread goes on */
 };
 
 struct mg_generation {
@@ -44,8 +44,9 @@ struct mg_generation {
     size_t hello_ring;                                /* likewise */
     struct mg_replay replay;                          /* of recent clients, under its policy */
     bool discarded;
-    uv_thread_t thread;
-    uv_async_t built; /* from the thread: it has built, or freed */
+    uv_thread_t thread; /* builds, waits, frees */
+    uv_sem_t unused;    /* to the thread: nothing refers to the config */
+    uv_async_t built;   /* from the thread: it has built, or freed */
     uv_timer_t timeout;
     unsigned live; /* open handles of the two */
 };
@@ -106,6 +107,8 @@ struct mg_worker_process {
     int log_fd, access_fd; /* owned; -1 = syslog, none */
     bool leaving;          /* accepts no more; exits with the last connection */
     bool engine_closing;
+    uv_work_t trim; /* gives memory back */
+    bool trimming;
     size_t peak;         /* of sessions since the heap was last given back */
     uint64_t trimmed_ms; /* when that was, in loop time */
     uint64_t trim_accepted,

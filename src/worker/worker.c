@@ -256,9 +256,27 @@ mg_worker_trim(void)
 #endif
 }
 
+#ifdef MG_HAVE_MALLOC_TRIM
+static void
+trim_run(uv_work_t *work)
+{
+    (void)work;
+    mg_worker_trim();
+}
+
+static void
+on_trimmed(uv_work_t *work, int status)
+{
+    struct mg_worker_process *w = work->data;
+    (void)status;
+    w->trimming = false;
+}
+#endif
+
 /*
  * After a storm the C library keeps what it took for it; so most of that is given back: when half of many
- * connections have gone, or when it is quiet after many that were too short for a heartbeat to see.
+ * connections have gone, or when it is quiet after many that were too short for a heartbeat to see. Not
+ * on the loop: it looks at all that is free, tens of milliseconds in a heap with thousands of contexts.
  */
 static void
 heap_trim(struct mg_worker_process *w)
@@ -273,9 +291,10 @@ heap_trim(struct mg_worker_process *w)
         w->peak = sessions;
     bool ebbed = w->peak >= TRIM_PEAK && sessions < w->peak / 2;
     bool passed = quiet && accepted - w->trim_accepted >= TRIM_ACCEPTED;
-    if ((!ebbed && !passed) || now - w->trimmed_ms < TRIM_MS || mg_generations_building(w))
+    if ((!ebbed && !passed) || now - w->trimmed_ms < TRIM_MS || w->trimming ||
+        mg_generations_building(w) || uv_queue_work(&w->loop, &w->trim, trim_run, on_trimmed) != 0)
         return;
-    mg_worker_trim();
+    w->trimming = true;
     w->peak = sessions;
     w->trim_accepted = accepted;
     w->trimmed_ms = now;
@@ -456,6 +475,7 @@ loop_run(struct mg_worker_process *w, int channel, struct mg_err *err)
     w->live++;
     w->connected = true;
     timers_start(w);
+    w->trim.data = w;
     uv_run(&w->loop, UV_RUN_DEFAULT);
     if (w->live == 0 && uv_loop_close(&w->loop) == 0)
         return 0;

@@ -318,6 +318,25 @@ end))]], with())
         warned(policy, "listener web (context certs/soon.pem): EC certificate CN=b.example expires in")
     end)
 
+    it("proves each chain, also after many contexts of its kind", function()
+        local strong, weaker = testing.ca { key = "EC" }, testing.ca { key = "RSA" }
+        local function chained(name, issuer)
+            return testing.certificate { ca = issuer, names = { name }, key = "EC" }
+        end
+        local files = {}
+        for i = 10, 29 do
+            local certificate = chained(("host%d.example"):format(i), strong)
+            files[("certs/%d.pem"):format(i)] = certificate.pem .. strong.pem .. certificate.key_pem
+        end
+        local script = 'names = moongate.servernames(moongate.certificates("certs/*", '
+            .. "function(ctx) ctx.security_level = 3 end))"
+        local policy = load(script, files)
+        assert.equal("certs/29.pem by host29.example", found(policy, "host29.example"))
+        local last = chained("last.example", weaker)
+        files["certs/99.pem"] = last.pem .. weaker.pem .. last.key_pem
+        fails("listener web (context certs/99.pem): no client could use it: ca key too small", script, files)
+    end)
+
     it("tells of a key without a certificate", function()
         local policy = directory("certs/*", { ["certs/a.pem"] = both("a.example"),
             ["certs/lost.key"] = pem("b.example").key_pem })

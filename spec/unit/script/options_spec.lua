@@ -226,6 +226,24 @@ describe("an object", function()
         ]])
     end)
 
+    it("are many, and what one has, no other gets", function()
+        passes([[
+            for i = 1, 5000 do
+                moongate.listen { name = "l" .. i, address = "unix:/run/" .. i, backend = ("a:%d"):format(i) }
+            end
+            local function refused(options)
+                local ok, fault = pcall(moongate.listen, options)
+                assert(not ok)
+                return fault
+            end
+            assert(refused { name = "l2500", address = "unix:/run/free", backend = "a:1" }
+                :find('name: there is already a listener "l2500"', 1, true))
+            assert(refused { name = "new", address = { "unix:/run/free", "unix:/run/4999" }, backend = "a:1" }
+                :find('address: unix:/run/4999 belongs to listener "l4999" already', 1, true))
+            moongate.listen { name = "new", address = "unix:/run/free", backend = "a:1" } -- refusals take nothing
+        ]])
+    end)
+
     it("whose context cannot be set up is named with its line", function()
         local result = checks.run([[
             local ctx = openssl.SSL.SSLContext.new()

@@ -47,8 +47,6 @@ local function refuses(alert, reason, hs)
     assert.is_nil(hs.version)
 end
 
-after_each(fix.queue_is_empty)
-
 for _, version in ipairs { "tls12", "tls13" } do
     describe("testing.handshake, " .. version, function()
         local client = testing.clients[version]
