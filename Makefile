@@ -4,7 +4,7 @@ MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
-# One build tree per variant: asan, gcstress and faults get their own below $(B).
+# One build tree per variant: all but release get their own below $(B).
 B       ?= build
 VARIANT ?= release
 CC      = cc
@@ -19,8 +19,11 @@ OPT := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-
 else ifeq ($(VARIANT),gcstress)
 OUT := $(B)/gcstress
 OPT := -O1 -g -D_FORTIFY_SOURCE=2 -DMG_GC_STRESS
+else ifeq ($(VARIANT),threads)
+OUT := $(B)/threads
+OPT := -O2 -g -D_FORTIFY_SOURCE=2 -DMG_OFFLOAD_BEGIN=0
 else
-$(error VARIANT is release, asan or gcstress, not $(VARIANT))
+$(error VARIANT is release, asan, gcstress or threads, not $(VARIANT))
 endif
 
 PKGS     := openssl libuv lua5.4
@@ -132,12 +135,17 @@ check: spec-build ## build and run the specs (SPEC=path: some of them); installs
 	@MOONGATE_BUILD=$(OUT) spec/run $(SPEC)
 
 # ---- the same specs, harder ----------------------------------------------------------------------
-.PHONY: asan gcstress
+.PHONY: asan gcstress threads
 asan: ## the specs under AddressSanitizer and UBSan
 	@$(MAKE) --no-print-directory check VARIANT=asan
 
 gcstress: ## the specs with Lua's collector at pause 0
 	@$(MAKE) --no-print-directory check VARIANT=gcstress
+
+THREADS_SPEC = spec/c/engine_offload spec/c/engine_close spec/system/flood spec/system/sessions spec/system/resumption \
+               spec/system/tls_function spec/system/servername spec/system/callbacks spec/system/clients
+threads: ## the specs of handshakes (SPEC=path: others) with each of them that may in the helper thread
+	@$(MAKE) --no-print-directory check VARIANT=threads SPEC="$(or $(SPEC),$(THREADS_SPEC))"
 
 .PHONY: faults
 faults: ## each allocation of the bindings fails once, for every n (the ordinary run takes a sample of the long ones)
@@ -213,4 +221,4 @@ clean: ## remove everything that was built
 help: ## this list
 	@echo "make run and make test are all it takes; both install what is missing. Targets:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | sort | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
-	@echo "Variables: VARIANT=release|asan|gcstress, SPEC=path, CFLAGS, LDFLAGS, PREFIX, DESTDIR"
+	@echo "Variables: VARIANT=release|asan|gcstress|threads, SPEC=path, CFLAGS, LDFLAGS, PREFIX, DESTDIR"

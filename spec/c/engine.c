@@ -105,6 +105,7 @@ context_make(lua_State *L, int idx, bool server)
             setup_failed(ca);
         SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
     }
+    mg_tls_threads_allow(ctx, true);
     SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
     if (opt_integer(L, idx, "max_version", 0) == 12)
         SSL_CTX_set_max_proto_version(ctx, TLS1_2_VERSION);
@@ -331,6 +332,20 @@ on_control(uv_poll_t *poll, int status, int events)
     answer(host, &text);
 }
 
+/* What a new thread's stack takes; more than there is, and there are no threads. */
+static void
+stack_limit(rlim_t bytes)
+{
+    struct rlimit limit;
+
+    if (bytes == 0)
+        return;
+    getrlimit(RLIMIT_STACK, &limit);
+    limit.rlim_cur = bytes;
+    if (setrlimit(RLIMIT_STACK, &limit) != 0)
+        setup_failed("the limit of the stack");
+}
+
 static int
 host_run(lua_State *L, int control_fd)
 {
@@ -340,6 +355,7 @@ host_run(lua_State *L, int control_fd)
     struct mg_engine_options options = {.loop = &host.loop, .access_fd = -1};
     struct mg_err err;
 
+    stack_limit((rlim_t)opt_integer(L, 1, "thread_stack", 0));
     uv_loop_init(&host.loop);
     host.shared = mg_shared_map((int)opt_integer(L, 1, "shared", -1), &err);
     if (host.shared == NULL)

@@ -361,16 +361,18 @@ struct mg_callbacks {
     MG_CALLBACKS(MG_CALLBACK_FLAG)
 };
 
-/* The session cache of a context (ssl_cache.c). */
+/* The session cache of a context (ssl_cache.c). Atomic: what may change while handshakes are on several
+ * threads. */
 struct mg_ssl_cache {
-    uint64_t owner;  /* of its entries in the memory */
-    bool own;        /* nobody else has that number: the entries go with the context */
-    bool originates; /* sessions with backends are wanted, whatever mode says */
-    uint32_t mode;   /* as assigned */
-    long size;       /* entries at most; 0 = any number */
-    int64_t misses, cb_hits, full;
-    int64_t published[MG_CACHE_EVENTS]; /* what other workers have been told of our statistics */
-    long cleared_at;                    /* connections at the last sweep */
+    uint64_t owner;        /* of its entries in the memory */
+    bool own;              /* nobody else has that number: the entries go with the context */
+    bool originates;       /* sessions with backends are wanted, whatever mode says */
+    _Atomic uint32_t mode; /* as assigned */
+    _Atomic long size;     /* entries at most; 0 = any number */
+    _Atomic int64_t misses, cb_hits, full;
+    _Atomic int64_t
+        published[MG_CACHE_EVENTS]; /* what other workers have been told of our statistics */
+    _Atomic long cleared_at;        /* connections at the last sweep */
 };
 
 /* What an SSL_CTX carries for callbacks and in-memory handshakes, in its ex_data. */

@@ -188,7 +188,8 @@ on_gone(void *data, const struct mg_cache_entry *entry)
     if (!leaving->ctx)
         return; /* its own place was taken by another meanwhile, in a set that is full */
     struct mg_ssl_context_extra *extra = mg_ssl_context_extra(leaving->ctx);
-    extra->cache.full += leaving->crowded_out;
+    if (leaving->crowded_out)
+        extra->cache.full++;
     if (!extra->callbacks.session_remove_cb)
         return;
     SSL_SESSION *session = entry_session(entry);
@@ -284,7 +285,8 @@ mg_ssl_cache_find(SSL *ssl, const unsigned char *id, size_t id_len)
     }
     if (session)
         note_set(session, entry->owner, entry->order);
-    extra->cache.misses += session == NULL;
+    if (!session)
+        extra->cache.misses++;
     entry_free(entry);
     return session;
 }
@@ -454,10 +456,8 @@ mg_ssl_cache_publish(SSL_CTX *ctx)
     if (!shared_cache || own->own)
         return;
     events_of_ours(ctx, now);
-    for (int i = 0; i < MG_CACHE_EVENTS; i++) {
-        by[i] = now[i] - own->published[i];
-        own->published[i] = now[i];
-    }
+    for (int i = 0; i < MG_CACHE_EVENTS; i++)
+        by[i] = now[i] - atomic_exchange(&own->published[i], now[i]);
     mg_cache_events_add(shared_cache, own->owner, by);
 }
 

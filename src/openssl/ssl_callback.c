@@ -430,6 +430,15 @@ on_info(const SSL *ssl, int where, int ret MG_UNUSED)
         mg_callback_tmp_dh(ssl);
 }
 
+/* Whether a handshake enters Lua. servername_cb is asked before there is one. */
+static bool
+handshake_asks(const struct mg_callbacks *set)
+{
+    struct mg_callbacks none = {0};
+    none.servername_cb = set->servername_cb;
+    return memcmp(set, &none, sizeof(none)) != 0;
+}
+
 void
 mg_callbacks_install(SSL_CTX *ctx, const struct mg_callbacks *set, int verify_mode)
 {
@@ -447,4 +456,5 @@ mg_callbacks_install(SSL_CTX *ctx, const struct mg_callbacks *set, int verify_mo
     SSL_CTX_set_info_callback(ctx, on_info);
     mg_callbacks_install_deciding(ctx, set);
     mg_callbacks_install_notifying(ctx, set);
+    mg_tls_threads_allow(ctx, !handshake_asks(set));
 }

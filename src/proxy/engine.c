@@ -6,7 +6,7 @@
  * put its peer into a queue, and one of the queue is taken per loop turn, in the check phase, after
  * the established connections have read and written. While the queue is not empty an idle handle
  * keeps the loop from sleeping; when it is empty both handles stop, and the loop sleeps as long as
- * nobody says anything.
+ * nobody says anything. From a certain length on the queue is worked off by a thread (offload.c).
  */
 #include "proxy/internal.h"
 
@@ -20,6 +20,7 @@ memory_free(struct mg_engine *engine)
     mg_free(engine->plain);
     mg_free(engine->out);
     mg_reuse_free(engine->reuse);
+    mg_offload_free(engine->offload);
     mg_free(engine);
 }
 
@@ -36,7 +37,9 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
     engine->plain = mg_malloc(MG_NET_UNIT);
     engine->out = mg_malloc(MG_OUT_UNIT);
     engine->reuse = mg_reuse_new();
-    if (engine->plain == NULL || engine->out == NULL || engine->reuse == NULL) {
+    engine->offload = mg_offload_new(engine);
+    if (engine->plain == NULL || engine->out == NULL || engine->reuse == NULL ||
+        engine->offload == NULL) {
         mg_err_setx(err, "engine: out of memory");
         memory_free(engine);
         return NULL;
@@ -93,6 +96,7 @@ mg_engine_close(struct mg_engine *engine, void (*closed)(void *data), void *data
     engine->on_closed = closed;
     engine->on_closed_data = data;
     mg_frontends_stop(engine);
+    engine->handles += mg_offload_close(engine->offload, on_handle_close);
     uv_close((uv_handle_t *)&engine->idle, on_handle_close);
     uv_close((uv_handle_t *)&engine->check, on_handle_close);
     uv_close((uv_handle_t *)&engine->full_timer, on_handle_close);

@@ -1,9 +1,9 @@
 /*
  * Handshakes, down and up: input is kept until the engine's queue gives the peer its turn.
  *
- * The happy path is: bytes come, they are held and reading stops; the step takes them, its answer
- * leaves in one write, reading starts again; after the last step what is left of the input stays
- * held for the relay. Possible failure modes are: the step fails (down: the alert leaves and the
+ * The happy path is: bytes come, they are held and reading stops; the step takes them – here, or in
+ * the helper thread (offload.c) – its answer leaves in one write, reading starts again; after the last
+ * step what is left of the input stays held for the relay. Possible failure modes are: the step fails (down: the alert leaves and the
  * session lingers; up: the next address), the peer closes in the middle (session.c sees it),
  * nothing comes (the timer).
  */
@@ -128,13 +128,12 @@ done(struct mg_peer *peer)
     }
 }
 
-/* Flushes what the step wrote. false: the peer's socket has failed and that was dealt with. */
+/* Sends what the step wrote. false: the peer's socket has failed and that was dealt with. */
 static bool
-answer_flush(struct mg_peer *peer, struct mg_tls_io *io)
+answer_send(struct mg_peer *peer, const void *data, size_t len)
 {
-    int rc = io->out_len > 0 ? mg_stream_write(&peer->stream, io->out, io->out_len) : 0;
+    int rc = len > 0 ? mg_stream_write(&peer->stream, data, len) : 0;
 
-    io->out_len = 0;
     if (rc >= 0)
         return true;
     if (mg_peer_is_down(peer))
@@ -142,6 +141,29 @@ answer_flush(struct mg_peer *peer, struct mg_tls_io *io)
     else
         mg_dial_failed(peer->session, "up: reset during the handshake", uv_strerror(rc));
     return false;
+}
+
+static void
+step_over(struct mg_peer *peer, enum mg_tls_status status, size_t used, const struct mg_err *err)
+{
+    held_consume(peer, used);
+    switch (status) {
+    case MG_TLS_OK:
+        done(peer);
+        break;
+    case MG_TLS_WANT_READ:
+        mg_stream_read_start(&peer->stream);
+        break;
+    case MG_TLS_CLOSED:
+        failed(peer,
+               mg_peer_reason(peer, "down: closed during the handshake",
+                              "up: closed during the handshake"),
+               NULL);
+        break;
+    default:
+        failed(peer, failure_reason(peer), err->text);
+        break;
+    }
 }
 
 static void
@@ -159,32 +181,27 @@ step(struct mg_peer *peer)
 
     do {
         status = mg_tls_conn_handshake(&peer->tls, &io, &err);
-        if (!answer_flush(peer, &io))
+        if (!answer_send(peer, io.out, io.out_len))
             return;
+        io.out_len = 0;
     } while (status == MG_TLS_WANT_WRITE);
-    held_consume(peer, io.in_used);
-    switch (status) {
-    case MG_TLS_OK:
-        done(peer);
-        break;
-    case MG_TLS_WANT_READ:
-        mg_stream_read_start(&peer->stream);
-        break;
-    case MG_TLS_CLOSED:
-        failed(peer,
-               mg_peer_reason(peer, "down: closed during the handshake",
-                              "up: closed during the handshake"),
-               NULL);
-        break;
-    default:
-        failed(peer, failure_reason(peer), err.text);
-        break;
-    }
+    step_over(peer, status, io.in_used, &err);
+}
+
+void
+mg_handshake_answered(struct mg_peer *peer, const struct mg_handshake_answer *answer)
+{
+    if (answer->out.failed)
+        out_of_memory(peer->session);
+    else if (answer_send(peer, answer->out.data, answer->out.len))
+        step_over(peer, answer->status, answer->used, &answer->err);
 }
 
 void
 mg_handshake_step(struct mg_peer *peer)
 {
-    if (!peer->deciding || mg_session_hello_step(peer->session))
+    if (peer->deciding && !mg_session_hello_step(peer->session))
+        return;
+    if (!mg_offload_take(peer))
         step(peer);
 }

@@ -68,11 +68,13 @@ struct mg_engine {
     unsigned char *plain; /* MG_NET_UNIT bytes: what one call decrypts */
     unsigned char *out;   /* MG_OUT_UNIT bytes: what one call encrypts */
     struct mg_link sessions, frontends;
-    struct mg_link handshakes; /* peers whose handshake can go a step further */
+    struct mg_link handshakes;  /* peers whose handshake can go a step further */
+    uint64_t others_at;         /* loop time at which an established session was last heard, or 0 */
+    struct mg_offload *offload; /* takes them over when there are many; owned */
     uv_idle_t idle;   /* runs while `handshakes` is not empty, so that the loop does not sleep */
     uv_check_t check; /* takes one of them per loop turn, after all reading */
     uv_timer_t full_timer; /* runs while a frontend waits for room under max_connections */
-    unsigned handles;      /* of the three above, not yet closed */
+    unsigned handles;      /* of the three above, and offload's, not yet closed */
     size_t session_count;  /* until their memory is freed */
     uint64_t accepted, handshakes_done, bytes_up, bytes_down; /* of closed sessions: the bytes */
     struct mg_reason_count closes[MG_REASONS];
@@ -92,6 +94,9 @@ uint64_t mg_engine_random(struct mg_engine *engine);
 
 /* Something the engine waits for at its close is gone. */
 void mg_engine_release(struct mg_engine *engine);
+
+/* A session of that age is not one of a flood. */
+#define MG_ESTABLISHED_MS 50
 
 /* ---- session --------------------------------------------------------------------------------- */
 
@@ -131,6 +136,9 @@ struct mg_peer {
 /* One attempt to reach a backend; see backend.c. */
 struct mg_dial;
 
+/* A step of down's handshake in the helper thread; see offload.c. */
+struct mg_job;
+
 struct mg_session {
     struct mg_link link; /* in engine->sessions */
     struct mg_engine *engine;
@@ -139,6 +147,7 @@ struct mg_session {
     struct mg_backend *backend;         /* chosen, or NULL */
     struct mg_backend_address *address; /* tried or connected to: its `active` counts us; or NULL */
     struct mg_dial *dial;               /* owned; NULL unless connecting */
+    struct mg_job *job; /* owned; while it is there down.tls and down.held are not ours */
     struct mg_peer down, up;
     uv_timer_t timer;  /* one for all deadlines, re-armed when it fires or an earlier one appears */
     uint64_t armed_at; /* loop time at which it fires; 0 = not armed */
@@ -237,8 +246,19 @@ void mg_handshake_input(struct mg_peer *peer, const unsigned char *data, size_t 
 /* Puts the peer into the engine's queue, from where it gets a step; engine.c. */
 void mg_handshake_enqueue(struct mg_peer *peer);
 
-/* Takes what is held as far as it goes. */
+/* Takes what is held as far as it goes, or has the helper thread do it. */
 void mg_handshake_step(struct mg_peer *peer);
+
+/* What a step has brought. */
+struct mg_handshake_answer {
+    enum mg_tls_status status;
+    size_t used; /* of what is held */
+    struct mg_buf out;
+    struct mg_err err;
+};
+
+/* Goes on after a step that was done elsewhere. */
+void mg_handshake_answered(struct mg_peer *peer, const struct mg_handshake_answer *answer);
 
 /* Down gets no further: what it was told has left, FIN follows, and we wait for its end. */
 void mg_handshake_refused(struct mg_session *s, const char *reason, const char *detail);
@@ -258,6 +278,26 @@ bool mg_session_hello_step(struct mg_session *s);
 
 /* Whether the chosen backend cannot take what is passed through; then the client is told. */
 bool mg_session_pass_refused(struct mg_session *s);
+
+/* ---- offload.c: the helper thread for handshakes ---------------------------------------------- */
+
+struct mg_offload *mg_offload_new(struct mg_engine *engine); /* NULL: no memory */
+
+/* No session has a job any more. Whether a handle is closing. The memory goes by _free, after that. */
+bool mg_offload_close(struct mg_offload *offload, uv_close_cb closed);
+void mg_offload_free(struct mg_offload *offload);
+
+/* The peer's step is the thread's, and mg_handshake_answered follows; false: it is to be done here. */
+bool mg_offload_take(struct mg_peer *peer);
+
+/* Afterwards down.tls may be looked at: a job that was not begun waits for its turn again. */
+void mg_offload_settle(struct mg_session *s);
+
+/* Afterwards there is no job. */
+void mg_offload_cancel(struct mg_session *s);
+
+/* How many steps the thread has done. */
+uint64_t mg_offload_steps(const struct mg_offload *offload);
 
 /* ---- pump: pump.c ---------------------------------------------------------------------------- */
 

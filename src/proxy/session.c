@@ -203,6 +203,7 @@ mg_session_close(struct mg_session *s, const char *reason, const char *detail)
         return;
     s->reason = reason;
     detail_set(s, detail);
+    mg_offload_cancel(s);
     mg_record_write(s);
     s->state = S_CLOSING;
     s->listener->open--;
@@ -349,6 +350,8 @@ on_read(struct mg_stream *stream, const unsigned char *data, size_t len)
         if (mg_peer_hold(peer, data, len) && peer->held_len >= MG_HANDSHAKE_READ)
             mg_stream_read_stop(stream);
     } else {
+        if (s->active_at - s->born_at >= MG_ESTABLISHED_MS)
+            s->engine->others_at = s->active_at;
         mg_pump_input(peer, data, len);
     }
 }
@@ -599,6 +602,7 @@ mg_session_info(const struct mg_session *s, struct mg_session_info *info)
 {
     struct mg_session *self = s->down.session; /* the same, without const */
 
+    mg_offload_settle(self);
     *info = (struct mg_session_info){
         .id = s->id,
         .generation = s->config->generation,

@@ -18,13 +18,29 @@
 #include <stdio.h>
 #include <string.h>
 
-static int conn_index = -1;
+static int conn_index = -1, threads_index = -1;
 static pthread_once_t index_once = PTHREAD_ONCE_INIT;
 
 static void
 index_make(void)
 {
     conn_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+    threads_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+}
+
+/* Without memory it stays as it is for a new context: not allowed. */
+void
+mg_tls_threads_allow(SSL_CTX *ctx, bool allowed)
+{
+    pthread_once(&index_once, index_make);
+    if (threads_index >= 0)
+        SSL_CTX_set_ex_data(ctx, threads_index, allowed ? &threads_index : NULL);
+}
+
+bool
+mg_tls_threads_allowed(const SSL_CTX *ctx)
+{
+    return threads_index >= 0 && SSL_CTX_get_ex_data(ctx, threads_index) != NULL;
 }
 
 struct mg_tls_conn *

@@ -7,7 +7,8 @@
  * one encrypts and both decrypt, so that a fleet can change its secret one machine after the other.
  *
  * The derived keys of three periods are kept and made again when the period turns. They and the
- * secrets belong to the SSL_CTX (ex data) and are wiped with it.
+ * secrets belong to the SSL_CTX (ex data) and are wiped with it. Handshakes of one context may be on
+ * several threads, so what changes is under a lock, and what one of them uses is a copy.
  */
 #include "tls/internal.h"
 
@@ -37,7 +38,8 @@ struct ticket_keys {
     unsigned char *secret[SECRETS]; /* owned; [1] may be NULL */
     size_t secret_len[SECRETS];
     unsigned rotation_s;
-    uint64_t period; /* the one that key[][0] is for */
+    pthread_mutex_t mutex; /* of all below */
+    uint64_t period;       /* the one that key[][0] is for */
     bool derived;
     struct ticket_key key[SECRETS][PERIODS];
 };
@@ -52,6 +54,7 @@ keys_free(struct ticket_keys *keys)
         return;
     for (int i = 0; i < SECRETS; i++)
         mg_free_secret(keys->secret[i], keys->secret_len[i]);
+    pthread_mutex_destroy(&keys->mutex);
     mg_free_secret(keys, sizeof(*keys));
 }
 
@@ -154,18 +157,55 @@ mac_init(EVP_MAC_CTX *mac, struct ticket_key *key)
     return EVP_MAC_CTX_set_params(mac, params) == 1;
 }
 
+/* The key that encrypts now. */
+static bool
+key_current(struct ticket_keys *keys, struct ticket_key *out)
+{
+    pthread_mutex_lock(&keys->mutex);
+    keys_update(keys);
+    *out = keys->key[0][0];
+    pthread_mutex_unlock(&keys->mutex);
+    return out->known;
+}
+
+/* The key of that name; *current: it is the one that encrypts now. */
+static bool
+key_find(struct ticket_keys *keys, const unsigned char name[16], struct ticket_key *out,
+         bool *current)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&keys->mutex);
+    keys_update(keys);
+    for (int i = 0; i < SECRETS * PERIODS && !found; i++) {
+        const struct ticket_key *key = &keys->key[i / PERIODS][i % PERIODS];
+
+        found = key->known && memcmp(name, key->name, sizeof(key->name)) == 0;
+        if (found) {
+            *out = *key;
+            *current = i == 0;
+        }
+    }
+    pthread_mutex_unlock(&keys->mutex);
+    return found;
+}
+
 /* 1: sealed; 0: no ticket this time. */
 static int
 ticket_seal(struct ticket_keys *keys, unsigned char name[16], unsigned char *iv,
             EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac)
 {
-    struct ticket_key *key = &keys->key[0][0];
+    struct ticket_key key;
+    int sealed = 0;
 
-    if (!key->known || RAND_bytes(iv, EVP_CIPHER_get_iv_length(EVP_aes_256_cbc())) != 1)
-        return 0;
-    memcpy(name, key->name, sizeof(key->name));
-    return EVP_EncryptInit_ex2(cipher, EVP_aes_256_cbc(), key->cipher, iv, NULL) == 1 &&
-           mac_init(mac, key);
+    if (key_current(keys, &key) &&
+        RAND_bytes(iv, EVP_CIPHER_get_iv_length(EVP_aes_256_cbc())) == 1) {
+        memcpy(name, key.name, sizeof(key.name));
+        sealed = EVP_EncryptInit_ex2(cipher, EVP_aes_256_cbc(), key.cipher, iv, NULL) == 1 &&
+                 mac_init(mac, &key);
+    }
+    mg_wipe(&key, sizeof(key));
+    return sealed;
 }
 
 /* 1: opened with the current key; 2: with another, so the client gets a new one; 0: not ours. */
@@ -173,19 +213,17 @@ static int
 ticket_open(struct ticket_keys *keys, const unsigned char name[16], const unsigned char *iv,
             EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac)
 {
-    for (int s = 0; s < SECRETS; s++) {
-        for (int p = 0; p < PERIODS; p++) {
-            struct ticket_key *key = &keys->key[s][p];
+    struct ticket_key key;
+    bool current, opened;
 
-            if (!key->known || memcmp(name, key->name, sizeof(key->name)) != 0)
-                continue;
-            if (EVP_DecryptInit_ex2(cipher, EVP_aes_256_cbc(), key->cipher, iv, NULL) != 1 ||
-                !mac_init(mac, key))
-                return -1;
-            return s == 0 && p == 0 ? 1 : 2;
-        }
-    }
-    return 0;
+    if (!key_find(keys, name, &key, &current))
+        return 0;
+    opened = EVP_DecryptInit_ex2(cipher, EVP_aes_256_cbc(), key.cipher, iv, NULL) == 1 &&
+             mac_init(mac, &key);
+    mg_wipe(&key, sizeof(key));
+    if (!opened)
+        return -1;
+    return current ? 1 : 2;
 }
 
 static int
@@ -196,7 +234,6 @@ on_ticket(SSL *ssl, unsigned char name[16], unsigned char *iv, EVP_CIPHER_CTX *c
 
     if (keys == NULL)
         return 0;
-    keys_update(keys);
     return seal ? ticket_seal(keys, name, iv, cipher, mac)
                 : ticket_open(keys, name, iv, cipher, mac);
 }
@@ -213,7 +250,12 @@ mg_tls_ticket_setup(SSL_CTX *ctx, const void *secret, size_t secret_len, const v
     }
     pthread_once(&index_once, index_make);
     keys = mg_calloc(1, sizeof(*keys));
-    if (keys == NULL || keys_index < 0)
+    if (keys == NULL || pthread_mutex_init(&keys->mutex, NULL) != 0) {
+        mg_free(keys);
+        keys = NULL;
+        goto no_memory;
+    }
+    if (keys_index < 0)
         goto no_memory;
     keys->rotation_s = rotation_s;
     if (secret_copy(keys, 0, secret, secret_len) != 0 ||

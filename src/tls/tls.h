@@ -275,6 +275,13 @@ void mg_tls_conn_abort(struct mg_tls_conn *conn, struct mg_tls_io *io);
 /* Frees the SSL object; the session stays resumable. Idempotent. */
 void mg_tls_conn_close(struct mg_tls_conn *conn);
 
+/*
+ * Handshakes of the context may run on another thread than the loop's, several at a time: the callbacks that
+ * it has touch nothing but their connection, or lock. Not so until it is said.
+ */
+void mg_tls_threads_allow(SSL_CTX *ctx, bool allowed);
+bool mg_tls_threads_allowed(const SSL_CTX *ctx);
+
 /* The connection of an SSL object inside OpenSSL's callbacks; NULL if it is not one of ours. */
 struct mg_tls_conn *mg_tls_conn_of(const SSL *ssl);
 
