@@ -89,8 +89,8 @@ local function file_read(path, used, keys)
   return { path = path, cert = table.remove(certs, 1), chain = certs, key = key, kind = kind, names = names }
 end
 
--- All files of the pattern that can be used. What is wrong with another does not end the script here: it is refused when
--- all of it has been looked at, so that a directory is mended in one go.
+-- All files of the pattern that can be used. What is wrong with another does not end the script here: it is refused
+-- when all of it has been looked at, so that a directory is mended in one go.
 local function files_read(pattern)
   local files, used, keys, is_faulty = {}, {}, {}, false
   for _, path in ipairs(without_certbots_parts(core.glob(pattern))) do

@@ -1,7 +1,6 @@
 --- testing.handshake with what a listener may have as `tls`: the ClientHello decides in memory as on a listener.
 
 package.path = "spec/unit/support/?.lua;lua/?.lua;" .. package.path
-local fix = require "fixtures"
 local openssl = require "moongate.openssl"
 local testing = require "moongate.testing"
 
