@@ -170,7 +170,7 @@ void mg_logv(enum mg_log_level level, const char *fmt, va_list args) MG_PRINTF(2
 /* CLOCK_MONOTONIC in nanoseconds; wall clock as "2026-11-23T03:40:00.123Z". */
 uint64_t mg_now_ns(void);
 
-/* From now on the calling thread, which prepares what others will serve, stands back for them. */
+/* From now on the calling thread stands back for the others. */
 void mg_priority_lower(void);
 void mg_time_text(char out[32]);
 

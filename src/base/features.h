@@ -15,7 +15,6 @@
 #define MG_HAVE_INOTIFY       1
 #define MG_HAVE_THREAD_NICE   1 /* nice() is about the calling thread alone */
 #define MG_HAVE_SOCKET_FILTER 1 /* SO_ATTACH_FILTER */
-#define MG_HAVE_THREAD_NICE   1 /* setpriority on a thread */
 #define MG_HAVE_SIOCOUTQ      1 /* how much of a socket's output the other side has not taken */
 #endif
 

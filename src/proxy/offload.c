@@ -42,9 +42,6 @@
 
 #include <errno.h>
 #include <openssl/crypto.h>
-#ifdef MG_HAVE_THREAD_NICE
-#include <sys/resource.h>
-#endif
 #include <unistd.h>
 
 /* So many others wait: a queue has built up. A test build may have it 0: always. */
@@ -57,7 +54,6 @@
 /* Out at a time: enough for the thread not to run dry while the loop has other things to do. */
 #define JOBS_MAX 8
 #define RETRY_MS 1000
-#define NICER    5
 
 enum job_state { QUEUED, RUNNING, DONE };
 
@@ -129,19 +125,11 @@ loop_tell(struct mg_offload *o)
 }
 
 static void
-thread_be_nice(void)
-{
-#ifdef MG_HAVE_THREAD_NICE
-    setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + NICER);
-#endif
-}
-
-static void
 on_thread(void *data)
 {
     struct mg_offload *o = data;
 
-    thread_be_nice();
+    mg_priority_lower();
     uv_mutex_lock(&o->mutex);
     while (!o->stop) {
         struct mg_job *job = MG_CONTAINER_OF(o->queue.next, struct mg_job, link);
