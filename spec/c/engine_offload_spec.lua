@@ -45,6 +45,14 @@ local function server()
     return engine.server { crt = certs.rsa.crt, key = certs.rsa.key }
 end
 
+-- An engine that echoes, and its flood, of which the thread has had a part.
+local function flooded()
+    local web = engine.start { tls = server(), backend = { kind = "echo" } }
+    local clients = flood(web)
+    offloaded(web)
+    return web, clients
+end
+
 describe("a flood of handshakes", function()
     it("goes to the helper thread, and nobody is lost", function()
         local web = engine.start { tls = server(), backend = { kind = "echo" } }
@@ -61,9 +69,7 @@ describe("a flood of handshakes", function()
     end)
 
     it("is told no other end than on the loop", function()
-        local web = engine.start { tls = server(), backend = { kind = "echo" } }
-        local clients = flood(web)
-        offloaded(web)
+        local web, clients = flooded()
         local number = #web:records()
         local other = bench.exchange { connect = web.address, tls = true, servername = "localhost",
             cafile = certs.other_ca.crt }
@@ -90,9 +96,7 @@ describe("a flood of handshakes", function()
     end)
 
     it("survives each failing allocation", function()
-        local web = engine.start { tls = server(), backend = { kind = "echo" } }
-        local clients = flood(web)
-        offloaded(web)
+        local web, clients = flooded()
         for n = 1, 60 do
             web:ask("fail " .. n)
             offloaded(web)
@@ -107,9 +111,7 @@ end)
 
 describe("close_while_offloaded", function()
     it("by clients that are gone", function()
-        local web = engine.start { tls = server(), backend = { kind = "echo" } }
-        local clients = flood(web)
-        offloaded(web)
+        local web, clients = flooded()
         for _ = 1, 5 do
             bench.peer("peer", "vanish", { connect = web.address, count = 50, sizes = "100,5000",
                 servername = "localhost" }):finish(60)
@@ -158,18 +160,14 @@ describe("close_while_offloaded", function()
 
     it("by the engine's own end", function()
         for _ = 1, 3 do
-            local web = engine.start { tls = server(), backend = { kind = "echo" } }
-            local clients = flood(web)
-            offloaded(web)
+            local web, clients = flooded()
             web:stop()
             clients:stop()
         end
     end)
 
     it("keeps the config that it was begun under", function()
-        local web = engine.start { tls = server(), backend = { kind = "echo" } }
-        local clients = flood(web)
-        offloaded(web)
+        local web, clients = flooded()
         for _ = 1, 20 do
             web:ask("reload")
         end

@@ -370,9 +370,9 @@ struct mg_ssl_cache {
     _Atomic uint32_t mode; /* as assigned */
     _Atomic long size;     /* entries at most; 0 = any number */
     _Atomic int64_t misses, cb_hits, full;
-    _Atomic int64_t
-        published[MG_CACHE_EVENTS]; /* what other workers have been told of our statistics */
-    _Atomic long cleared_at;        /* connections at the last sweep */
+    /* What other workers have been told of our statistics. */
+    _Atomic int64_t published[MG_CACHE_EVENTS];
+    _Atomic long cleared_at; /* connections at the last sweep */
 };
 
 /* What an SSL_CTX carries for callbacks and in-memory handshakes, in its ex_data. */

@@ -8,8 +8,8 @@
  */
 #include "openssl/internal.h"
 
-#include <pthread.h>
 #include <limits.h>
+#include <pthread.h>
 #include <string.h>
 
 #define CLS "SSLContext"

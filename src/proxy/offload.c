@@ -238,7 +238,7 @@ on_told(uv_poll_t *poll, int status, int events)
     waiting_start(o);
 }
 
-/* Takes the job back: it is in no list, and the thread is through with it. Whether the step was done. */
+/* Takes the job back: the thread has not begun, and will not, or is through with it. Whether the step was done. */
 static bool
 job_take_back(struct mg_offload *o, struct mg_job *job)
 {

@@ -174,9 +174,6 @@ on_servername(void *data, struct mg_session *session, const struct mg_backend *b
 
 /* ---- by the ClientHello ---------------------------------------------------------------------- */
 
-#define ALERT_INTERNAL_ERROR    80
-#define ALERT_UNRECOGNIZED_NAME 112
-
 /* nil, reason[, alert] at indices 1 to 3. */
 static void
 refusal_read(lua_State *L, struct mg_choice *choice, struct mg_err *err)
@@ -194,7 +191,7 @@ refusal_read(lua_State *L, struct mg_choice *choice, struct mg_err *err)
     mg_buf_add_printable(&reason, text, len);
     mg_err_setx(err, "%s", lua_isnil(L, 2) || reason.data == NULL ? "" : reason.data);
     mg_buf_free(&reason);
-    choice->alert = is_number ? (int)alert : ALERT_UNRECOGNIZED_NAME;
+    choice->alert = is_number ? (int)alert : SSL_AD_UNRECOGNIZED_NAME;
     choice->target = (struct mg_target){.kind = MG_TARGET_REFUSE};
 }
 
@@ -252,7 +249,7 @@ function_ask(struct question *q)
     if (status != 0) { /* also one that has answered, when its time was over */
         SSL_CTX_free(q->choice->target.tls);
         q->choice->target = (struct mg_target){.kind = MG_TARGET_REFUSE};
-        q->choice->alert = ALERT_INTERNAL_ERROR;
+        q->choice->alert = SSL_AD_INTERNAL_ERROR;
         mg_err_setx(q->err, "the tls function failed");
     }
     return status;

@@ -335,9 +335,6 @@ testing_hello(lua_State *L)
 
 /* ---- what a listener would do with it --------------------------------------------------------- */
 
-#define ALERT_INTERNAL_ERROR    80
-#define ALERT_UNRECOGNIZED_NAME 112
-
 struct decision {
     struct mg_choice choice; /* with a reference to the context */
     struct mg_err reason;
@@ -385,7 +382,7 @@ function_guest(lua_State *L, int idx)
 static int
 function_decide(lua_State *L)
 {
-    struct decision d = {.choice = {.alert = ALERT_UNRECOGNIZED_NAME}};
+    struct decision d = {.choice = {.alert = SSL_AD_UNRECOGNIZED_NAME}};
     struct mg_script *guest = function_guest(L, 1);
     int hello = lua_gettop(L), status;
 
@@ -399,7 +396,7 @@ function_decide(lua_State *L)
     if (status != LUA_OK)
         return refusal_push(
             L, lua_pushfstring(L, "the tls function failed: %s", mg_lua_error_text(L, -1)),
-            ALERT_INTERNAL_ERROR);
+            SSL_AD_INTERNAL_ERROR);
     if (d.choice.target.kind != MG_TARGET_REFUSE)
         return 1;
     return refusal_push(L, d.reason.text, d.choice.alert);
