@@ -34,15 +34,15 @@ context_id(const SSL_CTX *ctx, const char *scope, const void *name, size_t len,
         return -1;
     memcpy(text, extra->session_id_context, used);
     /* As a digest it cannot run into the name. */
-    if (EVP_Digest(scope ? scope : "", scope ? strlen(scope) : 0, text + used, NULL, EVP_sha256(),
-                   NULL) != 1)
+    if (EVP_Digest(scope ? scope : "", scope ? strlen(scope) : 0, text + used, NULL,
+                   mg_tls_sha256(), NULL) != 1)
         return -1;
     used += 32;
     for (size_t i = 0; i < len; i++) {
         unsigned char c = ((const unsigned char *)name)[i];
         text[used++] = c >= 'A' && c <= 'Z' ? c | 0x20 : c;
     }
-    return EVP_Digest(text, used, id, NULL, EVP_sha256(), NULL) == 1 ? 0 : -1;
+    return EVP_Digest(text, used, id, NULL, mg_tls_sha256(), NULL) == 1 ? 0 : -1;
 }
 
 /* The extension as it came is as good as the name in it. One that is too long for a name is left to

@@ -62,7 +62,8 @@ refuse_malformed(struct mg_session *s, const struct mg_hello *hello)
 static int
 remember(struct mg_session *s, const struct mg_hello *hello)
 {
-    mg_tls_conn_note_hello(&s->down.tls, hello);
+    if (s->engine->options.access_fd >= 0) /* nobody else asks */
+        mg_tls_conn_note_hello(&s->down.tls, hello);
     if (hello->servername.data == NULL)
         return 0;
     s->servername = mg_strndup((const char *)hello->servername.data, hello->servername.len);
@@ -142,6 +143,7 @@ terminate(struct mg_session *s, SSL_CTX *ctx, uint64_t ring_number)
         return false;
     }
     s->down.tls.scope = s->listener->name;
+    s->down.tls.noting = s->engine->options.access_fd >= 0;
     mg_tls_conn_kept_hello(&s->down.tls, s->engine->options.ring, ring_number);
     s->down.deciding = false;
     mg_free(s->servername);

@@ -565,6 +565,7 @@ tls_begin(struct mg_session *s)
             return;
         }
         s->down.tls.scope = s->listener->name;
+        s->down.tls.noting = s->engine->options.access_fd >= 0; /* nobody else asks */
         mg_tls_conn_keep_hello(&s->down.tls, s->engine->options.ring, s->listener->name);
     }
     s->down.stream.read_max = MG_HANDSHAKE_READ;

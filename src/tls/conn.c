@@ -95,7 +95,7 @@ on_message(int outgoing, int version, int content_type, const void *data, size_t
     if (outgoing || content_type != SSL3_RT_HANDSHAKE)
         return;
     hello_keep(conn, data, len);
-    if (conn->ja4 == NULL && mg_hello_parse(data, len, &hello) == MG_HELLO_COMPLETE)
+    if (conn->noting && conn->ja4 == NULL && mg_hello_parse(data, len, &hello) == MG_HELLO_COMPLETE)
         mg_tls_conn_note_hello(conn, &hello);
 }
 

@@ -131,8 +131,8 @@ digest_text(const struct mg_buf *text, char out[DIGEST_HEX + 1])
 {
     unsigned char digest[EVP_MAX_MD_SIZE] = {0};
 
-    if (text->failed ||
-        (text->len > 0 && EVP_Digest(text->data, text->len, digest, NULL, EVP_sha256(), NULL) != 1))
+    if (text->failed || (text->len > 0 && EVP_Digest(text->data, text->len, digest, NULL,
+                                                     mg_tls_sha256(), NULL) != 1))
         return -1;
     for (int i = 0; i < DIGEST_HEX; i++)
         out[i] = hex[i % 2 == 0 ? digest[i / 2] >> 4 : digest[i / 2] & 15];

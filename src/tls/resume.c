@@ -199,9 +199,9 @@ ticket_seal(struct ticket_keys *keys, unsigned char name[16], unsigned char *iv,
     int sealed = 0;
 
     if (key_current(keys, &key) &&
-        RAND_bytes(iv, EVP_CIPHER_get_iv_length(EVP_aes_256_cbc())) == 1) {
+        RAND_bytes(iv, EVP_CIPHER_get_iv_length(mg_tls_aes_256_cbc())) == 1) {
         memcpy(name, key.name, sizeof(key.name));
-        sealed = EVP_EncryptInit_ex2(cipher, EVP_aes_256_cbc(), key.cipher, iv, NULL) == 1 &&
+        sealed = EVP_EncryptInit_ex2(cipher, mg_tls_aes_256_cbc(), key.cipher, iv, NULL) == 1 &&
                  mac_init(mac, &key);
     }
     mg_wipe(&key, sizeof(key));
@@ -218,7 +218,7 @@ ticket_open(struct ticket_keys *keys, const unsigned char name[16], const unsign
 
     if (!key_find(keys, name, &key, &current))
         return 0;
-    opened = EVP_DecryptInit_ex2(cipher, EVP_aes_256_cbc(), key.cipher, iv, NULL) == 1 &&
+    opened = EVP_DecryptInit_ex2(cipher, mg_tls_aes_256_cbc(), key.cipher, iv, NULL) == 1 &&
              mac_init(mac, &key);
     mg_wipe(&key, sizeof(key));
     if (!opened)

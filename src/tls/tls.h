@@ -19,6 +19,12 @@
  */
 void mg_tls_err_take(struct mg_err *err, const char *what);
 
+/* ---- fetch ----------------------------------------------------------------------------------- */
+
+/* Looked up in OpenSSL's providers once; EVP_sha256() has that done anew for each use. */
+const EVP_MD *mg_tls_sha256(void);
+const EVP_CIPHER *mg_tls_aes_256_cbc(void);
+
 /* ---- hello: reading a ClientHello before there is an SSL object ------------------------------ */
 
 #define MG_HELLO_MAX      (64u * 1024u)           /* of the message with its header */
@@ -200,6 +206,7 @@ struct mg_tls_conn {
     char *alpn_offered;
     char *ja4;                /* likewise: the ClientHello's fingerprint; owned, or NULL */
     unsigned long error_code; /* OpenSSL's packed code of the last MG_TLS_ERROR, or 0 */
+    bool noting;              /* Server: the two above are kept. Set after opening. */
     bool handshake_done;
     bool close_notify_sent;
     bool close_notify_received;
@@ -230,7 +237,7 @@ struct mg_tls_conn {
 void mg_tls_conn_init(struct mg_tls_conn *conn, void *owner);
 
 /* Keeps what the ClientHello says of the client (alpn_offered, ja4), as far as there is memory. A server's
- * conn does so by itself when libssl reads it. */
+ * conn that is `noting` does so by itself when libssl reads it. */
 void mg_tls_conn_note_hello(struct mg_tls_conn *conn, const struct mg_hello *hello);
 
 /* Adds a reference to ctx. -1: no memory or OpenSSL refused. */
