@@ -11,7 +11,40 @@ void mg_net_release(struct mg_net *net);
 /* The kernel probes the other side of an idle TCP socket after so many seconds; 0 = never. */
 void mg_net_keepalive(int fd, unsigned delay_s);
 
-/* Marks a stream that has used up its budget until the end of this loop turn. */
-void mg_net_pause(struct mg_net *net, struct mg_stream *s);
+/* ---- ready.c: when is a socket ready? ---------------------------------------------------------- */
+
+#define MG_EVENT_READ  1u
+#define MG_EVENT_WRITE 2u
+#define MG_EVENT_END   4u  /* the other side has sent its FIN, and nothing went wrong */
+#define MG_EVENT_ASK   8u  /* there may be more behind a short read: urgent data, an error */
+#define MG_EVENT_ERROR 16u /* or perhaps: SO_ERROR tells */
+
+int mg_ready_init(struct mg_net *net);
+void mg_ready_fini(struct mg_net *net);
+
+/* Begins to watch s->fd; a libuv code. */
+int mg_ready_open(struct mg_stream *s);
+
+/* What s waits for may have changed. A libuv code. */
+int mg_ready_update(struct mg_stream *s);
+
+/* Before s->fd is closed. What has happened already may still be told. */
+void mg_ready_close(struct mg_stream *s);
+
+/* The memory may go, as far as watching is concerned. */
+bool mg_ready_closed(const struct mg_stream *s);
+
+/* Of a stream that is watched: something has changed. */
+void mg_stream_events(struct mg_stream *s, unsigned events);
+
+/* ---- net.c ----------------------------------------------------------------------------------- */
+
+/* In the next turn mg_stream_due is called, unless the stream closes before. Idempotent. */
+void mg_net_due(struct mg_net *net, struct mg_stream *s);
+void mg_stream_due(struct mg_stream *s);
+
+/* At the end of this turn mg_stream_closed is called. */
+void mg_net_closed(struct mg_net *net, struct mg_stream *s);
+void mg_stream_closed(struct mg_stream *s);
 
 #endif

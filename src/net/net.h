@@ -1,6 +1,7 @@
 /*
- * net: libuv without TLS. Streams over TCP and unix sockets with bounded, copying-once writes; listening
- * sockets that many processes share; name resolution with a cache.
+ * net: the loop without TLS. Streams over TCP and unix sockets with bounded, copying-once writes; listening
+ * sockets that many processes share; name resolution with a cache. All but the streams is libuv's; they
+ * have their own descriptor, which libuv's loop only wakes for (ready.c).
  *
  * Ownership: every object is embedded in its owner's struct and lives until its close callback. After
  * mg_stream_close no callback but that one comes.
@@ -21,9 +22,16 @@ struct mg_stream;
 struct mg_net {
     uv_loop_t *loop;
     unsigned char *unit;      /* MG_NET_UNIT bytes, owned */
-    uv_check_t check;         /* gives those that had used up their budget a new one */
-    struct mg_stream *paused; /* intrusive list of those */
-    unsigned live;            /* handles not yet closed and look-ups under way, streams included */
+    uv_idle_t idle;           /* runs while something is due, so that the loop does not sleep */
+    struct mg_stream *due;    /* those with something to read in the next turn */
+    uv_idle_t sweeper;        /* exists while streams are closing; never runs */
+    struct mg_stream *closed; /* those; their owners are told at the end of the turn */
+    bool sweeping;
+#ifdef MG_HAVE_EPOLL
+    int epoll_fd; /* of all streams; owned */
+    uv_poll_t epoll;
+#endif
+    unsigned live; /* handles not yet closed and look-ups under way, streams included */
     bool closing;
     void (*on_close)(struct mg_net *net);
 };
@@ -49,28 +57,28 @@ struct mg_stream_ops {
 };
 
 struct mg_stream {
-    union {
-        uv_handle_t handle;
-        uv_stream_t stream;
-        uv_tcp_t tcp;
-        uv_pipe_t pipe;
-    } uv;
-    union {
-        uv_connect_t connect;
-        uv_write_t write;
-    } req; /* one at a time: nothing is written before the stream is connected */
+#ifndef MG_HAVE_EPOLL
+    uv_poll_t poll;
+    int polled; /* libuv's events that it waits for */
+    bool poll_open;
+#endif
     struct mg_net *net;
     const struct mg_stream_ops *ops;
-    void *data;  /* the owner's */
-    char *stash; /* what the kernel did not take at once; owned; libuv reads it until on_write */
-    char *more;  /* what came while the stash was being written; owned */
-    size_t stash_len, more_len;
-    struct mg_stream *paused_next;
-    uint64_t bytes_in, bytes_out; /* bytes_out counts when handed to mg_stream_write */
-    size_t read_max;              /* bytes per read, at most MG_NET_UNIT */
-    bool is_unix, open, connected, reading, paused, eof, writing, closing;
-    bool polling; /* libuv reads, or would: it is told late that reading has stopped */
+    void *data;                      /* the owner's */
+    char *stash;                     /* what the kernel did not take at once; owned */
+    size_t stash_len, stash_done;    /* of it, what has left meanwhile */
+    struct mg_stream *next, **pprev; /* in net->due (pprev not NULL) or net->closed */
+    uint64_t bytes_in, bytes_out;    /* bytes_out counts when handed to mg_stream_write */
+    int fd;                          /* owned; -1 = none */
+    uint32_t read_max;               /* bytes per read, at most MG_NET_UNIT */
+    bool is_unix, open, connected, reading, eof, writing, closing;
     bool shutdown_wanted, shutdown_done;
+    bool watching_writes;
+    bool nodelay_due;
+    bool readable; /* the socket has not said yet that there is nothing more */
+    bool ask;      /* it says so by EAGAIN only, not by a short read */
+    bool fin;      /* the other side's has come: nothing follows what is there */
+    bool drained;  /* and that has been read */
 };
 
 /*
@@ -88,7 +96,9 @@ int mg_stream_connect(struct mg_stream *s, struct mg_net *net, const struct mg_a
 /* Our end's address; len 0 where the socket does not tell. */
 void mg_stream_local(const struct mg_stream *s, struct mg_addr *out);
 
-int mg_stream_nodelay(struct mg_stream *s, bool on);
+/* Whether small segments leave while others are on their way: what is written first never waits, so the
+ * kernel is told with the second write. */
+void mg_stream_nodelay(struct mg_stream *s, bool on);
 int mg_stream_keepalive(struct mg_stream *s, unsigned delay_s); /* 0 = off */
 
 /* Reading may be started and stopped at any time; both are idempotent, and nothing happens after the
@@ -104,6 +114,9 @@ void mg_stream_read_stop(struct mg_stream *s);
  */
 int mg_stream_write(struct mg_stream *s, const void *data, size_t len);
 
+/* The same where mg_stream_shutdown follows at once: both leave in one packet. */
+int mg_stream_write_last(struct mg_stream *s, const void *data, size_t len);
+
 /* Bytes that the other side has not taken yet, as far as the platform tells: those of the stash, and
  * those in the kernel's hands. That the number changes is a sign of life. */
 size_t mg_stream_unsent(const struct mg_stream *s);
@@ -111,6 +124,10 @@ size_t mg_stream_unsent(const struct mg_stream *s);
 /* FIN after everything that was written; idempotent. 0: it has left; 1: it waits for the stash and
  * on_shutdown or on_error comes; < 0: a libuv error. */
 int mg_stream_shutdown(struct mg_stream *s);
+
+/* The same where nothing is stashed, the input has ended and mg_stream_close without `reset` follows at
+ * once: that sends the FIN, too. */
+void mg_stream_shutdown_by_close(struct mg_stream *s);
 
 /* Closes; what is stashed is dropped. `reset` sends RST where the transport has one. Idempotent; a
  * stream that was never opened is left alone. */

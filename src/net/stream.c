@@ -4,216 +4,167 @@
  * The happy path is: accept or connect, read_start, any number of reads and writes, shutdown,
  * on_eof, close. Possible failure modes are: a connect that fails (on_connect), a read or a write
  * that fails (on_error, or the result of mg_stream_write), an owner who closes at any moment – then
- * requests under way still call back, see `closing`, and nothing but on_close reaches the owner.
+ * nothing but on_close reaches the owner.
  *
- * Writing tries the socket at once. What it does not take is copied into the stash, which is one
- * libuv write request; what comes while that request is under way waits in `more` and becomes the
- * next stash. An idle stream owns no buffer.
+ * A socket tells once that there is something to read. Until a read comes back short it is `readable`: it
+ * is read again, at most one full unit per turn, or when its owner wants to read again. A short read is
+ * taken as the last one – what comes later is told again – but not where there is an error to be heard, or
+ * urgent data, at which reads stop. Behind the other side's FIN nothing comes: then a short read is the end.
+ *
+ * Writing tries the socket at once. What it does not take is copied into the stash, and so is what comes
+ * while there is one. An idle stream owns no buffer.
  */
 #include "net/internal.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #ifdef MG_HAVE_SIOCOUTQ
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 #endif
+#include <sys/socket.h>
 #include <unistd.h>
-
-static int stash_write(struct mg_stream *s, char *data, size_t len);
-static void polling_start(struct mg_stream *s);
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-/* Neither init can fail on unix: they make no descriptor. */
 static void
-stream_open(struct mg_stream *s, struct mg_net *net, bool is_unix, const struct mg_stream_ops *ops,
-            void *data)
+stream_open(struct mg_stream *s, struct mg_net *net, int fd, bool is_unix,
+            const struct mg_stream_ops *ops, void *data)
 {
     memset(s, 0, sizeof(*s));
-    if (is_unix)
-        uv_pipe_init(net->loop, &s->uv.pipe, 0);
-    else
-        uv_tcp_init(net->loop, &s->uv.tcp);
-    s->uv.handle.data = s;
     s->net = net;
     s->ops = ops;
     s->data = data;
+    s->fd = fd;
     s->is_unix = is_unix;
     s->read_max = MG_NET_UNIT;
     s->open = true;
     mg_net_hold(net);
 }
 
-static int
-fd_take(struct mg_stream *s, int fd)
-{
-    int rc = s->is_unix ? uv_pipe_open(&s->uv.pipe, fd) : uv_tcp_open(&s->uv.tcp, fd);
-
-    if (rc < 0)
-        close(fd);
-    else
-        s->connected = true;
-    return rc;
-}
-
 int
 mg_stream_accept(struct mg_stream *s, struct mg_net *net, int fd, bool is_unix,
                  const struct mg_stream_ops *ops, void *data)
 {
-    stream_open(s, net, is_unix, ops, data);
-    return fd_take(s, fd);
+    stream_open(s, net, fd, is_unix, ops, data);
+    s->connected = true;
+    return mg_ready_open(s);
 }
 
-static void
-on_connect(uv_connect_t *req, int status)
-{
-    struct mg_stream *s = req->data;
-
-    if (s->closing)
-        return;
-    s->connected = status == 0;
-    if (s->connected)
-        polling_start(s); /* it will be read soon: now this costs libuv the least */
-    s->ops->on_connect(s, status);
-}
-
-/* libuv's own connect knows no abstract names, and a unix socket connects or fails at once anyway.
- */
-static int
-unix_connect(struct mg_stream *s, const struct mg_addr *addr)
-{
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), rc;
-
-    if (fd < 0)
-        return -errno;
-    if (connect(fd, &addr->u.sa, addr->len) != 0) {
-        rc = -errno;
-        close(fd);
-        return rc;
-    }
-    rc = fd_take(s, fd);
-    return rc < 0 ? rc : 1;
-}
-
+/* A unix socket connects or fails at once. */
 int
 mg_stream_connect(struct mg_stream *s, struct mg_net *net, const struct mg_addr *addr,
                   const struct mg_stream_ops *ops, void *data)
 {
-    bool is_unix = addr->u.sa.sa_family == AF_UNIX;
+    int family = addr->u.sa.sa_family, rc;
+    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
-    stream_open(s, net, is_unix, ops, data);
-    if (is_unix)
-        return unix_connect(s, addr);
-    s->req.connect.data = s;
-    return uv_tcp_connect(&s->req.connect, &s->uv.tcp, &addr->u.sa, on_connect);
+    stream_open(s, net, fd, family == AF_UNIX, ops, data);
+    if (fd < 0)
+        return -errno;
+    s->connected = connect(fd, &addr->u.sa, addr->len) == 0;
+    if (!s->connected && errno != EINPROGRESS && errno != EINTR)
+        return -errno;
+    rc = mg_ready_open(s);
+    return rc < 0 ? rc : s->connected;
+}
+
+static int
+socket_error(const struct mg_stream *s)
+{
+    int error = 0;
+    socklen_t len = sizeof(error);
+
+    return getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 ? -error : -errno;
+}
+
+static void
+connect_end(struct mg_stream *s, unsigned events)
+{
+    int status = events & MG_EVENT_ERROR ? socket_error(s) : 0;
+
+    s->connected = status == 0;
+    s->ops->on_connect(s, status);
 }
 
 void
 mg_stream_local(const struct mg_stream *s, struct mg_addr *out)
 {
-    uv_os_fd_t fd;
-
     out->len = sizeof(out->u);
-    if (!s->open || uv_fileno(&s->uv.handle, &fd) != 0 ||
-        getsockname(fd, &out->u.sa, &out->len) != 0)
+    if (!s->open || s->fd < 0 || getsockname(s->fd, &out->u.sa, &out->len) != 0)
         out->len = 0;
 }
 
-int
+void
 mg_stream_nodelay(struct mg_stream *s, bool on)
 {
-    return s->is_unix ? 0 : uv_tcp_nodelay(&s->uv.tcp, on);
+    s->nodelay_due = on && !s->is_unix;
 }
 
 int
 mg_stream_keepalive(struct mg_stream *s, unsigned delay_s)
 {
-    uv_os_fd_t fd;
-    int rc = s->is_unix ? 0 : uv_fileno(&s->uv.handle, &fd);
-
-    /* Not by libuv, which also has the other side probed every second once it does not answer. */
-    if (rc == 0 && !s->is_unix)
-        mg_net_keepalive(fd, delay_s);
-    return rc;
+    if (!s->is_unix && s->fd >= 0)
+        mg_net_keepalive(s->fd, delay_s);
+    return 0;
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
 static void
-on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+input_end(struct mg_stream *s, int status)
 {
-    struct mg_stream *s = handle->data;
-
-    (void)suggested;
-    if (s->paused || !s->reading) /* no buffer: libuv says UV_ENOBUFS and leaves the stream alone */
-        *buf = uv_buf_init(NULL, 0);
+    s->reading = s->readable = false;
+    s->eof = true;
+    if (status == 0)
+        s->ops->on_eof(s);
     else
-        *buf = uv_buf_init((char *)s->net->unit, (unsigned)s->read_max);
+        s->ops->on_error(s, status);
 }
 
-/*
- * What the end of the input really was. libuv takes POLLHUP after a short read for EOF without asking the
- * socket, and so makes a clean end of a reset that arrives right behind the last data.
- */
-static int
-end_status(struct mg_stream *s)
+static ssize_t
+receive(const struct mg_stream *s, size_t len)
 {
-    uv_os_fd_t fd;
-    int error = 0;
-    socklen_t len = sizeof(error);
+    ssize_t got;
 
-    if (uv_fileno(&s->uv.handle, &fd) == 0)
-        getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len);
-    return error != 0 ? -error : UV_EOF;
+    if (s->drained)
+        return 0;
+    do
+        got = recv(s->fd, s->net->unit, len, 0);
+    while (got < 0 && errno == EINTR);
+    return got;
 }
 
+/* Reads as long as there is something, the owner wants it, and its turn is not over. */
 static void
-polling_stop(struct mg_stream *s)
+input(struct mg_stream *s)
 {
-    s->polling = false;
-    uv_read_stop(&s->uv.stream);
-}
+    while (s->readable && s->reading && s->pprev == NULL && !s->closing) {
+        size_t len = s->read_max;
+        ssize_t got = receive(s, len);
 
-static void
-on_read(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
-{
-    struct mg_stream *s = stream->data;
-
-    if (s->closing || len == 0)
-        return;
-    if (!s->reading) { /* something is there, or its end; both are told again when reading goes on */
-        polling_stop(s);
-        return;
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+            s->readable = false;
+        } else if (got <= 0) {
+            input_end(s, got == 0 ? 0 : -errno);
+        } else {
+            s->bytes_in += (uint64_t)got;
+            if ((size_t)got == len) /* the others' turn first */
+                mg_net_due(s->net, s);
+            else if (!s->ask)
+                s->drained = s->readable = s->fin;
+            s->ops->on_read(s, s->net->unit, (size_t)got);
+        }
     }
-    if (len == UV_ENOBUFS && s->paused)
-        return;
-    if (len < 0) {
-        mg_stream_read_stop(s);
-        polling_stop(s);
-        s->eof = true;
-        if (len == UV_EOF)
-            len = end_status(s);
-        if (len == UV_EOF)
-            s->ops->on_eof(s);
-        else
-            s->ops->on_error(s, (int)len);
-        return;
-    }
-    s->bytes_in += (uint64_t)len;
-    /* libuv goes on reading as long as the buffer comes back full: the others' turn first. */
-    if ((size_t)len == buf->len)
-        mg_net_pause(s->net, s);
-    s->ops->on_read(s, (const unsigned char *)buf->base, (size_t)len);
 }
 
-static void
-polling_start(struct mg_stream *s)
+void
+mg_stream_due(struct mg_stream *s)
 {
-    if (s->polling)
-        return;
-    s->polling = true;
-    uv_read_start(&s->uv.stream, on_alloc, on_read);
+    input(s);
+    mg_ready_update(s);
 }
 
 void
@@ -222,11 +173,10 @@ mg_stream_read_start(struct mg_stream *s)
     if (s->reading || s->eof || s->closing || !s->open)
         return;
     s->reading = true;
-    polling_start(s);
+    if (s->readable)
+        mg_net_due(s->net, s);
 }
 
-/* libuv is not told before there is something to read: most stops are followed by a start, and each
- * change costs it two system calls. */
 void
 mg_stream_read_stop(struct mg_stream *s)
 {
@@ -238,131 +188,145 @@ mg_stream_read_stop(struct mg_stream *s)
 static int
 fin_send(struct mg_stream *s)
 {
-    uv_os_fd_t fd;
-    int rc = uv_fileno(&s->uv.handle, &fd);
-
-    if (rc == 0 && shutdown(fd, SHUT_WR) != 0)
-        rc = -errno;
-    s->shutdown_done = rc == 0;
-    return rc;
+    if (shutdown(s->fd, SHUT_WR) != 0)
+        return -errno;
+    s->shutdown_done = true;
+    return 0;
 }
 
-/* The stash has left: what waited behind it goes next, then the FIN. Libuv code of a failure. */
-static int
-stash_next(struct mg_stream *s)
+/* How much the kernel took; < 0: a libuv code. */
+static ssize_t
+transmit(const struct mg_stream *s, const char *data, size_t len, int flags)
 {
-    char *more = s->more;
-    size_t len = s->more_len;
+    ssize_t sent;
 
-    if (more == NULL)
-        return 0;
-    s->more = NULL;
-    s->more_len = 0;
-    return stash_write(s, more, len);
+    do
+        sent = send(s->fd, data, len, MSG_NOSIGNAL | flags);
+    while (sent < 0 && errno == EINTR);
+    if (sent < 0)
+        return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+    return sent;
 }
 
 static void
-on_write(uv_write_t *req, int status)
+stash_free(struct mg_stream *s)
 {
-    struct mg_stream *s = req->data;
-
-    s->writing = false;
     mg_free(s->stash);
     s->stash = NULL;
-    s->stash_len = 0;
-    if (s->closing)
-        return;
-    if (status == 0)
-        status = stash_next(s);
-    if (status < 0) {
-        s->ops->on_error(s, status);
-        return;
+    s->stash_len = s->stash_done = 0;
+    s->writing = false;
+}
+
+/* Until it is empty, the socket takes no more, or a libuv code. */
+static int
+stash_send(struct mg_stream *s)
+{
+    while (s->stash_done < s->stash_len) {
+        ssize_t sent = transmit(s, s->stash + s->stash_done, s->stash_len - s->stash_done, 0);
+
+        if (sent <= 0)
+            return (int)sent;
+        s->stash_done += (size_t)sent;
     }
-    if (s->writing)
+    return 0;
+}
+
+static void
+output(struct mg_stream *s)
+{
+    int status = stash_send(s);
+
+    if (status == 0 && s->stash_done < s->stash_len)
         return;
-    if (!s->shutdown_wanted) {
-        s->ops->on_drain(s);
-        return;
-    }
-    status = fin_send(s);
+    stash_free(s);
+    if (status == 0 && s->shutdown_wanted)
+        status = fin_send(s);
     if (status < 0)
         s->ops->on_error(s, status);
-    else
+    else if (s->shutdown_wanted)
         s->ops->on_shutdown(s);
+    else
+        s->ops->on_drain(s);
 }
 
-/* Takes data over. */
+/* Behind what is stashed already. */
 static int
-stash_write(struct mg_stream *s, char *data, size_t len)
+stash_add(struct mg_stream *s, const char *data, size_t len)
 {
-    uv_buf_t buf = uv_buf_init(data, (unsigned)len);
+    size_t left = s->stash_len - s->stash_done;
+    char *grown;
     int rc;
 
-    s->stash = data;
-    s->stash_len = len;
-    s->req.write.data = s;
-    rc = uv_write(&s->req.write, &s->uv.stream, &buf, 1, on_write);
-    if (rc < 0) {
-        mg_free(s->stash);
-        s->stash = NULL;
-        s->stash_len = 0;
-        return rc;
-    }
+    if (s->stash_done > 0)
+        memmove(s->stash, s->stash + s->stash_done, left);
+    s->stash_len = left;
+    s->stash_done = 0;
+    grown = mg_realloc(s->stash, left + len);
+    if (grown == NULL)
+        return UV_ENOMEM;
+    memcpy(grown + left, data, len);
+    s->stash = grown;
+    s->stash_len = left + len;
     s->writing = true;
-    return 1;
+    rc = mg_ready_update(s);
+    return rc < 0 ? rc : 1;
+}
+
+static void
+nodelay_set(struct mg_stream *s)
+{
+    int on = 1;
+
+    s->nodelay_due = false;
+    setsockopt(s->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
 static int
-more_add(struct mg_stream *s, const char *data, size_t len)
+stream_write(struct mg_stream *s, const void *data, size_t len, int flags)
 {
-    char *grown = mg_realloc(s->more, s->more_len + len);
+    const char *rest = data;
+    ssize_t sent;
 
-    if (grown == NULL)
-        return UV_ENOMEM;
-    memcpy(grown + s->more_len, data, len);
-    s->more = grown;
-    s->more_len += len;
-    return 1;
+    if (!s->connected || s->closing || s->shutdown_wanted)
+        return UV_EPIPE;
+    if (s->nodelay_due && s->bytes_out > 0)
+        nodelay_set(s);
+    s->bytes_out += len;
+    if (s->writing)
+        return stash_add(s, rest, len);
+    sent = transmit(s, rest, len, flags);
+    if (sent < 0)
+        return (int)sent;
+    if ((size_t)sent == len)
+        return 0;
+    if (s->nodelay_due)
+        nodelay_set(s);
+    return stash_add(s, rest + sent, len - (size_t)sent);
 }
 
 int
 mg_stream_write(struct mg_stream *s, const void *data, size_t len)
 {
-    const char *rest = data;
-    uv_buf_t buf = {.len = len};
-    char *copy;
-    int done;
+    return stream_write(s, data, len, 0);
+}
 
-    if (!s->connected || s->closing || s->shutdown_wanted)
-        return UV_EPIPE;
-    s->bytes_out += len;
-    if (s->writing)
-        return more_add(s, rest, len);
-    memcpy(&buf.base, &rest, sizeof(rest)); /* libuv's struct has no const; it only reads */
-    done = uv_try_write(&s->uv.stream, &buf, 1);
-    if (done < 0 && done != UV_EAGAIN)
-        return done;
-    if (done > 0) {
-        rest += done;
-        len -= (size_t)done;
-    }
-    if (len == 0)
-        return 0;
-    copy = mg_malloc(len);
-    if (copy == NULL)
-        return UV_ENOMEM;
-    memcpy(copy, rest, len);
-    return stash_write(s, copy, len);
+int
+mg_stream_write_last(struct mg_stream *s, const void *data, size_t len)
+{
+#ifdef MSG_MORE
+    return stream_write(s, data, len, MSG_MORE);
+#else
+    return stream_write(s, data, len, 0);
+#endif
 }
 
 static size_t
 kernel_unsent(const struct mg_stream *s)
 {
 #ifdef MG_HAVE_SIOCOUTQ
-    uv_os_fd_t fd;
     int unsent;
 
-    if (uv_fileno(&s->uv.handle, &fd) == 0 && ioctl(fd, SIOCOUTQ, &unsent) == 0)
+    if (ioctl(s->fd, SIOCOUTQ, &unsent) == 0)
         return (size_t)unsent;
 #else
     (void)s;
@@ -375,8 +339,7 @@ mg_stream_unsent(const struct mg_stream *s)
 {
     if (!s->connected || s->closing)
         return 0;
-    return (s->writing ? uv_stream_get_write_queue_size(&s->uv.stream) : 0) + s->more_len +
-           kernel_unsent(s);
+    return s->stash_len - s->stash_done + kernel_unsent(s);
 }
 
 int
@@ -390,17 +353,44 @@ mg_stream_shutdown(struct mg_stream *s)
     return s->writing ? 1 : fin_send(s);
 }
 
+void
+mg_stream_shutdown_by_close(struct mg_stream *s)
+{
+    s->shutdown_wanted = s->shutdown_done = true;
+}
+
+/* ---- events ---------------------------------------------------------------------------------- */
+
+void
+mg_stream_events(struct mg_stream *s, unsigned events)
+{
+    if (s->closing)
+        return;
+    if (!s->connected) {
+        if (events & MG_EVENT_WRITE)
+            connect_end(s, events);
+        if (!s->connected || s->closing)
+            return;
+    }
+    if (events & MG_EVENT_READ)
+        s->readable = !s->eof;
+    s->fin = s->fin || events & MG_EVENT_END;
+    if (events & MG_EVENT_ASK) {
+        s->ask = true;
+        s->drained = false;
+    }
+    input(s);
+    if (events & MG_EVENT_WRITE && s->writing)
+        output(s);
+}
+
 /* ---- closing --------------------------------------------------------------------------------- */
 
-static void
-on_close(uv_handle_t *handle)
+void
+mg_stream_closed(struct mg_stream *s)
 {
-    struct mg_stream *s = handle->data;
     struct mg_net *net = s->net;
 
-    mg_free(s->stash); /* a request that was under way has called back by now */
-    mg_free(s->more);
-    s->stash = s->more = NULL;
     s->open = false;
     s->ops->on_close(s);
     mg_net_release(net);
@@ -409,16 +399,18 @@ on_close(uv_handle_t *handle)
 void
 mg_stream_close(struct mg_stream *s, bool reset)
 {
-    uv_os_fd_t fd;
-
     if (!s->open || s->closing)
         return;
     s->closing = true;
     s->reading = false;
-    /* Not uv_tcp_close_reset: that refuses after a shutdown. */
-    if (reset && !s->is_unix && uv_fileno(&s->uv.handle, &fd) == 0) {
+    stash_free(s);
+    mg_ready_close(s);
+    if (reset && !s->is_unix && s->fd >= 0) {
         struct linger at_once = {.l_onoff = 1, .l_linger = 0};
-        setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+        setsockopt(s->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
     }
-    uv_close(&s->uv.handle, on_close);
+    if (s->fd >= 0)
+        close(s->fd);
+    s->fd = -1;
+    mg_net_closed(s->net, s);
 }

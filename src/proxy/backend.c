@@ -190,7 +190,10 @@ mg_dial_connected(struct mg_session *s, int status)
         return;
     }
     mg_stream_nodelay(&s->up.stream, s->listener->tcp_nodelay);
-    mg_stream_keepalive(&s->up.stream, s->listener->tcp_keepalive_s);
+    /* In time: the kernel counts from the last byte, whenever it is told. */
+    s->keepalive_at = s->listener->tcp_keepalive_s > 0
+                          ? uv_now(s->engine->net.loop) + s->listener->tcp_keepalive_s * 500u
+                          : 0;
     if (s->backend->tls != NULL)
         tls_start(s);
     else

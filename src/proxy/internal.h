@@ -155,6 +155,7 @@ struct mg_session {
     uint64_t born_at;      /* loop time */
     uint64_t active_at;    /* loop time of the last byte */
     uint64_t linger_until; /* loop time; 0 = none */
+    uint64_t keepalive_at; /* loop time at which up gets its keepalive; 0 = has it, or none */
     uint64_t born_ns;
     uint32_t hello_us, handshake_us,
         connect_us;    /* accept to first byte, to handshake; dial to up */

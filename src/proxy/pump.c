@@ -24,16 +24,10 @@
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
-/* As it is: ciphertext on a TLS side. false: the session has closed. */
+/* What came of a write. false: the session has closed. */
 static bool
-socket_write(struct mg_peer *peer, const void *data, size_t len)
+socket_written(struct mg_peer *peer, size_t len, bool stashed, int rc)
 {
-    bool stashed = peer->stream.writing;
-    int rc;
-
-    if (len == 0)
-        return true;
-    rc = mg_stream_write(&peer->stream, data, len);
     if (rc < 0) {
         mg_session_socket_error(peer, rc);
         return false;
@@ -48,6 +42,26 @@ socket_write(struct mg_peer *peer, const void *data, size_t len)
     }
     mg_stream_read_stop(&peer->twin->stream);
     return true;
+}
+
+/* As it is: ciphertext on a TLS side. false: the session has closed. */
+static bool
+socket_write(struct mg_peer *peer, const void *data, size_t len)
+{
+    bool stashed = peer->stream.writing;
+
+    return len == 0 ||
+           socket_written(peer, len, stashed, mg_stream_write(&peer->stream, data, len));
+}
+
+/* FIN follows. */
+static bool
+socket_write_last(struct mg_peer *peer, const void *data, size_t len)
+{
+    bool stashed = peer->stream.writing;
+
+    return len == 0 ||
+           socket_written(peer, len, stashed, mg_stream_write_last(&peer->stream, data, len));
 }
 
 /* Reads unless its twin cannot take more, or it does not take libssl's answers to itself. */
@@ -130,6 +144,16 @@ peer_send(struct mg_peer *peer, const unsigned char *data, size_t len)
     return socket_write(peer, data, len);
 }
 
+/* The peer is the last to be told an end, so the session closes now. */
+static bool
+is_last(const struct mg_peer *peer)
+{
+    const struct mg_peer *twin = peer->twin;
+
+    return twin != peer && twin->ended && twin->finished && twin->stream.shutdown_done &&
+           peer->ended && peer->stream.eof && !peer->stream.writing;
+}
+
 /* Tells the peer that its twin has said everything. false: the session has closed. */
 static bool
 finish(struct mg_peer *peer)
@@ -153,8 +177,13 @@ finish(struct mg_peer *peer)
             tls_failed(peer, &err);
             return false;
         }
-        if (!socket_write(peer, io.out, io.out_len))
+        if (!socket_write_last(peer, io.out, io.out_len))
             return false;
+    }
+    if (is_last(peer)) {
+        mg_stream_shutdown_by_close(&peer->stream);
+        peer->finished = true;
+        return true;
     }
     rc = mg_stream_shutdown(&peer->stream);
     if (rc < 0) {

@@ -46,6 +46,7 @@ deadline_consider(struct deadline *best, uint64_t from, unsigned after_ms, const
 
 static const char reason_connect[] = "up: connect timeout";
 static const char reason_lingered[] = "down: linger timeout";
+static const char reason_keepalive[] = "up: keepalive"; /* nothing ends then */
 
 /* A side that does not read while the other one goes on talking is idle too. */
 static void
@@ -77,7 +78,18 @@ deadline_next(const struct mg_session *s)
         best = (struct deadline){dial, reason_connect};
     if (s->linger_until != 0 && s->linger_until < best.at)
         best = (struct deadline){s->linger_until, reason_lingered};
+    if (s->keepalive_at != 0 && s->keepalive_at < best.at)
+        best = (struct deadline){s->keepalive_at, reason_keepalive};
     return best;
+}
+
+/* Most connections are over by then, and save the system calls; down has it from the listener. */
+static void
+keepalive_begin(struct mg_session *s)
+{
+    s->keepalive_at = 0;
+    mg_stream_keepalive(&s->up.stream, s->listener->tcp_keepalive_s);
+    mg_session_arm(s);
 }
 
 static void
@@ -99,6 +111,8 @@ on_timer(uv_timer_t *timer)
         mg_dial_failed(s, reason_connect, NULL);
     else if (next.reason == reason_lingered)
         mg_session_close(s, s->reason, NULL);
+    else if (next.reason == reason_keepalive)
+        keepalive_begin(s);
     else
         mg_session_close(s, next.reason, NULL);
 }
