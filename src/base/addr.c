@@ -155,6 +155,19 @@ mg_addr_port(const struct mg_addr *addr)
     return 0;
 }
 
+struct mg_addr *
+mg_addr_keep(const struct mg_addr *addr)
+{
+    size_t room = addr->len > sizeof(addr->u.sa) ? addr->len : sizeof(addr->u.sa);
+    struct mg_addr *kept = mg_malloc(offsetof(struct mg_addr, u) + room);
+
+    if (kept == NULL)
+        return NULL;
+    kept->len = addr->len;
+    memcpy(&kept->u, &addr->u, room);
+    return kept;
+}
+
 const char *
 mg_addr_text(const struct mg_addr *addr, char out[MG_ADDR_TEXT])
 {

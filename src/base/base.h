@@ -130,6 +130,10 @@ struct mg_endpoint {
 /* Parses "host:port", "[::1]:port", "*:port" (allow_any), "unix:/path". Port 1..65535. */
 int mg_endpoint_parse(struct mg_endpoint *ep, const char *text, bool allow_any, struct mg_err *err);
 
+/* A copy for mg_free without the room that this address does not need: for the functions below only,
+ * never to be copied as a whole. NULL: no memory. */
+struct mg_addr *mg_addr_keep(const struct mg_addr *addr);
+
 #define MG_ADDR_TEXT 160 /* room for any address as text */
 
 /* "1.2.3.4:5", "[::1]:5", "unix:/path"; IPv4-mapped IPv6 is shown as IPv4. Returns `out`. */

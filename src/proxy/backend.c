@@ -90,7 +90,7 @@ mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
     mg_free(dial->detail);
     dial->detail = detail != NULL ? mg_strdup(detail) : NULL;
     mg_log(MG_LOG_DEBUG, "connection %llu: backend %s: %s: %s%s%s", (unsigned long long)s->id,
-           s->backend->name, s->up_addr.len > 0 ? mg_addr_text(&s->up_addr, text) : "?", reason,
+           s->backend->name, s->up_addr != NULL ? mg_addr_text(s->up_addr, text) : "?", reason,
            detail != NULL ? ": " : "", detail != NULL ? detail : "");
     mg_link_remove(&s->up.handshake_link);
     mg_free(s->up.held);
@@ -205,7 +205,12 @@ address_connect(struct mg_session *s, const struct mg_addr *addr)
 {
     int rc;
 
-    s->up_addr = *addr;
+    mg_free(s->up_addr);
+    s->up_addr = mg_addr_keep(addr);
+    if (s->up_addr == NULL) {
+        mg_session_close(s, "session: out of memory", NULL);
+        return;
+    }
     s->address = &s->backend->addresses[s->dial->entry];
     s->address->active++;
     deadline_set(s);

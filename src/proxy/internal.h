@@ -164,8 +164,9 @@ struct mg_session {
     const char *reason;           /* constant; why it closes or lingers */
     char *detail;                 /* owned; or NULL */
     struct mg_hello_reader hello; /* of S_HELLO */
-    char *servername; /* from the ClientHello, until down has an SSL object, if ever; owned */
-    struct mg_addr remote, up_addr;
+    char *servername;       /* from the ClientHello, until down has an SSL object, if ever; owned */
+    struct mg_addr *remote; /* owned */
+    struct mg_addr *up_addr; /* tried or connected to; owned, or NULL */
     void *user;
     unsigned live; /* handles not yet closed: timer, down, up */
     enum mg_state state;

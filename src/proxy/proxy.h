@@ -264,7 +264,7 @@ struct mg_session_info {
                                 asks for; or NULL */
     const struct mg_backend *backend;                 /* NULL until it is chosen */
     const struct mg_backend_address *backend_address; /* the one tried or connected to, or NULL */
-    const struct mg_addr *backend_socket;             /* likewise, resolved; AF_UNSPEC until then */
+    const struct mg_addr *backend_socket;             /* likewise, resolved; NULL until then */
     uint64_t bytes_up, bytes_down;                    /* plaintext from the client, and to it */
 };
 

@@ -71,7 +71,7 @@ field_addr(struct record *r, const char *name, const struct mg_addr *addr)
 {
     char text[MG_ADDR_TEXT];
 
-    if (addr->len > 0)
+    if (addr != NULL && addr->len > 0)
         field_text(r, name, mg_addr_text(addr, text));
 }
 
@@ -226,7 +226,7 @@ record_fill(struct record *r, const struct mg_session *s)
     field_number(r, "id", s->id);
     field_text(r, "listener", s->listener->name);
     field_number(r, "generation", s->config->generation);
-    field_addr(r, "remote", &s->remote);
+    field_addr(r, "remote", s->remote);
     field_addr(r, "local", &local);
     if (s->down.tls.ssl != NULL)
         down_tls_fields(r, &s->down.tls);
@@ -234,7 +234,7 @@ record_fill(struct record *r, const struct mg_session *s)
         hello_fields(r, s);
     if (s->backend != NULL)
         field_text(r, "backend", s->backend->name);
-    field_addr(r, "backend_address", &s->up_addr);
+    field_addr(r, "backend_address", s->up_addr);
     if (s->up.tls.ssl != NULL)
         up_tls_fields(r, &s->up.tls);
     field_number(r, "bytes_up", s->bytes_up);

@@ -118,7 +118,7 @@ key_id(const struct mg_session *s, const char *servername, unsigned char backend
     memcpy(text, backend, ID_LEN);
     memcpy(text + used, servername, len);
     used += len;
-    mg_addr_text(&s->up_addr, address);
+    mg_addr_text(s->up_addr, address);
     len = strlen(address);
     memcpy(text + used, address, len);
     return EVP_Digest(text, used + len, out, NULL, EVP_sha256(), NULL) == 1;

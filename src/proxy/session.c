@@ -164,6 +164,8 @@ session_release(struct mg_session *s)
     mg_config_unref(s->config);
     mg_free(s->detail);
     mg_free(s->servername);
+    mg_free(s->remote);
+    mg_free(s->up_addr);
     mg_free(s);
     if (--engine->session_count == 0 && engine->on_idle != NULL)
         engine->on_idle(engine->on_idle_data);
@@ -598,10 +600,12 @@ mg_session_open(struct mg_engine *engine, struct mg_config *config, struct mg_li
         close(fd);
         return -1;
     }
-    s->remote = *remote;
+    s->remote = mg_addr_keep(remote);
     rc = mg_stream_accept(&s->down.stream, &engine->net, fd, is_unix, &mg_peer_ops, &s->down);
     s->live++;
-    if (rc < 0)
+    if (s->remote == NULL)
+        mg_session_close(s, "session: out of memory", NULL);
+    else if (rc < 0)
         mg_session_close(s, "down: socket error", uv_strerror(rc));
     else if (listener->tls == NULL && !mg_listener_reads_hello(listener))
         mg_session_route(s);
@@ -623,13 +627,13 @@ mg_session_info(const struct mg_session *s, struct mg_session_info *info)
         .generation = s->config->generation,
         .listener = s->listener,
         .config = s->config,
-        .remote = &s->remote,
-        .socket_remote = &s->remote,
+        .remote = s->remote,
+        .socket_remote = s->remote,
         .tls = self->down.deciding || self->down.tls.ssl != NULL ? &self->down.tls : NULL,
         .servername = s->servername,
         .backend = s->backend,
         .backend_address = s->address,
-        .backend_socket = &s->up_addr,
+        .backend_socket = s->up_addr,
         .bytes_up = s->bytes_up,
         .bytes_down = s->bytes_down,
     };
