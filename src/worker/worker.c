@@ -273,6 +273,18 @@ on_trimmed(uv_work_t *work, int status)
 }
 #endif
 
+/* The end of the heap does not move with a handful of connections that come and go: each time costs system
+ * calls and fresh pages. What is not needed for longer is given back below. */
+static void
+heap_setup(void)
+{
+#ifdef MG_HAVE_MALLOC_TRIM
+    mallopt(M_TRIM_THRESHOLD, 4 << 20);
+    mallopt(M_TOP_PAD, 64 << 10);
+    mallopt(M_MMAP_THRESHOLD, 1 << 20); /* what streams stash for slow readers stays below */
+#endif
+}
+
 /*
  * After a storm the C library keeps what it took for it; so most of that is given back: when half of many
  * connections have gone, or when it is quiet after many that were too short for a heartbeat to see. Not
@@ -501,6 +513,7 @@ mg_worker_main(int channel)
     struct mg_worker_process *w = &worker;
     struct mg_err err, ignored;
     signals_ignore();
+    heap_setup();
     fcntl(channel, F_SETFD, FD_CLOEXEC);
     int status = -1;
     if (worker_start(w, channel, &err) == 0) {
