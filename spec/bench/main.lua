@@ -129,7 +129,7 @@ end
 
 local NAMES = { "moongate", "hitch", "haproxy", "nginx", "stunnel", "nginx'" }
 -- What is more than one generator against a peer that runs already.
-local SPECIAL = { "extra", "flood", "memory", "reload" }
+local SPECIAL = { "extra", "flood", "memory", "growth", "reload" }
 
 local running = {}
 

@@ -4,7 +4,8 @@ TLS 1.2 and 1.3, tickets and sessions by id, one worker, no logs.
 
     peers.start("nginx", backend_port) → { name=, ports = { ec=, rsa=, plain= }, pids = "12,13", stop = function }
     peers.start(…) → nil, why it is not there
-    peers.start("moongate", backend_port, { text =, ports =, patience = }): with another script and its ports
+    peers.start("moongate", backend_port, { text =, ports =, patience =, processes = }): with another script, its
+    ports, and how many processes there are then
 
 Ports: `ec` and `rsa` terminate TLS with the P-256 and the RSA-2048 chain, `plain` (where a peer can) relays TCP.
 moongate has more: `tickets2` (TLS 1.3 with two tickets, as the others send), `lua` and `plain_lua` (a backend
@@ -288,7 +289,7 @@ function peers.start(name, backend, extra)
     local pids
     bench.wait(name .. "'s workers", function()
         pids = tree(started.pid, {})
-        return #pids >= (recipe.processes or 1)
+        return #pids >= (extra.processes or recipe.processes or 1)
     end)
     return {
         name = name, ports = ports, pids = table.concat(pids, ","), control = bench.path("control." .. number),
