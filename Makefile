@@ -35,7 +35,7 @@ LDFLAGS  ?=
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   = $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 ALL_CFLAGS = -std=gnu11 $(OPT) $(WARN) $(HARDEN) -fvisibility=hidden -iquote src $(PKG_CFLAGS) $(CPPFLAGS) $(CFLAGS)
-# STATIC=1: OpenSSL inside of the binary, a few percent less CPU per handshake; its updates need a new build.
+# STATIC=1: OpenSSL inside of the binary; its updates then need a new build.
 STATIC  ?=
 OUR_LIBS = $(if $(STATIC),-l:libssl.a -l:libcrypto.a $(filter-out -lssl -lcrypto,$(PKG_LIBS)) -ldl,$(PKG_LIBS))
 PIE_LD     = $(OPT) -pie -Wl,-z,relro,-z,now $(LDFLAGS)
