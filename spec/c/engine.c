@@ -377,7 +377,7 @@ host_run(lua_State *L, int control_fd)
     uv_poll_init(&host.loop, &host.control, control_fd);
     host.control.data = &host;
     uv_poll_start(&host.control, UV_READABLE, on_control);
-    uv_run(&host.loop, UV_RUN_DEFAULT);
+    mg_engine_run(host.engine);
     if (!host.frontend_closed || !host.engine_closed)
         return EXIT_SESSIONS_LEFT;
     if (uv_loop_close(&host.loop) != 0)

@@ -11,7 +11,7 @@ void mg_net_release(struct mg_net *net);
 /* The kernel probes the other side of an idle TCP socket after so many seconds; 0 = never. */
 void mg_net_keepalive(int fd, unsigned delay_s);
 
-/* ---- ready.c: when is a socket ready? ---------------------------------------------------------- */
+/* ---- ready.c: which sockets are ready? --------------------------------------------------------- */
 
 #define MG_EVENT_READ  1u
 #define MG_EVENT_WRITE 2u
@@ -19,23 +19,28 @@ void mg_net_keepalive(int fd, unsigned delay_s);
 #define MG_EVENT_ASK   8u  /* there may be more behind a short read: urgent data, an error */
 #define MG_EVENT_ERROR 16u /* or perhaps: SO_ERROR tells */
 
-int mg_ready_init(struct mg_net *net);
+int mg_ready_init(struct mg_net *net); /* a libuv code */
 void mg_ready_fini(struct mg_net *net);
 
-/* Begins to watch s->fd; a libuv code. */
+/* Waits, unless `busy`, until something is ready, and tells each socket once; libuv's loop has its turn. */
+void mg_ready_wait(struct mg_net *net, bool busy);
+
+/* Begins to watch s->fd, for s->watch; a libuv code. */
 int mg_ready_open(struct mg_stream *s);
 
 /* What s waits for may have changed. A libuv code. */
 int mg_ready_update(struct mg_stream *s);
 
-/* Before s->fd is closed. What has happened already may still be told. */
-void mg_ready_close(struct mg_stream *s);
+/* A listening socket: a->fd, for a->watch. Libuv codes. */
+int mg_ready_listen_init(struct mg_acceptor *a);
+int mg_ready_listen(struct mg_acceptor *a, bool wanted);
+int mg_ready_accepted(struct mg_acceptor *a); /* once for each */
+
+/* Before the descriptor is closed. What has happened already may still be told. */
+void mg_ready_close(struct mg_watch *watch);
 
 /* The memory may go, as far as watching is concerned. */
-bool mg_ready_closed(const struct mg_stream *s);
-
-/* Of a stream that is watched: something has changed. */
-void mg_stream_events(struct mg_stream *s, unsigned events);
+bool mg_ready_closed(const struct mg_watch *watch);
 
 /* ---- net.c ----------------------------------------------------------------------------------- */
 

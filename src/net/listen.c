@@ -1,7 +1,7 @@
 /*
  * A listening socket that this process shares with others: poll, then accept until there is nobody.
  *
- * The happy path is: open, resume, poll callback, at most ACCEPTS_PER_TURN times may_accept +
+ * The happy path is: open, resume, ready, at most ACCEPTS_PER_TURN times may_accept +
  * accept4 + on_accept, back to the loop. Possible failure modes are: another process was faster
  * (EAGAIN, normal), the owner is full (may_accept: paused until it resumes), no descriptor or
  * memory left (starved: the timer tries again), the socket does not listen yet (likewise, sooner
@@ -17,19 +17,23 @@
 #define ACCEPTS_PER_TURN 16
 #define STARVED_MS       100
 #define NOT_YET_MS       10
+#define LOOK_MS          1000
 #define FLUSH_MAX        8192 /* a backlog, and as many as come while it is emptied */
 
-static void on_poll(uv_poll_t *poll, int status, int events);
+static void starve(struct mg_acceptor *a, unsigned ms);
+static void on_look(uv_timer_t *timer);
 
 static void
-polling_update(struct mg_acceptor *a)
+watching_update(struct mg_acceptor *a)
 {
+    bool wanted = !a->paused && !a->starved;
+
     if (a->closing)
         return;
-    if (a->paused || a->starved)
-        uv_poll_stop(&a->poll);
-    else
-        uv_poll_start(&a->poll, UV_READABLE, on_poll);
+    if (mg_ready_listen(a, wanted) < 0)
+        starve(a, STARVED_MS);
+    else if (wanted)
+        uv_timer_start(&a->retry, on_look, LOOK_MS, LOOK_MS);
 }
 
 static void
@@ -38,15 +42,15 @@ on_retry(uv_timer_t *timer)
     struct mg_acceptor *a = timer->data;
 
     a->starved = false;
-    polling_update(a);
+    watching_update(a);
 }
 
 static void
 starve(struct mg_acceptor *a, unsigned ms)
 {
     a->starved = true;
+    mg_ready_listen(a, false);
     uv_timer_start(&a->retry, on_retry, ms, 0);
-    polling_update(a);
 }
 
 /* false: no further try now. */
@@ -96,45 +100,62 @@ accept_one(struct mg_acceptor *a, bool must)
         return accept_failed(a, error);
     }
     a->starvation_said = false;
+    if (mg_ready_accepted(a) < 0)
+        starve(a, STARVED_MS);
     a->ops->on_accept(a, fd, &peer);
     return true;
 }
 
-/* libuv has stopped polling. The error is taken off the socket, or it would be there again at once. */
-static void
-poll_failed(struct mg_acceptor *a, int status)
+/* The error is taken off the socket, or it would be there again at once. */
+static bool
+socket_failed(struct mg_acceptor *a)
 {
     int error = 0;
     socklen_t len = sizeof(error);
 
-    if (getsockopt(a->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0 || error == 0)
-        error = -status;
+    if (getsockopt(a->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
+        error = errno;
+    if (error == 0)
+        return false;
     if (!a->starvation_said)
         mg_log(MG_LOG_WARN, "listening socket: %s; trying again every %d ms", strerror(error),
                STARVED_MS);
     a->starvation_said = true;
     starve(a, STARVED_MS);
+    return true;
 }
 
 static void
-on_poll(uv_poll_t *poll, int status, int events)
+accept_some(struct mg_acceptor *a)
 {
-    struct mg_acceptor *a = poll->data;
-    uint64_t now;
-    int most;
-
-    (void)events;
-    if (status < 0) {
-        poll_failed(a, status);
-        return;
-    }
     /* Who comes alone is not followed at once by a look for the next one, who would wake us again. */
-    now = uv_now(a->net->loop);
-    most = now - a->accepted_at <= 1 ? ACCEPTS_PER_TURN : 1;
+    uint64_t now = uv_now(a->net->loop);
+    int most = now - a->accepted_at <= 1 ? ACCEPTS_PER_TURN : 1;
+
     a->accepted_at = now;
     for (int i = 0; i < most && !a->closing && !a->paused; i++)
         if (!accept_one(a, false))
             return;
+}
+
+static void
+on_ready(struct mg_watch *watch, unsigned events)
+{
+    struct mg_acceptor *a = MG_CONTAINER_OF(watch, struct mg_acceptor, watch);
+
+    if (a->closing || a->paused || a->starved)
+        return;
+    if (events & MG_EVENT_ERROR && socket_failed(a))
+        return;
+    accept_some(a);
+}
+
+/* A connection has woken one process, which may since have died, or have run out of descriptors: then it
+ * waits for another that looks. */
+static void
+on_look(uv_timer_t *timer)
+{
+    accept_some(timer->data);
 }
 
 int
@@ -150,21 +171,21 @@ mg_acceptor_open(struct mg_acceptor *a, struct mg_net *net, int fd,
         close(fd);
         return -1;
     }
-    rc = uv_poll_init(net->loop, &a->poll, fd);
+    a->watch.ready = on_ready;
+    a->net = net;
+    a->fd = fd;
+    rc = mg_ready_listen_init(a);
     if (rc < 0) {
         mg_err_setx(err, "listening socket: %s", uv_strerror(rc));
         close(fd);
         return -1;
     }
     uv_timer_init(net->loop, &a->retry);
-    a->poll.data = a->retry.data = a;
-    a->net = net;
+    a->retry.data = a;
     a->ops = ops;
     a->data = data;
-    a->fd = fd;
     a->is_unix = local.u.sa.sa_family == AF_UNIX;
     a->paused = true;
-    a->live = 2;
     mg_net_hold(net);
     return 0;
 }
@@ -184,14 +205,14 @@ void
 mg_acceptor_pause(struct mg_acceptor *a)
 {
     a->paused = true;
-    polling_update(a);
+    watching_update(a);
 }
 
 void
 mg_acceptor_resume(struct mg_acceptor *a)
 {
     a->paused = false;
-    polling_update(a);
+    watching_update(a);
 }
 
 static void
@@ -222,8 +243,11 @@ on_close(uv_handle_t *handle)
     struct mg_acceptor *a = handle->data;
     struct mg_net *net = a->net;
 
-    if (--a->live > 0)
+    if (!mg_ready_closed(&a->watch)) { /* in the next turn */
+        uv_timer_init(net->loop, &a->retry);
+        uv_close(handle, on_close);
         return;
+    }
     a->ops->on_close(a);
     mg_net_release(net);
 }
@@ -234,7 +258,8 @@ mg_acceptor_close(struct mg_acceptor *a)
     if (a->closing)
         return;
     a->closing = true;
-    uv_close((uv_handle_t *)&a->poll, on_close);
+    mg_ready_listen(a, false);
+    mg_ready_close(&a->watch);
     uv_close((uv_handle_t *)&a->retry, on_close);
     close(a->fd);
     a->fd = -1;

@@ -1,5 +1,5 @@
-/* What all streams of a loop share: the read unit, the list of those that wait for the next turn, and
- * that of those whose owners are to hear of their close. */
+/* What all streams of a loop share: its turns, the read unit, the list of those that wait for the next turn,
+ * and that of those whose owners are to hear of their close. */
 #include "net/internal.h"
 
 #include <netinet/in.h>
@@ -27,11 +27,6 @@ void
 mg_net_release(struct mg_net *net)
 {
     net->live--;
-    if (net->live > 0 || !net->closing)
-        return;
-    mg_free(net->unit);
-    net->unit = NULL;
-    net->on_close(net);
 }
 
 /* ---- lists ----------------------------------------------------------------------------------- */
@@ -58,12 +53,10 @@ due_remove(struct mg_stream *s)
     s->pprev = NULL;
 }
 
-/* Idle callbacks run once per turn, before libuv asks the kernel: who becomes due meanwhile has to wait
- * for the next one. */
+/* Who becomes due meanwhile has to wait for the next turn. */
 static void
-on_idle(uv_idle_t *idle)
+due_run(struct mg_net *net)
 {
-    struct mg_net *net = idle->data;
     struct mg_stream *now = net->due;
 
     net->due = NULL;
@@ -75,8 +68,6 @@ on_idle(uv_idle_t *idle)
         due_remove(s);
         mg_stream_due(s);
     }
-    if (net->due == NULL)
-        uv_idle_stop(&net->idle);
 }
 
 void
@@ -85,28 +76,20 @@ mg_net_due(struct mg_net *net, struct mg_stream *s)
     if (s->pprev != NULL)
         return;
     due_add(&net->due, s);
-    uv_idle_start(&net->idle, on_idle);
 }
 
-/* ---- closing --------------------------------------------------------------------------------- */
-
-static void sweep_later(struct mg_net *net);
-
-/* Close callbacks are the last thing in a turn: nobody has a pointer to these streams in a list of events
- * any more. */
+/* The last thing in a turn: nobody has a pointer to these streams in a list of events any more. */
 static void
-on_sweep(uv_handle_t *handle)
+closed_tell(struct mg_net *net)
 {
-    struct mg_net *net = handle->data;
     struct mg_stream *s = net->closed;
 
     net->closed = NULL;
-    net->sweeping = false;
     while (s != NULL) {
         struct mg_stream *next = s->next;
 
         s->next = NULL;
-        if (mg_ready_closed(s)) {
+        if (mg_ready_closed(&s->watch)) {
             mg_stream_closed(s);
         } else {
             s->next = net->closed;
@@ -114,21 +97,6 @@ on_sweep(uv_handle_t *handle)
         }
         s = next;
     }
-    if (net->closed != NULL)
-        sweep_later(net);
-    mg_net_release(net);
-}
-
-static void
-sweep_later(struct mg_net *net)
-{
-    if (net->sweeping)
-        return;
-    net->sweeping = true;
-    mg_net_hold(net);
-    uv_idle_init(net->loop, &net->sweeper);
-    net->sweeper.data = net;
-    uv_close((uv_handle_t *)&net->sweeper, on_sweep);
 }
 
 void
@@ -137,16 +105,9 @@ mg_net_closed(struct mg_net *net, struct mg_stream *s)
     due_remove(s);
     s->next = net->closed;
     net->closed = s;
-    sweep_later(net);
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
-
-static void
-on_idle_close(uv_handle_t *handle)
-{
-    mg_net_release(handle->data);
-}
 
 int
 mg_net_init(struct mg_net *net, uv_loop_t *loop, struct mg_err *err)
@@ -167,10 +128,32 @@ mg_net_init(struct mg_net *net, uv_loop_t *loop, struct mg_err *err)
         net->unit = NULL;
         return -1;
     }
-    uv_idle_init(loop, &net->idle);
-    net->idle.data = net;
-    mg_net_hold(net);
     return 0;
+}
+
+static bool
+turn(struct mg_net *net, bool busy)
+{
+    mg_ready_wait(net, busy || net->due != NULL);
+    due_run(net);
+    busy = net->on_turn != NULL && net->on_turn(net);
+    closed_tell(net);
+    return busy || net->closed != NULL;
+}
+
+void
+mg_net_run(struct mg_net *net)
+{
+    uv_loop_t *loop = net->loop;
+    bool busy = true;
+
+    while (!net->closing || net->live > 0)
+        busy = turn(net, busy);
+    mg_ready_fini(net);
+    mg_free(net->unit);
+    net->unit = NULL;
+    net->on_close(net);
+    uv_run(loop, UV_RUN_DEFAULT);
 }
 
 void
@@ -178,6 +161,4 @@ mg_net_close(struct mg_net *net, void (*on_close)(struct mg_net *net))
 {
     net->closing = true;
     net->on_close = on_close;
-    mg_ready_fini(net);
-    uv_close((uv_handle_t *)&net->idle, on_idle_close);
 }

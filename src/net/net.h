@@ -1,7 +1,10 @@
 /*
  * net: the loop without TLS. Streams over TCP and unix sockets with bounded, copying-once writes; listening
- * sockets that many processes share; name resolution with a cache. All but the streams is libuv's; they
- * have their own descriptor, which libuv's loop only wakes for (ready.c).
+ * sockets that many processes share; name resolution with a cache. Sockets are waited for in a descriptor
+ * of net's own, in which libuv's loop is one of many (ready.c): timers, threads and other handles are libuv's.
+ *
+ * A turn of mg_net_run is: wait, hear every socket once, let libuv's loop turn where it has something, read on
+ * where a stream has had its share, the owner's on_turn, tell who has closed.
  *
  * Ownership: every object is embedded in its owner's struct and lives until its close callback. After
  * mg_stream_close no callback but that one comes.
@@ -19,26 +22,39 @@
 
 struct mg_stream;
 
+/* One socket that is waited for; see ready.c. */
+struct mg_watch {
+    void (*ready)(struct mg_watch *watch, unsigned events); /* MG_EVENT_* */
+#ifndef MG_HAVE_EPOLL
+    uv_poll_t poll;
+    int polled; /* libuv's events that it waits for */
+    bool open;
+#endif
+};
+
 struct mg_net {
     uv_loop_t *loop;
     unsigned char *unit;      /* MG_NET_UNIT bytes, owned */
-    uv_idle_t idle;           /* runs while something is due, so that the loop does not sleep */
     struct mg_stream *due;    /* those with something to read in the next turn */
-    uv_idle_t sweeper;        /* exists while streams are closing; never runs */
-    struct mg_stream *closed; /* those; their owners are told at the end of the turn */
-    bool sweeping;
+    struct mg_stream *closed; /* closing ones; their owners are told at the end of the turn */
 #ifdef MG_HAVE_EPOLL
-    int epoll_fd; /* of all streams; owned */
-    uv_poll_t epoll;
+    int epoll_fd; /* of all sockets; owned */
 #endif
-    unsigned live; /* handles not yet closed and look-ups under way, streams included */
+    unsigned live; /* streams, acceptors and look-ups that are not yet over */
     bool closing;
     void (*on_close)(struct mg_net *net);
+    /* Late in each turn, for the owner's work, of which each turn is to get a piece. true: there is more of
+     * it, so the next turn begins without waiting. NULL at first. */
+    bool (*on_turn)(struct mg_net *net);
 };
 
 int mg_net_init(struct mg_net *net, uv_loop_t *loop, struct mg_err *err);
 
-/* All streams and acceptors are closed or closing. Calls back when nothing of net is left in the loop;
+/* Instead of uv_run(net->loop, UV_RUN_DEFAULT): until net has closed, and then until nothing of the loop is
+ * left. The struct may go in its close callback. */
+void mg_net_run(struct mg_net *net);
+
+/* All streams and acceptors are closed or closing. Calls back, out of mg_net_run, when nothing of net is left;
  * the unit is freed by then and the struct may go. */
 void mg_net_close(struct mg_net *net, void (*on_close)(struct mg_net *net));
 
@@ -57,11 +73,7 @@ struct mg_stream_ops {
 };
 
 struct mg_stream {
-#ifndef MG_HAVE_EPOLL
-    uv_poll_t poll;
-    int polled; /* libuv's events that it waits for */
-    bool poll_open;
-#endif
+    struct mg_watch watch;
     struct mg_net *net;
     const struct mg_stream_ops *ops;
     void *data;                      /* the owner's */
@@ -156,13 +168,13 @@ struct mg_acceptor {
     struct mg_net *net;
     const struct mg_acceptor_ops *ops;
     void *data; /* the owner's */
-    uv_poll_t poll;
+    struct mg_watch watch;
     uv_timer_t retry;
     int fd;               /* owned */
     uint64_t accepted_at; /* loop time of the last wake-up */
-    bool is_unix, paused, starved, starvation_said, closing;
+    bool is_unix, watched, paused, starved, starvation_said, closing;
+    unsigned accepted;   /* since it last went to the end of the line; see ready.c */
     unsigned flush_left; /* accepts until it closes anyway */
-    unsigned live;
 };
 
 /* Takes fd over, also on failure (then there is nothing to close). It is paused at first; the socket need

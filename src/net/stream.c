@@ -27,6 +27,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+static void on_ready(struct mg_watch *watch, unsigned events);
+
 /* ---- opening --------------------------------------------------------------------------------- */
 
 static void
@@ -34,6 +36,7 @@ stream_open(struct mg_stream *s, struct mg_net *net, int fd, bool is_unix,
             const struct mg_stream_ops *ops, void *data)
 {
     memset(s, 0, sizeof(*s));
+    s->watch.ready = on_ready;
     s->net = net;
     s->ops = ops;
     s->data = data;
@@ -361,8 +364,8 @@ mg_stream_shutdown_by_close(struct mg_stream *s)
 
 /* ---- events ---------------------------------------------------------------------------------- */
 
-void
-mg_stream_events(struct mg_stream *s, unsigned events)
+static void
+stream_events(struct mg_stream *s, unsigned events)
 {
     if (s->closing)
         return;
@@ -382,6 +385,15 @@ mg_stream_events(struct mg_stream *s, unsigned events)
     input(s);
     if (events & MG_EVENT_WRITE && s->writing)
         output(s);
+}
+
+static void
+on_ready(struct mg_watch *watch, unsigned events)
+{
+    struct mg_stream *s = MG_CONTAINER_OF(watch, struct mg_stream, watch);
+
+    stream_events(s, events);
+    mg_ready_update(s);
 }
 
 /* ---- closing --------------------------------------------------------------------------------- */
@@ -404,7 +416,7 @@ mg_stream_close(struct mg_stream *s, bool reset)
     s->closing = true;
     s->reading = false;
     stash_free(s);
-    mg_ready_close(s);
+    mg_ready_close(&s->watch);
     if (reset && !s->is_unix && s->fd >= 0) {
         struct linger at_once = {.l_onoff = 1, .l_linger = 0};
         setsockopt(s->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));

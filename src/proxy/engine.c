@@ -3,14 +3,19 @@
  * counts.
  *
  * Handshakes cost two hundred times what a relayed request does. So the bytes of a handshake only
- * put its peer into a queue, and one of the queue is taken per loop turn, in the check phase, after
- * the established connections have read and written. While the queue is not empty an idle handle
- * keeps the loop from sleeping; when it is empty both handles stop, and the loop sleeps as long as
- * nobody says anything. From a certain length on the queue is worked off by a thread (offload.c).
+ * put its peer into a queue, and one of the queue is taken per loop turn, at its end, after the
+ * established connections have read and written; a few of them where nobody established has
+ * spoken of late, since each turn asks the kernel. While the queue is not empty the loop does not
+ * sleep. From a certain length on the queue is worked off by a thread (offload.c).
  */
 #include "proxy/internal.h"
 
 #include <string.h>
+
+#define OTHERS_MS   100 /* since they were last heard */
+#define STEPS_ALONE 4   /* of handshakes in one turn, where nobody else talks */
+
+static bool on_turn(struct mg_net *net);
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
@@ -48,14 +53,13 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
         memory_free(engine);
         return NULL;
     }
+    engine->net.on_turn = on_turn;
     mg_link_init(&engine->sessions);
     mg_link_init(&engine->frontends);
     mg_link_init(&engine->handshakes);
-    uv_idle_init(options->loop, &engine->idle);
-    uv_check_init(options->loop, &engine->check);
     uv_timer_init(options->loop, &engine->full_timer);
-    engine->idle.data = engine->check.data = engine->full_timer.data = engine;
-    engine->handles = 3;
+    engine->full_timer.data = engine;
+    engine->handles = 1;
     engine->random = mg_now_ns() | 1;
     return engine;
 }
@@ -97,33 +101,36 @@ mg_engine_close(struct mg_engine *engine, void (*closed)(void *data), void *data
     engine->on_closed_data = data;
     mg_frontends_stop(engine);
     engine->handles += mg_offload_close(engine->offload, on_handle_close);
-    uv_close((uv_handle_t *)&engine->idle, on_handle_close);
-    uv_close((uv_handle_t *)&engine->check, on_handle_close);
     uv_close((uv_handle_t *)&engine->full_timer, on_handle_close);
+}
+
+void
+mg_engine_run(struct mg_engine *engine)
+{
+    mg_net_run(&engine->net);
 }
 
 /* ---- the queue of handshakes ----------------------------------------------------------------- */
 
-static void
-on_idle(uv_idle_t *idle)
+bool
+mg_engine_others_talk(const struct mg_engine *engine)
 {
-    (void)idle;
+    return engine->heard_at != 0 && uv_now(engine->options.loop) - engine->heard_at < OTHERS_MS;
 }
 
-static void
-on_check(uv_check_t *check)
+static bool
+on_turn(struct mg_net *net)
 {
-    struct mg_engine *engine = check->data;
-    struct mg_link *first = engine->handshakes.next;
+    struct mg_engine *engine = MG_CONTAINER_OF(net, struct mg_engine, net);
+    int steps = mg_engine_others_talk(engine) ? 1 : STEPS_ALONE;
 
-    if (first != &engine->handshakes) {
+    while (steps-- > 0 && !mg_link_empty(&engine->handshakes)) {
+        struct mg_link *first = engine->handshakes.next;
+
         mg_link_remove(first);
         mg_handshake_step(MG_CONTAINER_OF(first, struct mg_peer, handshake_link));
     }
-    if (mg_link_empty(&engine->handshakes)) {
-        uv_idle_stop(&engine->idle);
-        uv_check_stop(&engine->check);
-    }
+    return !mg_link_empty(&engine->handshakes);
 }
 
 void
@@ -134,8 +141,6 @@ mg_handshake_enqueue(struct mg_peer *peer)
     if (!mg_link_empty(&peer->handshake_link) || engine->closing)
         return;
     mg_link_append(&engine->handshakes, &peer->handshake_link);
-    uv_idle_start(&engine->idle, on_idle);
-    uv_check_start(&engine->check, on_check);
 }
 
 /* ---- sessions -------------------------------------------------------------------------------- */

@@ -69,13 +69,11 @@ struct mg_engine {
     unsigned char *out;   /* MG_OUT_UNIT bytes: what one call encrypts */
     struct mg_link sessions, frontends;
     struct mg_link handshakes;  /* peers whose handshake can go a step further */
-    uint64_t others_at;         /* loop time at which an established session was last heard, or 0 */
+    uint64_t heard_at;          /* loop time at which an established session was last heard, or 0 */
     struct mg_offload *offload; /* takes them over when there are many; owned */
-    uv_idle_t idle;   /* runs while `handshakes` is not empty, so that the loop does not sleep */
-    uv_check_t check; /* takes one of them per loop turn, after all reading */
-    uv_timer_t full_timer; /* runs while a frontend waits for room under max_connections */
-    unsigned handles;      /* of the three above, and offload's, not yet closed */
-    size_t session_count;  /* until their memory is freed */
+    uv_timer_t full_timer;      /* runs while a frontend waits for room under max_connections */
+    unsigned handles;           /* that one, and offload's, not yet closed */
+    size_t session_count;       /* until their memory is freed */
     uint64_t accepted, handshakes_done, bytes_up, bytes_down; /* of closed sessions: the bytes */
     struct mg_reason_count closes[MG_REASONS];
     uint64_t records_lost;    /* access records, since the log last went on */
@@ -97,6 +95,9 @@ void mg_engine_release(struct mg_engine *engine);
 
 /* A session of that age is not one of a flood. */
 #define MG_ESTABLISHED_MS 50
+
+/* Some of that age were heard a short while ago: handshakes stand back for them. */
+bool mg_engine_others_talk(const struct mg_engine *engine);
 
 /* ---- session --------------------------------------------------------------------------------- */
 

@@ -49,7 +49,6 @@
 #define MG_OFFLOAD_BEGIN 12
 #endif
 #define BEGIN_BEFORE_OTHERS (MG_OFFLOAD_BEGIN != 0)
-#define OTHERS_MS           100 /* since they were last heard */
 
 /* Out at a time: enough for the thread not to run dry while the loop has other things to do. */
 #define JOBS_MAX 8
@@ -302,9 +301,7 @@ static bool
 queue_is_long(const struct mg_engine *engine)
 {
     const struct mg_link *at = &engine->handshakes;
-    bool others =
-        engine->others_at != 0 && uv_now(engine->options.loop) - engine->others_at < OTHERS_MS;
-    int begin = others ? BEGIN_BEFORE_OTHERS : MG_OFFLOAD_BEGIN;
+    int begin = mg_engine_others_talk(engine) ? BEGIN_BEFORE_OTHERS : MG_OFFLOAD_BEGIN;
 
     for (int i = 0; i < begin; i++) {
         at = at->next;

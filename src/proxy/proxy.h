@@ -201,6 +201,11 @@ struct mg_engine_options {
 };
 
 struct mg_engine *mg_engine_new(const struct mg_engine_options *options, struct mg_err *err);
+
+/* Instead of uv_run(loop, UV_RUN_DEFAULT): until the engine has closed, and then until nothing of the loop
+ * is left. */
+void mg_engine_run(struct mg_engine *engine);
+
 void mg_engine_set_access_fd(struct mg_engine *engine, int fd); /* after USR1 */
 
 /* Makes run-time parts (resolvers, shared slots) of a config; loop thread, before its first use. */

@@ -367,7 +367,7 @@ on_read(struct mg_stream *stream, const unsigned char *data, size_t len)
             mg_stream_read_stop(stream);
     } else {
         if (s->active_at - s->born_at >= MG_ESTABLISHED_MS)
-            s->engine->others_at = s->active_at;
+            s->engine->heard_at = s->active_at;
         mg_pump_input(peer, data, len);
     }
 }

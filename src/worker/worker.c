@@ -488,7 +488,7 @@ loop_run(struct mg_worker_process *w, int channel, struct mg_err *err)
     w->connected = true;
     timers_start(w);
     w->trim.data = w;
-    uv_run(&w->loop, UV_RUN_DEFAULT);
+    mg_engine_run(w->engine);
     if (w->live == 0 && uv_loop_close(&w->loop) == 0)
         return 0;
     mg_log(MG_LOG_ERROR, "uv_loop_close: %u handles of the worker itself are still open", w->live);
