@@ -118,6 +118,7 @@ done(struct mg_peer *peer)
 {
     struct mg_session *s = peer->session;
 
+    mg_tls_conn_share(&peer->tls);
     peer->stream.read_max = MG_NET_UNIT;
     if (mg_peer_is_down(peer)) {
         s->handshake_us = mg_session_elapsed_us(s);

@@ -1,6 +1,6 @@
 /*
- * The BIO between libssl and the buffers of the current call. It owns nothing: between calls
- * conn->io is NULL and it answers "try again". libssl needs exactly one control, FLUSH; answering 1
+ * The BIO between libssl and the buffers of the current call. It owns nothing and knows its connection
+ * only during a call, so that one does for all: between calls conn->io is NULL and it answers "try again". libssl needs exactly one control, FLUSH; answering 1
  * to others would claim things that are not so (EOF, kernel TLS).
  */
 #include "tls/internal.h"
@@ -92,13 +92,18 @@ method_make(void)
 }
 
 BIO *
-mg_tls_bio_new(struct mg_tls_conn *conn)
+mg_tls_bio_new(void)
 {
-    BIO *bio;
-
     pthread_once(&method_once, method_make);
-    bio = method != NULL ? BIO_new(method) : NULL;
-    if (bio != NULL)
-        BIO_set_data(bio, conn);
-    return bio;
+    return method != NULL ? BIO_new(method) : NULL;
+}
+
+BIO *
+mg_tls_bio_shared(void)
+{
+    static BIO *shared;
+
+    if (shared == NULL)
+        shared = mg_tls_bio_new();
+    return shared != NULL && BIO_up_ref(shared) == 1 ? shared : NULL;
 }

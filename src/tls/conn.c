@@ -133,7 +133,7 @@ mg_tls_conn_open(struct mg_tls_conn *conn, SSL_CTX *ctx, enum mg_tls_role role, 
     pthread_once(&index_once, index_make);
     ERR_clear_error();
     conn->ssl = conn_index >= 0 ? SSL_new(ctx) : NULL;
-    bio = conn->ssl != NULL ? mg_tls_bio_new(conn) : NULL;
+    bio = conn->ssl != NULL ? mg_tls_bio_new() : NULL;
     if (bio == NULL || !SSL_set_ex_data(conn->ssl, conn_index, conn)) {
         mg_tls_err_take(err, "SSL_new");
         BIO_free(bio);
@@ -319,6 +319,7 @@ call_begin(struct mg_tls_conn *conn, struct mg_tls_io *io)
 {
     ERR_clear_error();
     conn->io = io;
+    BIO_set_data(SSL_get_rbio(conn->ssl), conn);
 }
 
 enum mg_tls_status
@@ -335,6 +336,15 @@ mg_tls_conn_handshake(struct mg_tls_conn *conn, struct mg_tls_io *io, struct mg_
         SSL_set_msg_callback(conn->ssl, NULL); /* it would be called for every record from now on */
     }
     return status;
+}
+
+void
+mg_tls_conn_share(struct mg_tls_conn *conn)
+{
+    BIO *bio = mg_tls_bio_shared();
+
+    if (bio != NULL)
+        SSL_set_bio(conn->ssl, bio, bio);
 }
 
 static void

@@ -10,7 +10,11 @@
  */
 unsigned long mg_tls_err_drain(char *out, size_t cap);
 
-/* The BIO that reads and writes conn->io; owned by the caller until SSL_set_bio. */
-BIO *mg_tls_bio_new(struct mg_tls_conn *conn);
+/* A BIO that reads and writes the io of the conn that is its data; owned by the caller until SSL_set_bio. */
+BIO *mg_tls_bio_new(void);
+
+/* One for all connections that one thread serves, which is the only one to call this: a reference of the
+ * caller's, or NULL. It lives as long as the process. */
+BIO *mg_tls_bio_shared(void);
 
 #endif

@@ -257,6 +257,10 @@ void mg_tls_conn_kept_hello(struct mg_tls_conn *conn, struct mg_ring *ring, uint
 int mg_tls_conn_set_servername(struct mg_tls_conn *conn, const char *name, bool verify,
                                struct mg_err *err);
 
+/* After the handshake: from here on only the thread that calls this, always the same one of the process,
+ * touches conn. All such connections share what libssl needs to reach their buffers: 200 bytes less. */
+void mg_tls_conn_share(struct mg_tls_conn *conn);
+
 enum mg_tls_status mg_tls_conn_handshake(struct mg_tls_conn *conn, struct mg_tls_io *io,
                                          struct mg_err *err);
 
