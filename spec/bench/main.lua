@@ -5,6 +5,7 @@ bench.json and bench.svg below the build directory.
     QUICK=1     few and short rounds: two minutes
     ONLY=text   scenarios whose id contains it (several, separated by commas)
     ROUNDS=n, SECONDS_EACH=s          of each measurement
+    WITH="NAME=value …", PROGRAM=path    what the other one of ONLY=variant has
     CONNECTIONS=n, CERTIFICATES=n     idle connections, certificates of a reload
 ]]
 
@@ -129,7 +130,7 @@ end
 
 local NAMES = { "moongate", "hitch", "haproxy", "nginx", "stunnel", "nginx'" }
 -- What is more than one generator against a peer that runs already.
-local SPECIAL = { "extra", "flood", "memory", "growth", "reload" }
+local SPECIAL = { "extra", "flood", "memory", "growth", "variant", "reload" }
 
 local running = {}
 

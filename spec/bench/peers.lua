@@ -4,8 +4,8 @@ TLS 1.2 and 1.3, tickets and sessions by id, one worker, no logs.
 
     peers.start("nginx", backend_port) → { name=, ports = { ec=, rsa=, plain= }, pids = "12,13", stop = function }
     peers.start(…) → nil, why it is not there
-    peers.start("moongate", backend_port, { text =, ports =, patience =, processes = }): with another script, its
-    ports, and how many processes there are then
+    peers.start("moongate", backend_port, { text =, ports =, patience =, processes =, env =, program = }): with
+    another script, its ports, how many processes there are then, more in its environment, another program
 
 Ports: `ec` and `rsa` terminate TLS with the P-256 and the RSA-2048 chain, `plain` (where a peer can) relays TCP.
 moongate has more: `tickets2` (TLS 1.3 with two tickets, as the others send), `lua` and `plain_lua` (a backend
@@ -264,11 +264,15 @@ function peers.start(name, backend, extra)
     local command = recipe.command(config, number)
     if kind ~= "moongate" then
         command[1] = program
+    elseif extra.program then
+        command[1] = extra.program
     end
     if kind == "hitch" and not bench.is_root then
         table.remove(command) -- --user
     end
-    local started = bench.start(peers.bound(command, peers.cpu))
+    command = peers.bound(command, peers.cpu)
+    command.env = extra.env
+    local started = bench.start(command)
     local ok, reason = pcall(bench.wait, name .. " to listen", function()
         if not started:alive() then
             error(started:errors() .. started:output(), 0)
