@@ -42,6 +42,11 @@ void mg_ready_close(struct mg_watch *watch);
 /* The memory may go, as far as watching is concerned. */
 bool mg_ready_closed(const struct mg_watch *watch);
 
+/* ---- deadline.c ------------------------------------------------------------------------------ */
+
+void mg_deadlines_init(struct mg_net *net);
+void mg_deadlines_fini(struct mg_net *net); /* none is open any more */
+
 /* ---- net.c ----------------------------------------------------------------------------------- */
 
 /* In the next turn mg_stream_due is called, unless the stream closes before. Idempotent. */

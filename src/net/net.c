@@ -128,6 +128,7 @@ mg_net_init(struct mg_net *net, uv_loop_t *loop, struct mg_err *err)
         net->unit = NULL;
         return -1;
     }
+    mg_deadlines_init(net);
     return 0;
 }
 
@@ -161,4 +162,5 @@ mg_net_close(struct mg_net *net, void (*on_close)(struct mg_net *net))
 {
     net->closing = true;
     net->on_close = on_close;
+    mg_deadlines_fini(net);
 }

@@ -21,6 +21,7 @@
 #define MG_NET_UNIT (256u * 1024u)
 
 struct mg_stream;
+struct mg_deadline;
 
 /* One socket that is waited for; see ready.c. */
 struct mg_watch {
@@ -40,7 +41,12 @@ struct mg_net {
 #ifdef MG_HAVE_EPOLL
     int epoll_fd; /* of all sockets; owned */
 #endif
-    unsigned live; /* streams, acceptors and look-ups that are not yet over */
+    struct mg_deadline **deadlines; /* a heap of those that are set; owned */
+    uint32_t deadlines_set, deadlines_open, deadlines_room;
+    uv_timer_t timer; /* of the earliest */
+    /* A deadline has passed; it is not set any more. */
+    void (*on_deadline)(struct mg_net *net, struct mg_deadline *deadline);
+    unsigned live; /* streams, acceptors and look-ups that are not yet over, and the timer */
     bool closing;
     void (*on_close)(struct mg_net *net);
     /* Late in each turn, for the owner's work, of which each turn is to get a piece. true: there is more of
@@ -57,6 +63,19 @@ void mg_net_run(struct mg_net *net);
 /* All streams and acceptors are closed or closing. Calls back, out of mg_net_run, when nothing of net is left;
  * the unit is freed by then and the struct may go. */
 void mg_net_close(struct mg_net *net, void (*on_close)(struct mg_net *net));
+
+/* ---- deadlines ------------------------------------------------------------------------------ */
+
+/* Embedded in its owner; net->on_deadline tells that it has passed. */
+struct mg_deadline {
+    uint64_t at;    /* loop time; 0 = not set */
+    uint32_t place; /* private */
+};
+
+/* Makes room for it, so that setting cannot fail: 0 or UV_ENOMEM, then there is nothing to close. */
+int mg_deadline_open(struct mg_net *net, struct mg_deadline *d);
+void mg_deadline_set(struct mg_net *net, struct mg_deadline *d, uint64_t at);
+void mg_deadline_close(struct mg_net *net, struct mg_deadline *d);
 
 /* ---- stream --------------------------------------------------------------------------------- */
 

@@ -54,6 +54,7 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
         return NULL;
     }
     engine->net.on_turn = on_turn;
+    engine->net.on_deadline = mg_session_on_deadline;
     mg_link_init(&engine->sessions);
     mg_link_init(&engine->frontends);
     mg_link_init(&engine->handshakes);

@@ -1,7 +1,7 @@
 /*
  * What the files of proxy/ share with each other only.
  *
- * Ownership: a session owns its two peers (embedded), its timer and, while it connects, its dial.
+ * Ownership: a session owns its two peers and its deadline (embedded) and, while it connects, its dial.
  * The engine's lists only link what exists. Everything a session holds is released in
  * mg_session_release, when `live` falls to 0.
  */
@@ -150,8 +150,8 @@ struct mg_session {
     struct mg_dial *dial;               /* owned; NULL unless connecting */
     struct mg_job *job; /* owned; while it is there down.tls and down.held are not ours */
     struct mg_peer down, up;
-    uv_timer_t timer;  /* one for all deadlines, re-armed when it fires or an earlier one appears */
-    uint64_t armed_at; /* loop time at which it fires; 0 = not armed */
+    struct mg_deadline
+        deadline; /* one for all; set again when it passes or an earlier one appears */
     uint64_t id;
     uint64_t born_at;      /* loop time */
     uint64_t active_at;    /* loop time of the last byte */
@@ -169,7 +169,7 @@ struct mg_session {
     struct mg_addr *remote; /* owned */
     struct mg_addr *up_addr; /* tried or connected to; owned, or NULL */
     void *user;
-    unsigned live; /* handles not yet closed: timer, down, up */
+    unsigned live; /* streams not yet closed: down, up */
     enum mg_state state;
     bool passed;    /* down has TLS, but with the backend: what it sends is relayed as it is */
     bool up_ready;  /* the backend takes bytes */
@@ -209,8 +209,9 @@ void mg_session_route(struct mg_session *s);
 /* The backend takes bytes. */
 void mg_session_up_ready(struct mg_session *s);
 
-/* Arms the timer if a deadline is earlier than what it is armed for. */
+/* Sets the deadline if there is one earlier than what it is set to. */
 void mg_session_arm(struct mg_session *s);
+void mg_session_on_deadline(struct mg_net *net, struct mg_deadline *deadline);
 
 /* Microseconds since accept, saturating. */
 uint32_t mg_session_elapsed_us(const struct mg_session *s);

@@ -5,7 +5,7 @@
  * (skipped on a plain listener) – S_ROUTE (the backend is chosen; a fixed one has been dialled since
  * the client's first bytes, or since the choice, side by side with the handshake) – S_CONNECT until
  * the backend takes bytes – S_RELAY until both directions have ended – S_LINGER until what was
- * written has left – S_CLOSING until libuv has let go of every handle, then the memory is freed.
+ * written has left – S_CLOSING until both streams are closed, then the memory is freed.
  *
  * Possible failure modes are: the handshake fails (its alert leaves, S_LINGER reads on for a moment
  * so that no reset destroys the alert on its way), no address of the backend answers, a side is cut
@@ -13,8 +13,8 @@
  * resets every side that was not told a proper end: half an answer must never look like a whole
  * one.
  *
- * All deadlines share one timer. It is set to the earliest of them and not touched when they move
- * away, as they do with every byte; when it fires too early it is set again.
+ * All deadlines of a session share one of net's. It is set to the earliest of them and not touched when
+ * they move away, as they do with every byte; when it passes too early it is set again.
  */
 #include "proxy/internal.h"
 
@@ -92,16 +92,13 @@ keepalive_begin(struct mg_session *s)
     mg_session_arm(s);
 }
 
-static void
-on_timer(uv_timer_t *timer)
+void
+mg_session_on_deadline(struct mg_net *net, struct mg_deadline *deadline)
 {
-    struct mg_session *s = timer->data;
-    uint64_t now = uv_now(s->engine->net.loop);
+    struct mg_session *s = MG_CONTAINER_OF(deadline, struct mg_session, deadline);
+    uint64_t now = uv_now(net->loop);
     struct deadline next;
 
-    if (s->state == S_CLOSING)
-        return;
-    s->armed_at = 0;
     mg_pump_look(&s->down, now);
     mg_pump_look(&s->up, now);
     next = deadline_next(s);
@@ -120,16 +117,13 @@ on_timer(uv_timer_t *timer)
 void
 mg_session_arm(struct mg_session *s)
 {
-    uint64_t now = uv_now(s->engine->net.loop);
     struct deadline next;
 
     if (s->state == S_CLOSING)
         return;
     next = deadline_next(s);
-    if (next.at == UINT64_MAX || (s->armed_at != 0 && s->armed_at <= next.at))
-        return;
-    s->armed_at = next.at;
-    uv_timer_start(&s->timer, on_timer, next.at > now ? next.at - now : 0, 0);
+    if (next.at != UINT64_MAX && (s->deadline.at == 0 || next.at < s->deadline.at))
+        mg_deadline_set(&s->engine->net, &s->deadline, next.at);
 }
 
 uint32_t
@@ -173,12 +167,6 @@ session_release(struct mg_session *s)
 }
 
 static void
-on_timer_close(uv_handle_t *handle)
-{
-    session_release(handle->data);
-}
-
-static void
 on_stream_close(struct mg_stream *stream)
 {
     struct mg_peer *peer = stream->data;
@@ -188,7 +176,7 @@ on_stream_close(struct mg_stream *stream)
         session_release(s);
         return;
     }
-    s->live--; /* an address that failed: the timer and down are still there */
+    s->live--; /* an address that failed: down is still there */
     mg_dial_closed(s);
 }
 
@@ -233,7 +221,7 @@ mg_session_close(struct mg_session *s, const char *reason, const char *detail)
         s->address->active--;
     peer_close(&s->down);
     peer_close(&s->up);
-    uv_close((uv_handle_t *)&s->timer, on_timer_close);
+    mg_deadline_close(&engine->net, &s->deadline);
     mg_frontend_give_back(engine, s->listener);
 }
 
@@ -542,8 +530,10 @@ session_new(struct mg_engine *engine, struct mg_config *config, struct mg_listen
 {
     struct mg_session *s = mg_calloc(1, sizeof(*s));
 
-    if (s == NULL)
+    if (s == NULL || mg_deadline_open(&engine->net, &s->deadline) < 0) {
+        mg_free(s);
         return NULL;
+    }
     s->engine = engine;
     s->config = config;
     s->listener = listener;
@@ -557,9 +547,6 @@ session_new(struct mg_engine *engine, struct mg_config *config, struct mg_listen
     engine->accepted++;
     listener->accepted++;
     listener->open++;
-    uv_timer_init(engine->net.loop, &s->timer);
-    s->timer.data = s;
-    s->live = 1;
     s->id =
         atomic_fetch_add_explicit(&engine->options.shared->next_id, 1, memory_order_relaxed) + 1;
     s->born_at = s->active_at = uv_now(engine->net.loop);
@@ -602,7 +589,7 @@ mg_session_open(struct mg_engine *engine, struct mg_config *config, struct mg_li
     }
     s->remote = mg_addr_keep(remote);
     rc = mg_stream_accept(&s->down.stream, &engine->net, fd, is_unix, &mg_peer_ops, &s->down);
-    s->live++;
+    s->live = 1;
     if (s->remote == NULL)
         mg_session_close(s, "session: out of memory", NULL);
     else if (rc < 0)
