@@ -127,9 +127,9 @@ struct mg_peer {
     size_t answers;     /* of libssl to this peer, that wait in its stash; about */
     size_t unsent_seen; /* bytes that its other side had not taken at ... */
     uint64_t moved_at;  /* ... this loop time, when the number was last seen to have changed */
+    uint64_t told;      /* relayed bytes that had left to it by then; UINT64_MAX: some had not */
     bool deciding;      /* its ClientHello comes first: S_HELLO, or refused in it */
     bool ended;         /* its input came to a proper end */
-    uint64_t told;      /* relayed bytes that had left to it by then; UINT64_MAX: some had not */
     bool finish_wanted; /* its end is to be told once what is parked has left */
     bool finished; /* it has been told a proper end: close_notify where there is TLS, and FIN */
 };

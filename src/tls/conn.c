@@ -272,7 +272,7 @@ failure_describe(struct mg_tls_conn *conn, struct mg_err *err)
 {
     char reason[512];
 
-    conn->error_code = mg_tls_err_drain(reason, sizeof(reason));
+    conn->error_code = (uint32_t)mg_tls_err_drain(reason, sizeof(reason));
     if (ERR_GET_LIB(conn->error_code) == ERR_LIB_SSL &&
         ERR_GET_REASON(conn->error_code) == SSL_R_CERTIFICATE_VERIFY_FAILED)
         mg_err_setx(err, "certificate verify failed (%s)",

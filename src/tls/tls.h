@@ -204,9 +204,9 @@ struct mg_tls_conn {
     char *callback_error; /* owned, or NULL */
     /* Server: what the ClientHello offered, "h2,http/1.1", printable; owned, or NULL. */
     char *alpn_offered;
-    char *ja4;                /* likewise: the ClientHello's fingerprint; owned, or NULL */
-    unsigned long error_code; /* OpenSSL's packed code of the last MG_TLS_ERROR, or 0 */
-    bool noting;              /* Server: the two above are kept. Set after opening. */
+    char *ja4;           /* likewise: the ClientHello's fingerprint; owned, or NULL */
+    uint32_t error_code; /* OpenSSL's packed code of the last MG_TLS_ERROR, or 0 */
+    bool noting;         /* Server: the two above are kept. Set after opening. */
     bool handshake_done;
     bool close_notify_sent;
     bool close_notify_received;
