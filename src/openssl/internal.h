@@ -199,6 +199,14 @@ void mg_lua_push_extensions(lua_State *L, const STACK_OF(X509_EXTENSION) * list)
 void mg_lua_push_crl(lua_State *L, X509_CRL *crl);
 X509_CRL *mg_crl_share(lua_State *L, int arg); /* checks, and freezes the CRL */
 
+/* The CRL of an encoding, from the process's cache (pem.c) if it was read before; a reference. NULL: it is
+ * none, OpenSSL's queue says why. */
+X509_CRL *mg_pem_crl(const unsigned char *der, long len);
+
+/* Pushes the list of CRLs in a text, frozen; it may be empty for PEM of other things. Raises CRLError
+ * "what: …" for what cannot be read. */
+void mg_crl_parse_all(lua_State *L, const char *what, const char *data, size_t len);
+
 /* The Name at idx, or one made from a string "/CN=x/O=y" (left on the stack in its place). */
 X509_NAME *mg_attr_name(lua_State *L, int idx, const char *cls, const char *name);
 
@@ -336,6 +344,24 @@ int mg_staples_apply(lua_State *L, SSL_CTX *ctx, int value);
 bool mg_staples_ended(const SSL_CTX *ctx); /* one of them */
 void mg_staples_free(struct mg_staple *list);
 
+/* ---- CRLs of a context (ssl_crl.c) ------------------------------------------------------------ */
+
+/* Whom they concern: issuers without any are let off, but where the cert_store's own flags say otherwise. */
+struct mg_crl_check {
+    bool lenient;                   /* the context has CRLs of its own */
+    bool strict_leaf, strict_chain; /* the peer's certificate, and those above it, need one */
+    bool indirect;                  /* one of them may be about any issuer's certificates */
+};
+
+int mg_ssl_context_add_crl(lua_State *L);
+int mg_ssl_context_load_crl(lua_State *L);
+
+/* setup: puts the list at index crls into store, with the flags. Raises. */
+void mg_crls_add(lua_State *L, X509_STORE *store, int crls, struct mg_crl_check *check);
+
+/* Whether the error of a verification is only that an issuer has no CRL, of whom none is wanted. */
+bool mg_crl_excused(const SSL_CTX *ssl_ctx, X509_STORE_CTX *ctx);
+
 /* ---- callbacks: the attributes that hold a function ------------------------------------------ */
 
 #ifdef MG_HAVE_NPN
@@ -391,6 +417,7 @@ struct mg_ssl_context_extra {
     struct mg_staple *staples; /* the certificates' OCSP responses (ssl_staple.c), owned */
     bool cache_locked;         /* session_remove_cb is running */
     bool verify_hostname;
+    struct mg_crl_check crl_check;
     unsigned char session_id_context[32]; /* once set up; mixed with the SNI per connection */
 };
 struct mg_ssl_context_extra *mg_ssl_context_extra(const SSL_CTX *ctx);

@@ -24,6 +24,7 @@ struct plan {
     struct mg_buf *alpn, *npn;    /* NULL: none */
     struct mg_callbacks callbacks;
     bool verify_hostname;
+    struct mg_crl_check crl_check;
     int verify_mode;
     int verify_depth; /* -1: OpenSSL's */
     long timeout;     /* -1: OpenSSL's */
@@ -115,20 +116,6 @@ store_copy(lua_State *L, X509_STORE *to, X509_STORE *from)
         mg_lua_openssl_error(L, "NoMemoryError", CLS ".cert_store");
 }
 
-/* ctx:add_crl(): certificates on these lists are refused. */
-static void
-crls_add(lua_State *L, X509_STORE *store, int crls)
-{
-    lua_Integer count = (lua_Integer)lua_rawlen(L, crls);
-    for (lua_Integer i = 1; i <= count; i++) {
-        lua_rawgeti(L, crls, i);
-        if (X509_STORE_add_crl(store, mg_crl_share(L, -1)) != 1)
-            mg_lua_openssl_error(L, "SSLError", CLS ":add_crl");
-        lua_pop(L, 1);
-    }
-    X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK);
-}
-
 /*
  * cert_store is shared, not copied, and frozen with the context. Together with ca_file, ca_path
  * or CRLs of its own the context gets a store of its own, because a file that one context trusts must not
@@ -161,7 +148,7 @@ plan_store(lua_State *L, int idx, struct plan *plan)
     if (has_path)
         mg_store_load_dir(L, plan->store, lua_tostring(L, path));
     if (has_crls)
-        crls_add(L, plan->store, crls);
+        mg_crls_add(L, plan->store, crls, &plan->crl_check);
 }
 
 static bool
@@ -278,6 +265,7 @@ plan_apply(lua_State *L, int idx, SSL_CTX *ctx, struct plan *plan)
     }
     mg_ssl_context_extra(ctx)->verify_hostname = plan->verify_hostname;
     npn_apply(ctx, plan->npn);
+    mg_ssl_context_extra(ctx)->crl_check = plan->crl_check;
     mg_callbacks_install(ctx, &plan->callbacks, plan->verify_mode);
     if (plan->verify_depth >= 0)
         SSL_CTX_set_verify_depth(ctx, plan->verify_depth);
@@ -387,6 +375,7 @@ hash_verification(EVP_MD_CTX *md, lua_State *L, int idx, SSL_CTX *ctx)
 {
     X509_STORE *store = SSL_CTX_get_cert_store(ctx);
     X509_VERIFY_PARAM *param = X509_STORE_get0_param(store);
+    const struct mg_crl_check *check = &mg_ssl_context_extra(ctx)->crl_check;
     unsigned char script[32] = {0};
     mg_ssl_context_value(L, idx, "cert_store");
     const struct mg_store *given = mg_class_test(L, -1, &mg_store_class);
@@ -402,6 +391,7 @@ hash_verification(EVP_MD_CTX *md, lua_State *L, int idx, SSL_CTX *ctx)
         hash_number(md, (int64_t)X509_VERIFY_PARAM_get_time(param)) < 0 ||
         hash_number(md, purpose) < 0 || hash_number(md, trust) < 0 ||
         hash_number(md, flag_value(L, idx, "verify_hostname")) < 0 ||
+        hash_number(md, check->lenient + 2 * check->strict_leaf + 4 * check->strict_chain) < 0 ||
         hash_number(md, callback) < 0 || hash_bytes(md, script, sizeof(script)) < 0 ||
         hash_names(md, ctx) < 0)
         return -1;

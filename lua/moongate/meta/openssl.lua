@@ -253,10 +253,19 @@ function SSLContext:session_remove(session) end
 ---@return moongate.openssl.SSLContext self
 function SSLContext:flush_sessions(time) end
 
---- Certificates on that list are refused, and with it every certificate needs its issuer's list.
+--- From now on certificates on that list are refused: of peers and of the CAs between them and the root. It must be valid
+--- and signed by its CA, else all certificates of that CA are refused (check warns). CAs without any CRL here are not
+--- asked for one, unless cert_store.flags has V_FLAG_CRL_CHECK (for peers) and V_FLAG_CRL_CHECK_ALL (for the CAs, too).
+--- Of several lists of a CA the newest counts; a delta comes with its base.
 ---@param crl moongate.openssl.CRL
 ---@return moongate.openssl.SSLContext self
 function SSLContext:add_crl(crl) end
+
+--- As add_crl, for all in a file (PEM, or DER), in the files of a directory – those with hash names (9a2b3c4d.r0), or, where
+--- there is none of those, *.crl and *.pem – or in those that match a pattern. All of them, or an error.
+---@param path string
+---@return moongate.openssl.SSLContext self
+function SSLContext:load_crl(path) end
 
 --- Adds a certificate with its private key; one of each key type can be there. Another one takes its place, with a
 --- warning in check.
@@ -523,6 +532,15 @@ local CRLClass = {}
 ---@param pem_or_der? string left out: an empty one, to be built
 ---@return moongate.openssl.CRL
 function CRLClass.new(pem_or_der) end
+
+--- All CRLs of a PEM, or the one of a DER. They cannot be changed; one that was read before is not parsed again.
+---@param pem_or_der string
+---@return moongate.openssl.CRL[]
+function CRLClass.load(pem_or_der) end
+
+---@param path string
+---@return moongate.openssl.CRL[]
+function CRLClass.load_file(path) end
 
 --- A store that has it freezes it.
 ---@class moongate.openssl.CRL
