@@ -11,6 +11,7 @@ certs: keys and certificates, made with the openssl command when they are first 
     certs.small                       -- RSA-1024: security level 2 refuses it
     certs.client                      -- for a client, CN client-1
     certs.billing                     -- the same with a subjectAltName, of which certs.two_names has one more
+    certs.crl { "client" }           -- the PEM of a CRL of certs.ca with these; issuer = name, ended = true
     certs.respond "rsa"               -- the path of an OCSP response that says it is good, and its serial number
 ]]
 
@@ -107,9 +108,27 @@ local function make(name, recipe)
     return made
 end
 
+function certs.serial(name)
+    return bench.must({ "openssl", "x509", "-in", certs[name].crt, "-noout", "-serial" }):match("serial=(%x+)")
+end
+
+function certs.crl(options)
+    local entries, issuer = {}, certs[options.issuer or "ca"]
+    for i, name in ipairs(options) do
+        entries[i] = ("R\t491231235959Z\t200101000000Z\t%s\tunknown\t/CN=%s\n"):format(certs.serial(name), name)
+    end
+    bench.write("crl.index", table.concat(entries))
+    local config = bench.write("crl.cnf", bench.fill("[ca]\ndefault_ca = it\n[it]\ndatabase = $dir/crl.index\n" ..
+        "default_md = sha256\n", { dir = bench.dir }))
+    openssl("ca", "-gencrl", "-config", config, "-cert", issuer.crt, "-keyfile", issuer.key, "-out",
+        bench.path("made.crl"), options.ended and { "-crl_lastupdate", "20200101000000Z", "-crl_nextupdate",
+        "20200201000000Z" } or { "-crldays", "7" })
+    return bench.read(bench.path("made.crl"))
+end
+
 function certs.respond(name)
     local crt, request, response = certs[name].crt, bench.path(name .. ".ocsp-request"), bench.path(name .. ".ocsp")
-    local serial = bench.must({ "openssl", "x509", "-in", crt, "-noout", "-serial" }):match("serial=(%x+)")
+    local serial = certs.serial(name)
     local index = bench.write(name .. ".ocsp-index", ("V\t491231235959Z\t\t%s\tunknown\t/CN=%s\n"):format(serial, name))
     openssl("ocsp", "-issuer", certs.ca.crt, "-cert", crt, "-no_nonce", "-reqout", request)
     openssl("ocsp", "-CA", certs.ca.crt, "-rsigner", certs.ca.crt, "-rkey", certs.ca.key, "-index", index,

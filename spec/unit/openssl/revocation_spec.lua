@@ -177,7 +177,8 @@ end)
 describe("CRL.load", function()
     it("gives all of a PEM, whatever is between them, and the one of a DER", function()
         local a, b = list { fix.cert "ec" }, list { fix.cert "rsa", number = 2 }
-        local text = "of today\n" .. a:to_pem() .. fix.cert("ca"):to_pem() .. fix.key("ec"):private_to_pem() .. b:to_pem()
+        local text = "of today\n" .. a:to_pem() .. fix.cert("ca"):to_pem() .. fix.key("ec"):private_to_pem() ..
+            b:to_pem()
         local loaded = X509.CRL.load(text)
         assert.equal(2, #loaded)
         assert.is_true(loaded[1] == a and loaded[2] == b)
