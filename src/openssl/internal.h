@@ -177,6 +177,9 @@ void mg_x509_set_public_key(lua_State *L, void *self, int value);
 int mg_x509_add_extension(lua_State *L);
 int mg_x509_sign(lua_State *L);
 
+/* Rows of Certificate for rules about peers (x509_facts.c). */
+extern const struct mg_attr mg_certificate_facts[];
+
 /* A hexadecimal string, as the readers give it, or an integer; a time in seconds. Pushes its boxes. */
 const ASN1_INTEGER *mg_attr_serial(lua_State *L, int value, const char *cls, const char *name);
 const ASN1_TIME *mg_attr_time(lua_State *L, int value, const char *cls, const char *name);

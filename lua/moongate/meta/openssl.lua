@@ -349,6 +349,10 @@ function CertificateClass.load_file(path) end
 ---@field ca_issuer_uris? string[] (read-only)
 ---@field ocsp_uris? string[] (read-only)
 ---@field tbs_bytes string (read-only) DER of what is signed
+---@field subject_alt_names moongate.openssl.AltNames (read-only)
+---@field sha256 string (read-only) of the certificate: hexadecimal, lower case, as in the access record
+---@field spki_sha256 string (read-only) of its public key (SubjectPublicKeyInfo), likewise
+---@field pin_sha256 string (read-only) the same in base64, as for curl's --pinnedpubkey "sha256//…"
 local Certificate = {}
 
 ---@return string
@@ -384,6 +388,15 @@ function Certificate:add_extension(extension) end
 ---@return moongate.openssl.Certificate self
 function Certificate:sign(key, digest) end
 
+--- The names in subjectAltName by kind, in their order; a kind that is not there is an empty list, other kinds (otherName,
+--- …) are left out. What does not belong into a name – NUL, blanks, what is not ASCII – and the backslash come as "\\x00",
+--- so that nothing that looks like another name equals it.
+---@class moongate.openssl.AltNames
+---@field dns string[] (read-only)
+---@field ip string[] (read-only) "192.0.2.1", "2001:db8::1"
+---@field email string[] (read-only)
+---@field uri string[] (read-only)
+
 ---@class moongate.openssl.NameClass
 ---@field COMPAT integer
 ---@field RFC2253 integer
@@ -415,6 +428,16 @@ function Name:to_a() end
 
 ---@return string
 function Name:to_der() end
+
+--- The one value of a type, in UTF-8; nil where there is none, or more than one.
+---@param type string "CN", "O", "OU", "commonName", "2.5.4.3", …
+---@return string?
+function Name:get(type) end
+
+--- All values of a type, in UTF-8 and in their order.
+---@param type string
+---@return string[]
+function Name:values(type) end
 
 ---@param other moongate.openssl.Name
 ---@return -1|0|1
