@@ -131,10 +131,11 @@ function certs.crl(options)
     return bench.read(bench.path("made.crl"))
 end
 
-function certs.respond(name)
+function certs.respond(name, status) -- "R": it is revoked
     local crt, request, response = certs[name].crt, bench.path(name .. ".ocsp-request"), bench.path(name .. ".ocsp")
     local serial = certs.serial(name)
-    local index = bench.write(name .. ".ocsp-index", ("V\t491231235959Z\t\t%s\tunknown\t/CN=%s\n"):format(serial, name))
+    local index = bench.write(name .. ".ocsp-index", ("%s\t491231235959Z\t%s\t%s\tunknown\t/CN=%s\n"):format(
+        status or "V", status and "200101000000Z" or "", serial, name))
     openssl("ocsp", "-issuer", certs.ca.crt, "-cert", crt, "-no_nonce", "-reqout", request)
     openssl("ocsp", "-CA", certs.ca.crt, "-rsigner", certs.ca.crt, "-rkey", certs.ca.key, "-index", index,
         "-reqin", request, "-respout", response, "-ndays", "7")

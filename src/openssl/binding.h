@@ -155,7 +155,6 @@ struct mg_ssl_context_facts {
     int verify_mode;
     bool has_client_ca; /* client_ca, ca_file, ca_path or cert_store given */
     bool has_crls;      /* by add_crl or load_crl */
-    bool staple_ended;  /* an OCSP response that is no longer valid, and so not sent */
     const char *
         replaced; /* words for certificates that others of their type replaced, or NULL; the context's */
     char name[128]; /* ctx.name or "" */
@@ -165,9 +164,9 @@ struct mg_ssl_context_facts {
 };
 void mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts);
 
-/* What is wrong with CRLs of a frozen context, so that certificates of their issuers are refused: texts, each with a
- * NUL. Does not raise; -1 without memory. */
-int mg_ssl_context_crl_faults(SSL_CTX *ctx, struct mg_buf *out);
+/* What is wrong with CRLs and OCSP responses of a frozen context: texts, each with a NUL. Takes its time: for reports. Does
+ * not raise; -1 without memory. */
+int mg_ssl_context_faults(SSL_CTX *ctx, struct mg_buf *out);
 
 /* Pushes what a report calls the context at idx: its name, or where it was made. */
 const char *mg_ssl_context_label_push(lua_State *L, int idx);

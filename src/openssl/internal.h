@@ -340,11 +340,13 @@ struct mg_box *mg_staple_push(lua_State *L, int value, X509 *x509);
 /* From now on certificates of x509's kind of key have that staple, or none (NULL: x509 comes without). */
 void mg_staple_set(SSL_CTX *ctx, struct mg_box *staple, const X509 *x509);
 
-/* setup: raises if the response at value is about no certificate of ctx nor x509 (NULL: none), and
- * there are some; it becomes theirs as far as they have none of their own (nil: none; -1: no memory). */
-void mg_staples_check(lua_State *L, SSL_CTX *ctx, int value, X509 *x509);
-int mg_staples_apply(lua_State *L, SSL_CTX *ctx, int value);
-bool mg_staples_ended(const SSL_CTX *ctx); /* one of them */
+/* setup of the context at idx, whose SSL_CTX is ctx: raises if a response – ocsp_response, or load_ocsp's – is about no
+ * certificate of ctx nor x509 (NULL: none), and there are some; they become theirs as far as they have none of
+ * their own (-1: no memory). */
+void mg_staples_check(lua_State *L, int idx, SSL_CTX *ctx, X509 *x509);
+int mg_staples_apply(lua_State *L, int idx, SSL_CTX *ctx);
+int mg_ssl_context_load_ocsp(lua_State *L);
+void mg_staple_faults(SSL_CTX *ctx, struct mg_buf *out); /* appends texts by mg_fault_add */
 void mg_staples_free(struct mg_staple *list);
 
 /* ---- CRLs of a context (ssl_crl.c) ------------------------------------------------------------ */
@@ -364,6 +366,9 @@ void mg_crls_add(lua_State *L, X509_STORE *store, int crls, struct mg_crl_check 
 
 /* Whether the error of a verification is only that an issuer has no CRL, of whom none is wanted. */
 bool mg_crl_excused(const SSL_CTX *ssl_ctx, X509_STORE_CTX *ctx);
+
+/* Appends "<what> <name> <fault>" and a NUL. */
+void mg_fault_add(struct mg_buf *out, const char *what, const X509_NAME *name, const char *fault);
 
 /* ---- callbacks: the attributes that hold a function ------------------------------------------ */
 

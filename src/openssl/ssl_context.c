@@ -547,7 +547,6 @@ mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts)
     facts->has_client_ca = value_is_true(L, idx, "client_ca") || value_is_true(L, idx, "ca_file") ||
                            value_is_true(L, idx, "ca_path") || value_is_true(L, idx, "cert_store");
     facts->has_crls = value_is_true(L, idx, "crls");
-    facts->staple_ended = mg_staples_ended(self->ctx);
     if (mg_ssl_context_value(L, idx, REPLACED) == LUA_TSTRING && lua_rawlen(L, -1) > 0)
         facts->replaced = lua_tostring(L, -1);
     lua_pop(L, 1);
@@ -600,6 +599,7 @@ static const luaL_Reg context_methods[] = {
     {"flush_sessions", mg_ssl_context_flush_sessions},
     {"add_crl", mg_ssl_context_add_crl},
     {"load_crl", mg_ssl_context_load_crl},
+    {"load_ocsp", mg_ssl_context_load_ocsp},
     {"setup", mg_ssl_context_setup},
     {"freeze", mg_ssl_context_setup},
     {NULL, NULL},

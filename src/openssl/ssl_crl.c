@@ -275,10 +275,12 @@ crl_fault(const STACK_OF(X509_OBJECT) * objects, X509_CRL *crl)
 {
     const ASN1_TIME *next = X509_CRL_get0_nextUpdate(crl);
     if (next && X509_cmp_current_time(next) < 0)
-        return "has ended";
+        return "has ended: certificates of that CA are refused";
     if (X509_cmp_current_time(X509_CRL_get0_lastUpdate(crl)) > 0)
-        return "is not valid yet";
-    return signature_fits(objects, crl) ? NULL : "is not signed by the CA of that name";
+        return "is not valid yet: certificates of that CA are refused";
+    return signature_fits(objects, crl)
+               ? NULL
+               : "is not signed by the CA of that name, whose certificates are refused";
 }
 
 /* Whether there is one of the same issuer that is as it should be: then that one counts. */
@@ -293,29 +295,41 @@ is_replaced(const STACK_OF(X509_OBJECT) * objects, X509_CRL *crl)
     return false;
 }
 
-int
-mg_ssl_context_crl_faults(SSL_CTX *ctx, struct mg_buf *out)
+static void
+crl_faults(SSL_CTX *ctx, struct mg_buf *out)
 {
     const struct mg_ssl_context_extra *extra = mg_ssl_context_extra(ctx);
     const STACK_OF(X509_OBJECT) *objects = X509_STORE_get0_objects(SSL_CTX_get_cert_store(ctx));
     if (!extra || !extra->crl_check.lenient)
-        return 0;
+        return;
     for (int i = 0; i < sk_X509_OBJECT_num(objects); i++) {
         X509_CRL *crl = X509_OBJECT_get0_X509_CRL(sk_X509_OBJECT_value(objects, i));
         const char *fault = crl ? crl_fault(objects, crl) : NULL;
-        BIO *name = fault && !is_replaced(objects, crl) ? BIO_new(BIO_s_mem()) : NULL;
-        char *text = NULL;
-        if (!name)
-            continue;
-        X509_NAME_print_ex(name, X509_CRL_get_issuer(crl), 0,
-                           XN_FLAG_RFC2253 & ~(unsigned long)ASN1_STRFLGS_ESC_MSB);
-        long len = BIO_get_mem_data(name, &text);
-        mg_buf_adds(out, "the CRL of ");
-        mg_buf_add_printable(out, text ? text : "", len > 0 ? (size_t)len : 0);
-        mg_buf_adds(out, " ");
-        mg_buf_add(out, fault, strlen(fault) + 1);
-        BIO_free(name);
+        if (fault && !is_replaced(objects, crl))
+            mg_fault_add(out, "the CRL of ", X509_CRL_get_issuer(crl), fault);
     }
+}
+
+void
+mg_fault_add(struct mg_buf *out, const char *what, const X509_NAME *name, const char *fault)
+{
+    BIO *bio = BIO_new(BIO_s_mem());
+    char *text = NULL;
+    if (bio)
+        X509_NAME_print_ex(bio, name, 0, XN_FLAG_RFC2253 & ~(unsigned long)ASN1_STRFLGS_ESC_MSB);
+    long len = bio ? BIO_get_mem_data(bio, &text) : 0;
+    mg_buf_adds(out, what);
+    mg_buf_add_printable(out, text ? text : "?", len > 0 ? (size_t)len : 0);
+    mg_buf_adds(out, " ");
+    mg_buf_add(out, fault, strlen(fault) + 1);
+    BIO_free(bio);
+}
+
+int
+mg_ssl_context_faults(SSL_CTX *ctx, struct mg_buf *out)
+{
+    crl_faults(ctx, out);
+    mg_staple_faults(ctx, out);
     ERR_clear_error();
     return out->failed ? -1 : 0;
 }

@@ -187,8 +187,7 @@ plan_build(lua_State *L, int idx, struct plan *plan)
     luaL_checkstack(L, 40, CLS ":setup");
     plan_pair(L, idx, plan);
     plan_extra_chain(L, idx, plan);
-    if (mg_ssl_context_value(L, idx, "ocsp_response") == LUA_TSTRING)
-        mg_staples_check(L, mg_ssl_context_test(L, idx), lua_gettop(L), plan->cert);
+    mg_staples_check(L, idx, mg_ssl_context_test(L, idx), plan->cert);
     plan_client_ca(L, idx, plan);
     plan_store(L, idx, plan);
     plan->alpn = plan_protocols(L, idx, "alpn_protocols");
@@ -252,8 +251,7 @@ plan_apply(lua_State *L, int idx, SSL_CTX *ctx, struct plan *plan)
         mg_lua_openssl_error(L, "SSLError", "SSL_CTX_use_cert_and_key");
     if (extra_chain_apply(ctx, plan->extra_chain) < 0)
         mg_lua_openssl_error(L, "SSLError", "SSL_CTX_add_extra_chain_cert");
-    mg_ssl_context_value(L, idx, "ocsp_response");
-    if (mg_staples_apply(L, ctx, lua_gettop(L)) < 0)
+    if (mg_staples_apply(L, idx, ctx) < 0)
         mg_lua_error(L, "NoMemoryError", CLS ".ocsp_response: out of memory");
     if (plan->store && SSL_CTX_get_cert_store(ctx) != plan->store)
         SSL_CTX_set1_cert_store(ctx, plan->store);

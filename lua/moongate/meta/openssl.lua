@@ -267,6 +267,12 @@ function SSLContext:add_crl(crl) end
 ---@return moongate.openssl.SSLContext self
 function SSLContext:load_crl(path) end
 
+--- Reads an OCSP response (DER) that is then stapled to the certificate it is about, while it is valid; which of the
+--- context's that is shows at setup. Several, for several certificates, are fine; the last about one counts.
+---@param path string
+---@return moongate.openssl.SSLContext self
+function SSLContext:load_ocsp(path) end
+
 --- Adds a certificate with its private key; one of each key type can be there. Another one takes its place, with a
 --- warning in check.
 ---@param cert moongate.openssl.Certificate
