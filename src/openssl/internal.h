@@ -353,16 +353,41 @@ void mg_staples_free(struct mg_staple *list);
 
 /* Whom they concern: issuers without any are let off, but where the cert_store's own flags say otherwise. */
 struct mg_crl_check {
+    struct mg_crl_signed *list;     /* owned by the context's extra */
     bool lenient;                   /* the context has CRLs of its own */
     bool strict_leaf, strict_chain; /* the peer's certificate, and those above it, need one */
     bool indirect;                  /* one of them may be about any issuer's certificates */
 };
 
+/* Who has signed a CRL, as far as that was verified (crl_signed.c). Threads share it. */
+struct mg_crl_memo;
+struct mg_crl_memo *mg_crl_memo_new(void); /* NULL: no memory */
+struct mg_crl_memo *mg_crl_memo_ref(struct mg_crl_memo *memo);
+void mg_crl_memo_unref(struct mg_crl_memo *memo);
+
+/* Whether issuer has signed crl; verified unless the memo (or NULL) knows it. */
+bool mg_crl_signed_by(struct mg_crl_memo *memo, X509_CRL *crl, X509 *issuer);
+
+/* The memo of a CRL in the process's cache, with a reference, or NULL. */
+struct mg_crl_memo *mg_pem_crl_memo(X509_CRL *crl);
+
+/* A CRL of a context. */
+struct mg_crl_signed {
+    struct mg_crl_signed *next;
+    X509_CRL *crl;            /* one reference */
+    struct mg_crl_memo *memo; /* one reference, or NULL without memory */
+    bool is_plain;            /* about all certificates of its issuer, in full */
+};
+
+/* For a store that has the CRL and the CAs; verifies the signature if one of them has made it. NULL: no memory. */
+struct mg_crl_signed *mg_crl_signed_new(X509_STORE *store, X509_CRL *crl);
+void mg_crl_signed_free(struct mg_crl_signed *list);
+
 int mg_ssl_context_add_crl(lua_State *L);
 int mg_ssl_context_load_crl(lua_State *L);
 
-/* setup: puts the list at index crls into store, with the flags. Raises. */
-void mg_crls_add(lua_State *L, X509_STORE *store, int crls, struct mg_crl_check *check);
+/* setup: puts the list at index crls into store, with the flags, and pushes a box with what becomes check->list. Raises. */
+struct mg_box *mg_crls_add(lua_State *L, X509_STORE *store, int crls, struct mg_crl_check *check);
 
 /* Whether the error of a verification is only that an issuer has no CRL, of whom none is wanted. */
 bool mg_crl_excused(const SSL_CTX *ssl_ctx, X509_STORE_CTX *ctx);

@@ -27,7 +27,8 @@ struct entry {
     X509 *x509; /* one of the three; one reference */
     EVP_PKEY *key;
     X509_CRL *crl;
-    unsigned run; /* the last one that asked for it */
+    struct mg_crl_memo *memo; /* of crl, whose method data it is as long as the entry lives */
+    unsigned run;             /* the last one that asked for it */
 };
 
 static struct {
@@ -133,7 +134,10 @@ mg_pem_run_end(void)
             *at = entry->next;
             X509_free(entry->x509);
             EVP_PKEY_free(entry->key);
+            if (entry->crl)
+                X509_CRL_set_meth_data(entry->crl, NULL);
             X509_CRL_free(entry->crl);
+            mg_crl_memo_unref(entry->memo);
             mg_free(entry);
             cache.count--;
         }
@@ -232,11 +236,23 @@ mg_pem_crl(const unsigned char *der, long len)
                                     none); /* sorts, else the first handshake would */
         ASN1_INTEGER_free(none);
         entry = entry_add(digest);
-        if (entry && X509_CRL_up_ref(crl) == 1)
+        if (entry && X509_CRL_up_ref(crl) == 1) {
             entry->crl = crl;
+            entry->memo = mg_crl_memo_new();
+            X509_CRL_set_meth_data(crl, entry->memo); /* OpenSSL's own method has none */
+        }
     }
     pthread_mutex_unlock(&cache.mutex);
     return crl;
+}
+
+struct mg_crl_memo *
+mg_pem_crl_memo(X509_CRL *crl)
+{
+    pthread_mutex_lock(&cache.mutex);
+    struct mg_crl_memo *memo = mg_crl_memo_ref(X509_CRL_get_meth_data(crl));
+    pthread_mutex_unlock(&cache.mutex);
+    return memo;
 }
 
 /* ---- a text ---------------------------------------------------------------------------------- */

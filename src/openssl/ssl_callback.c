@@ -30,6 +30,7 @@ extra_free(void *parent MG_UNUSED, void *ptr, CRYPTO_EX_DATA *ad MG_UNUSED, int 
     mg_free(extra->alpn);
     mg_free(extra->npn);
     mg_staples_free(extra->staples);
+    mg_crl_signed_free(extra->crl_check.list);
     mg_free(extra);
 }
 

@@ -196,9 +196,16 @@ crl_flags(X509_CRL *crl, bool *indirect)
            (is_delta ? X509_V_FLAG_USE_DELTAS : 0);
 }
 
-void
+static void
+signed_free(void *list)
+{
+    mg_crl_signed_free(list);
+}
+
+struct mg_box *
 mg_crls_add(lua_State *L, X509_STORE *store, int crls, struct mg_crl_check *check)
 {
+    struct mg_box *box = mg_box_push(L, signed_free);
     unsigned long flags = X509_VERIFY_PARAM_get_flags(X509_STORE_get0_param(store));
     unsigned long wanted = CRL_FLAGS;
     check->lenient = true;
@@ -209,11 +216,17 @@ mg_crls_add(lua_State *L, X509_STORE *store, int crls, struct mg_crl_check *chec
         if (X509_STORE_add_crl(store, crl) != 1)
             mg_lua_openssl_error(L, "SSLError", CLS ":add_crl");
         wanted |= crl_flags(crl, &check->indirect);
+        struct mg_crl_signed *one = mg_crl_signed_new(store, crl);
+        if (!one)
+            mg_lua_error(L, "NoMemoryError", CLS ":add_crl: out of memory");
+        one->next = box->ptr;
+        box->ptr = one;
         lua_pop(L, 1);
     }
     lua_pop(L, 1);
     ERR_clear_error();
     X509_STORE_set_flags(store, wanted);
+    return box;
 }
 
 /* ---- while a chain is verified --------------------------------------------------------------- */
@@ -256,18 +269,17 @@ mg_crl_excused(const SSL_CTX *ssl_ctx, X509_STORE_CTX *ctx)
 static bool
 signature_fits(const STACK_OF(X509_OBJECT) * objects, X509_CRL *crl)
 {
-    bool any = false;
-    for (int i = 0; i < sk_X509_OBJECT_num(objects); i++) {
+    struct mg_crl_memo *memo = mg_pem_crl_memo(crl);
+    bool any = false, fits = false;
+    for (int i = 0; i < sk_X509_OBJECT_num(objects) && !fits; i++) {
         X509 *x509 = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(objects, i));
-        EVP_PKEY *key =
-            x509 && X509_NAME_cmp(X509_get_subject_name(x509), X509_CRL_get_issuer(crl)) == 0
-                ? X509_get0_pubkey(x509)
-                : NULL;
-        if (key && X509_CRL_verify(crl, key) == 1)
-            return true;
-        any = any || key;
+        if (!x509 || X509_NAME_cmp(X509_get_subject_name(x509), X509_CRL_get_issuer(crl)) != 0)
+            continue;
+        any = true;
+        fits = mg_crl_signed_by(memo, crl, x509);
     }
-    return !any;
+    mg_crl_memo_unref(memo);
+    return fits || !any;
 }
 
 static const char *

@@ -25,6 +25,7 @@ struct plan {
     struct mg_callbacks callbacks;
     bool verify_hostname;
     struct mg_crl_check crl_check;
+    struct mg_box *crl_list; /* of crl_check.list; taken over by the context; NULL: none */
     int verify_mode;
     int verify_depth; /* -1: OpenSSL's */
     long timeout;     /* -1: OpenSSL's */
@@ -148,7 +149,7 @@ plan_store(lua_State *L, int idx, struct plan *plan)
     if (has_path)
         mg_store_load_dir(L, plan->store, lua_tostring(L, path));
     if (has_crls)
-        mg_crls_add(L, plan->store, crls, &plan->crl_check);
+        plan->crl_list = mg_crls_add(L, plan->store, crls, &plan->crl_check);
 }
 
 static bool
@@ -244,6 +245,18 @@ npn_apply(SSL_CTX *ctx, struct mg_buf *npn)
 }
 
 static void
+crls_apply(SSL_CTX *ctx, struct plan *plan)
+{
+    struct mg_crl_check *check = &mg_ssl_context_extra(ctx)->crl_check;
+    mg_crl_signed_free(check->list);
+    *check = plan->crl_check;
+    if (!plan->crl_list)
+        return;
+    check->list = plan->crl_list->ptr;
+    plan->crl_list->ptr = NULL;
+}
+
+static void
 plan_apply(lua_State *L, int idx, SSL_CTX *ctx, struct plan *plan)
 {
     ERR_clear_error();
@@ -263,7 +276,7 @@ plan_apply(lua_State *L, int idx, SSL_CTX *ctx, struct plan *plan)
     }
     mg_ssl_context_extra(ctx)->verify_hostname = plan->verify_hostname;
     npn_apply(ctx, plan->npn);
-    mg_ssl_context_extra(ctx)->crl_check = plan->crl_check;
+    crls_apply(ctx, plan);
     mg_callbacks_install(ctx, &plan->callbacks, plan->verify_mode);
     if (plan->verify_depth >= 0)
         SSL_CTX_set_verify_depth(ctx, plan->verify_depth);

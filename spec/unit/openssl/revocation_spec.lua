@@ -174,6 +174,77 @@ describe("a context's CRLs", function()
     end
 end)
 
+describe("a CRL that was read, whose signature is verified once", function()
+    local function context(...)
+        local ctx = fix.server { verify_mode = 3, cert_store = fix.store() }
+        for _, crl in ipairs { ... } do
+            ctx:add_crl(X509.CRL.load(crl:to_pem())[1])
+        end
+        return ctx
+    end
+
+    local function visit(ctx, name, key)
+        local cert = type(name) == "string" and fix.cert(name) or name
+        local hs = fix.handshake(ctx, fix.client { cert = cert, key = key or fix.key "client" })
+        return not hs.ok and hs.alert
+    end
+
+    it("refuses whom it names, every time", function()
+        local other = fix.certificate { subject = "/CN=other", key = fix.key "client", issuer = fix.cert "ca",
+            issuer_key = fix.key "ca" }
+        for _, ctx in ipairs { context(list { fix.cert "client" }), context(list { fix.cert "client" }) } do
+            for _ = 1, 3 do
+                assert.is_false(visit(ctx, other))
+                assert.equal("certificate_revoked", visit(ctx, "client"))
+            end
+        end
+    end)
+
+    it("refuses all of its CA once it has ended", function()
+        local ending = os.time() + 2
+        local ctx = context(list { to = ending })
+        local first, in_time = visit(ctx, "client"), os.time() < ending
+        assert.is_true(first == false or not in_time)
+        local alert
+        repeat
+            alert = visit(ctx, "client")
+        until alert or os.time() > ending + 20
+        assert.equal("certificate_expired", alert)
+        assert.is_true(os.time() >= ending)
+    end)
+
+    it("has its signature refused where another CA has the name", function()
+        local twin = fix.certificate { subject = fix.cert("ca").subject, key = fix.key "other_ca", ca = true }
+        local of_twin = fix.certificate { subject = "/CN=twin's", key = fix.key "client", issuer = twin,
+            issuer_key = fix.key "other_ca" }
+        local ctx = fix.server { verify_mode = 3, cert_store = fix.store():add_cert(twin) }
+        ctx:add_crl(X509.CRL.load(list({}):to_pem())[1])
+        for _ = 1, 2 do
+            assert.is_false(visit(ctx, "client"))
+            assert.is_string(visit(ctx, of_twin))
+        end
+    end)
+
+    it("has its signature refused where the CA may not sign CRLs, or has not", function()
+        local factory, no_crl_sign = X509.ExtensionFactory.new(), X509.Certificate.new()
+        no_crl_sign.version, no_crl_sign.serial, no_crl_sign.public_key = 2, 77, fix.key "other_ca"
+        no_crl_sign.subject, no_crl_sign.issuer = "/CN=no CRLs", "/CN=no CRLs"
+        no_crl_sign.not_before, no_crl_sign.not_after = os.time() - 60, os.time() + 3600
+        no_crl_sign:add_extension(factory:create_extension("basicConstraints", "CA:TRUE", true))
+        no_crl_sign:add_extension(factory:create_extension("keyUsage", "keyCertSign", true))
+        no_crl_sign:sign(fix.key "other_ca", "SHA256")
+        local leaf = fix.certificate { subject = "/CN=leaf", key = fix.key "client", issuer = no_crl_sign,
+            issuer_key = fix.key "other_ca" }
+        local ctx = fix.server { verify_mode = 3, cert_store = fix.store():add_cert(no_crl_sign) }
+        ctx:add_crl(X509.CRL.load(list({ issuer = no_crl_sign, key = fix.key "other_ca" }):to_pem())[1])
+        local forged = context(list { key = fix.key "other_ca" })
+        for _ = 1, 2 do
+            assert.is_string(visit(ctx, leaf))
+            assert.is_string(visit(forged, "client"))
+        end
+    end)
+end)
+
 describe("CRL.load", function()
     it("gives all of a PEM, whatever is between them, and the one of a DER", function()
         local a, b = list { fix.cert "ec" }, list { fix.cert "rsa", number = 2 }
