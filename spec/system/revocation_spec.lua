@@ -75,6 +75,7 @@ describe("revocation", function()
         process.write(there.stdin, "before\n")
         bench.wait("the first echo", function() return there:output():find("before\n", 1, true) end)
 
+        web:reload() -- the same lists
         publish("clients/ca.crl", certs.crl { "client" })
         for _, kind in ipairs(KINDS) do -- nobody has read it yet
             local listener, version, session = table.unpack(kind)

@@ -11,19 +11,38 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 
 struct mg_crl_memo {
     _Atomic unsigned refs;
     _Atomic(X509 *) signer; /* set once; one reference */
+    bool has_digest;
+    unsigned char digest[32]; /* SHA-256 of the encoding */
 };
 
 struct mg_crl_memo *
-mg_crl_memo_new(void)
+mg_crl_memo_new(const unsigned char digest[32])
 {
     struct mg_crl_memo *memo = mg_calloc(1, sizeof(*memo));
-    if (memo)
-        memo->refs = 1;
+    if (!memo)
+        return NULL;
+    memo->refs = 1;
+    memo->has_digest = digest != NULL;
+    if (digest)
+        memcpy(memo->digest, digest, sizeof(memo->digest));
     return memo;
+}
+
+int
+mg_crl_digest(X509_CRL *crl, unsigned char digest[32])
+{
+    struct mg_crl_memo *memo = mg_pem_crl_memo(crl);
+    bool known = memo && memo->has_digest;
+    unsigned len = 32;
+    if (known)
+        memcpy(digest, memo->digest, sizeof(memo->digest));
+    mg_crl_memo_unref(memo);
+    return known || X509_CRL_digest(crl, EVP_sha256(), digest, &len) == 1 ? 0 : -1;
 }
 
 struct mg_crl_memo *
@@ -179,7 +198,7 @@ mg_crl_signed_new(X509_STORE *store, X509_CRL *crl)
     one->is_plain = X509_CRL_get_ext_by_NID(crl, NID_issuing_distribution_point, -1) < 0 &&
                     X509_CRL_get_ext_by_NID(crl, NID_delta_crl, -1) < 0;
     if (!one->memo)
-        one->memo = mg_crl_memo_new();
+        one->memo = mg_crl_memo_new(NULL);
     pthread_once(&check_once, check_find);
     if (openssl_check)
         X509_STORE_set_check_crl(store, on_check);

@@ -361,9 +361,12 @@ struct mg_crl_check {
 
 /* Who has signed a CRL, as far as that was verified (crl_signed.c). Threads share it. */
 struct mg_crl_memo;
-struct mg_crl_memo *mg_crl_memo_new(void); /* NULL: no memory */
+struct mg_crl_memo *mg_crl_memo_new(const unsigned char digest[32]); /* or NULL; NULL: no memory */
 struct mg_crl_memo *mg_crl_memo_ref(struct mg_crl_memo *memo);
 void mg_crl_memo_unref(struct mg_crl_memo *memo);
+
+/* SHA-256 of a CRL's encoding, which a memo has already; -1: OpenSSL's queue says why not. */
+int mg_crl_digest(X509_CRL *crl, unsigned char digest[32]);
 
 /* Whether issuer has signed crl; verified unless the memo (or NULL) knows it. */
 bool mg_crl_signed_by(struct mg_crl_memo *memo, X509_CRL *crl, X509 *issuer);

@@ -238,7 +238,7 @@ mg_pem_crl(const unsigned char *der, long len)
         entry = entry_add(digest);
         if (entry && X509_CRL_up_ref(crl) == 1) {
             entry->crl = crl;
-            entry->memo = mg_crl_memo_new();
+            entry->memo = mg_crl_memo_new(digest);
             X509_CRL_set_meth_data(crl, entry->memo); /* OpenSSL's own method has none */
         }
     }

@@ -343,9 +343,9 @@ hash_store(EVP_MD_CTX *md, X509_STORE *store)
         X509_CRL *crl = X509_OBJECT_get0_X509_CRL(object);
         unsigned len = 0;
         if ((x509 && X509_digest(x509, EVP_sha256(), digests[used], &len) != 1) ||
-            (crl && X509_CRL_digest(crl, EVP_sha256(), digests[used], &len) != 1))
+            (crl && mg_crl_digest(crl, digests[used]) != 0))
             goto done;
-        used += len == 32;
+        used += len == 32 || crl;
     }
     qsort(digests, used, sizeof(*digests), digest_compare);
     rc = hash_bytes(md, digests, used * sizeof(*digests));
