@@ -56,6 +56,8 @@ describe("revocation", function()
     local function refused(record)
         assert.same({ "down: certificate not accepted", "certificate_revoked" }, { record.reason, record.alert_sent })
         assert.is_nil(record.backend_address)
+        assert.equal("CN=client-1", record.client_subject)
+        assert.matches("^%x+$", record.client_sha256)
     end
 
     local KINDS = {}
