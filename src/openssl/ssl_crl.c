@@ -202,48 +202,55 @@ signed_free(void *list)
     mg_crl_signed_free(list);
 }
 
-struct mg_box *
-mg_crls_add(lua_State *L, X509_STORE *store, int crls, struct mg_crl_check *check)
+/* All that are in the store: those of ca_file and cert_store count now, too. */
+static unsigned long
+signed_list(lua_State *L, X509_STORE *store, struct mg_box *box, struct mg_crl_check *check)
 {
-    struct mg_box *box = mg_box_push(L, signed_free);
-    unsigned long flags = X509_VERIFY_PARAM_get_flags(X509_STORE_get0_param(store));
-    unsigned long wanted = CRL_FLAGS;
-    check->lenient = true;
-    check->strict_leaf = flags & X509_V_FLAG_CRL_CHECK;
-    check->strict_chain = (flags & CRL_FLAGS) == CRL_FLAGS;
-    for (lua_Integer i = 1; lua_rawgeti(L, crls, i) != LUA_TNIL; i++) {
-        X509_CRL *crl = mg_crl_share(L, -1);
-        if (X509_STORE_add_crl(store, crl) != 1)
-            mg_lua_openssl_error(L, "SSLError", CLS ":add_crl");
-        wanted |= crl_flags(crl, &check->indirect);
+    const STACK_OF(X509_OBJECT) *objects = X509_STORE_get0_objects(store);
+    unsigned long flags = 0;
+    for (int i = 0; i < sk_X509_OBJECT_num(objects); i++) {
+        X509_CRL *crl = X509_OBJECT_get0_X509_CRL(sk_X509_OBJECT_value(objects, i));
+        if (!crl)
+            continue;
         struct mg_crl_signed *one = mg_crl_signed_new(store, crl);
         if (!one)
             mg_lua_error(L, "NoMemoryError", CLS ":add_crl: out of memory");
         one->next = box->ptr;
         box->ptr = one;
+        flags |= crl_flags(crl, &check->indirect);
+    }
+    return flags;
+}
+
+struct mg_box *
+mg_crls_add(lua_State *L, X509_STORE *store, int crls, struct mg_crl_check *check)
+{
+    struct mg_box *box = mg_box_push(L, signed_free);
+    unsigned long flags = X509_VERIFY_PARAM_get_flags(X509_STORE_get0_param(store));
+    check->lenient = true;
+    check->strict_leaf = flags & X509_V_FLAG_CRL_CHECK;
+    check->strict_chain = (flags & CRL_FLAGS) == CRL_FLAGS;
+    for (lua_Integer i = 1; lua_rawgeti(L, crls, i) != LUA_TNIL; i++) {
+        if (X509_STORE_add_crl(store, mg_crl_share(L, -1)) != 1)
+            mg_lua_openssl_error(L, "SSLError", CLS ":add_crl");
         lua_pop(L, 1);
     }
     lua_pop(L, 1);
+    X509_STORE_set_flags(store, CRL_FLAGS | signed_list(L, store, box, check));
     ERR_clear_error();
-    X509_STORE_set_flags(store, wanted);
     return box;
 }
 
 /* ---- while a chain is verified --------------------------------------------------------------- */
 
-static void
-crl_free(X509_CRL *crl)
-{
-    X509_CRL_free(crl);
-}
-
+/* Allocates nothing: without memory nobody may be let off. */
 static bool
-issuer_has_crl(const X509_STORE_CTX *ctx, const X509 *x509)
+issuer_has_crl(const struct mg_crl_check *check, const X509 *x509)
 {
-    STACK_OF(X509_CRL) *crls = X509_STORE_CTX_get1_crls(ctx, X509_get_issuer_name(x509));
-    bool any = sk_X509_CRL_num(crls) > 0;
-    sk_X509_CRL_pop_free(crls, crl_free);
-    return any;
+    const struct mg_crl_signed *one = check->list;
+    while (one && X509_NAME_cmp(X509_CRL_get_issuer(one->crl), X509_get_issuer_name(x509)) != 0)
+        one = one->next;
+    return one != NULL;
 }
 
 bool
@@ -257,10 +264,7 @@ mg_crl_excused(const SSL_CTX *ssl_ctx, X509_STORE_CTX *ctx)
         return false;
     if (X509_STORE_CTX_get_error_depth(ctx) == 0 ? check->strict_leaf : check->strict_chain)
         return false;
-    ERR_set_mark();
-    bool excused = !issuer_has_crl(ctx, x509);
-    ERR_pop_to_mark();
-    return excused;
+    return !issuer_has_crl(check, x509);
 }
 
 /* ---- what a report says ---------------------------------------------------------------------- */
