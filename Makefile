@@ -215,7 +215,7 @@ install: build ## install the binary, the Lua modules and the annotations below 
 	install -d $(DESTDIR)$(PREFIX)/lib/lua/5.4/moongate
 	install -m 644 $(OUT)/lua/moongate/*.so $(DESTDIR)$(PREFIX)/lib/lua/5.4/moongate
 	install -d $(DESTDIR)$(PREFIX)/share/lua/5.4/moongate/meta
-	install -m 644 lua/moongate/testing.lua $(DESTDIR)$(PREFIX)/share/lua/5.4/moongate
+	install -m 644 lua/moongate/testing.lua lua/moongate/rules.lua $(DESTDIR)$(PREFIX)/share/lua/5.4/moongate
 	install -m 644 lua/moongate/meta/*.lua $(DESTDIR)$(PREFIX)/share/lua/5.4/moongate/meta
 
 clean: ## remove everything that was built

@@ -8,7 +8,7 @@
 ---     field     { name =, optional =, type =, doc =, line = }
 ---     function  { name =, separator = "." or ":", owner = variable, doc =, params = {…}, returns = {…}, line = }
 
-local annotations = { files = { "moongate", "openssl", "testing" } }
+local annotations = { files = { "moongate", "openssl", "rules", "testing" } }
 
 local CLOSING = { ["("] = ")", ["{"] = "}", ["["] = "]", ["<"] = ">" }
 
@@ -52,6 +52,9 @@ local function typed(line, number)
     local name, optional, rest = line:match("^([%w_]+)(%??) (.*)$")
     if not name then
         name, rest = line:match("^(%b[]) (.*)$")
+    end
+    if not name then
+        name, rest = line:match("^(%.%.%.) (.*)$")
     end
     local type, doc = annotations.split_type(rest)
     return { name = name, optional = optional == "?", type = type, doc = doc, line = number }

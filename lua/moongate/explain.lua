@@ -17,7 +17,7 @@ local certificates = setmetatable({}, { __mode = "k" })
 
 local METHODS = {}
 for name in ("add_certificate load_certificate set_params use_profile set_minmax_proto_version " ..
-    "add_crl enable_fallback_scsv"):gmatch("%S+") do
+    "add_crl load_crl load_ocsp enable_fallback_scsv"):gmatch("%S+") do
   METHODS[name] = true
 end
 

@@ -11,6 +11,7 @@ certs: keys and certificates, made with the openssl command when they are first 
     certs.small                       -- RSA-1024: security level 2 refuses it
     certs.client                      -- for a client, CN client-1
     certs.billing                     -- the same with a subjectAltName, of which certs.two_names has one more
+    certs.crl { "client" }           -- the PEM of a CRL of certs.ca with these; issuer = name, ended = true
     certs.respond "rsa"               -- the path of an OCSP response that says it is good, and its serial number
 ]]
 
@@ -37,6 +38,11 @@ local recipes = {
     billing = { key = "ec", subject = "/CN=billing", client = true, names = "URI:spiffe://example.com/billing" },
     two_names = { key = "ec", subject = "/CN=two", client = true,
         names = "URI:spiffe://example.com/billing,URI:spiffe://example.com/guest" },
+    operator = { key = "ec", subject = "/O=Example/OU=night/OU=operations/CN=op", client = true,
+        names = "URI:spiffe://example.com/ops/a/b,DNS:7.agents.example.com,email:op@example.com" },
+    would_be_operator = { key = "ec", subject = "/O=Example/OU=operations2/CN=billing2", client = true,
+        names = "URI:spiffe://example.com/opsx/a,DNS:7.8.agents.example.com,email:ops@example.com.evil.example" },
+    guest = { key = "ec", subject = "/CN=guest", client = true, names = "URI:spiffe://example.com/guest" },
     stranger_billing = { key = "ec", subject = "/CN=billing", client = true,
         names = "URI:spiffe://example.com/billing", issuer = "other_ca" },
     stranger_client = { key = "ec", subject = "/CN=stranger", client = true, issuer = "other_ca" },
@@ -107,10 +113,29 @@ local function make(name, recipe)
     return made
 end
 
-function certs.respond(name)
+function certs.serial(name)
+    return bench.must({ "openssl", "x509", "-in", certs[name].crt, "-noout", "-serial" }):match("serial=(%x+)")
+end
+
+function certs.crl(options)
+    local entries, issuer = {}, certs[options.issuer or "ca"]
+    for i, name in ipairs(options) do
+        entries[i] = ("R\t491231235959Z\t200101000000Z\t%s\tunknown\t/CN=%s\n"):format(certs.serial(name), name)
+    end
+    bench.write("crl.index", table.concat(entries))
+    local config = bench.write("crl.cnf", bench.fill("[ca]\ndefault_ca = it\n[it]\ndatabase = $dir/crl.index\n" ..
+        "default_md = sha256\n", { dir = bench.dir }))
+    openssl("ca", "-gencrl", "-config", config, "-cert", issuer.crt, "-keyfile", issuer.key, "-out",
+        bench.path("made.crl"), options.ended and { "-crl_lastupdate", "20200101000000Z", "-crl_nextupdate",
+        "20200201000000Z" } or { "-crldays", "7" })
+    return bench.read(bench.path("made.crl"))
+end
+
+function certs.respond(name, status) -- "R": it is revoked
     local crt, request, response = certs[name].crt, bench.path(name .. ".ocsp-request"), bench.path(name .. ".ocsp")
-    local serial = bench.must({ "openssl", "x509", "-in", crt, "-noout", "-serial" }):match("serial=(%x+)")
-    local index = bench.write(name .. ".ocsp-index", ("V\t491231235959Z\t\t%s\tunknown\t/CN=%s\n"):format(serial, name))
+    local serial = certs.serial(name)
+    local index = bench.write(name .. ".ocsp-index", ("%s\t491231235959Z\t%s\t%s\tunknown\t/CN=%s\n"):format(
+        status or "V", status and "200101000000Z" or "", serial, name))
     openssl("ocsp", "-issuer", certs.ca.crt, "-cert", crt, "-no_nonce", "-reqout", request)
     openssl("ocsp", "-CA", certs.ca.crt, "-rsigner", certs.ca.crt, "-rkey", certs.ca.key, "-index", index,
         "-reqin", request, "-respout", response, "-ndays", "7")

@@ -293,6 +293,38 @@ describe("the example", function()
         end
     end)
 
+    describe_example("rules", function()
+        local services = bench.port()
+        local port, web = logged("rules", { PINNED = certs.client.crt,
+            replace = { ["127.0.0.1:8458"] = "127.0.0.1:" .. services } })
+        local function as(client, at, name)
+            return select(2, s_client(at, web, "-cert", certs[client].crt, "-key", certs[client].key,
+                "-servername", name or "localhost"))
+        end
+        for door, clients in pairs {
+            cn = { "billing", "would_be_operator" }, ou = { "operator", "would_be_operator" },
+            san = { "operator", "would_be_operator" }, spiffe = { "operator", "would_be_operator" },
+            pin = { "client", "billing" }, no = { nil, "operator" },
+        } do
+            local good, bad = clients[1], clients[2]
+            local record = good and as(good, port, door .. ".example.com")
+            assert.equal(good and "relay: done", record and record.reason, door)
+            record = as(bad, port, door .. ".example.com")
+            assert.same({ "route: refused", "not for this certificate" }, { record.reason, record.detail }, door)
+            assert.is_nil(record.backend_address)
+            -- who it was
+            local printed = bench.must { "openssl", "x509", "-in", certs[bad].crt, "-noout", "-fingerprint", "-sha256",
+                "-subject", "-nameopt", "RFC2253" }
+            assert.equal(printed:match("Fingerprint=(%S+)"):gsub(":", ""):lower(), record.client_sha256)
+            assert.equal(printed:match("subject=([^\n]+)"), record.client_subject)
+        end
+        assert.equal("relay: done", as("operator", services).reason)
+        for _, client in ipairs { "guest", "client", "two_names" } do
+            assert.equal("handshake_failure", as(client, services).alert_sent, client)
+        end
+        assert.equal("unknown_ca", as("stranger_billing", services).alert_sent)
+    end)
+
     describe_example("profiles", function()
         local other = bench.port()
         local port, web = logged("profiles", { replace = { ["127.0.0.1:8454"] = "127.0.0.1:" .. other } })

@@ -67,4 +67,50 @@ describe("OCSP stapling", function()
             assert.is_nil(stapled("shared", "rsa", version))
         end)
     end
+
+    it("of files is read again with the configuration, or not at all if it is none", function()
+        local port = bench.port()
+        local path = bench.path "web.ocsp"
+        -- As a cron job does it. `good` or `revoked`: what a client is told until the next reload.
+        local function publish(text)
+            os.rename(bench.write("new.ocsp", text), path)
+        end
+        publish(bench.read((certs.respond "ec")))
+        local changing = proxy.start { port = port, arguments = { "--watch" }, script = [[
+local ctx = openssl.SSL.SSLContext.new()
+ctx:load_certificate("$ec_crt", "$ec_key")
+ctx:load_ocsp("$dir/web.ocsp")
+moongate.listen { name = "web", address = "127.0.0.1:$port", tls = ctx, backend = moongate.reply "" }
+]] }
+        local function told()
+            local result = bench.run { "openssl", "s_client", "-connect", "127.0.0.1:" .. port, "-status",
+                "-CAfile", certs.ca.crt, input = "" }
+            return result.out:match("Cert Status: (%a+)") or result.out:match("OCSP response: (no response sent)")
+        end
+        assert.equal("good", told())
+        local gnutls = bench.run { "gnutls-cli", "--x509cafile", certs.ca.crt, "-p", tostring(port), "localhost",
+            input = "" }
+        assert.matches("Status: The certificate is trusted", gnutls.out, 1, true)
+        assert.matches("OCSP status request", gnutls.out, 1, true)
+
+        publish("garbage")
+        local refused = changing:try_reload()
+        assert.equal(1, refused.code)
+        assert.matches("load_ocsp: .*/web%.ocsp: not an OCSP response in DER", refused.err)
+        publish(bench.read((certs.respond "rsa")))
+        refused = changing:try_reload()
+        assert.matches("load_ocsp: .*/web%.ocsp: is about none of the context's certificates", refused.err)
+        assert.equal("good", told())
+
+        publish(bench.read((certs.respond("ec", "R"))))
+        bench.wait("the other response", function() return told() == "revoked" end, 30)
+        gnutls = bench.run { "gnutls-cli", "--x509cafile", certs.ca.crt, "-p", tostring(port), "localhost",
+            input = "" }
+        assert.matches("revoked", gnutls.out .. gnutls.err, 1, true)
+
+        publish((bench.read((certs.respond "ec")):gsub("20%d%d(%d%d%d%d%d%d%d%d%d%dZ)", "2001%1")))
+        bench.wait("no response", function() return told() == "no response sent" end, 30)
+        changing:wait_log("the OCSP response for CN=localhost has ended, and is not sent")
+        changing:stop()
+    end)
 end)

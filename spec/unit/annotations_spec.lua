@@ -58,6 +58,10 @@ describe("the annotations of", function()
         end)
     end
 
+    it("moongate.rules are complete and true", function()
+        same(of_table(require "moongate.rules"), "moongate.rules")
+    end)
+
     it("moongate.testing are complete and true", function()
         same(of_table(testing), "moongate.testing")
         local clients = of_table(testing.clients)

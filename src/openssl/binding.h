@@ -154,7 +154,7 @@ struct mg_ssl_context_facts {
     bool verify_mode_set; /* assigned by the script, or by set_params */
     int verify_mode;
     bool has_client_ca; /* client_ca, ca_file, ca_path or cert_store given */
-    bool staple_ended;  /* an OCSP response that is no longer valid, and so not sent */
+    bool has_crls;      /* by add_crl or load_crl */
     const char *
         replaced; /* words for certificates that others of their type replaced, or NULL; the context's */
     char name[128]; /* ctx.name or "" */
@@ -163,6 +163,10 @@ struct mg_ssl_context_facts {
     unsigned char session_policy[32]; /* that with session_id_context: what sessions are bound to */
 };
 void mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts);
+
+/* What is wrong with CRLs and OCSP responses of a frozen context: texts, each with a NUL. Takes its time: for reports. Does
+ * not raise; -1 without memory. */
+int mg_ssl_context_faults(SSL_CTX *ctx, struct mg_buf *out);
 
 /* Pushes what a report calls the context at idx: its name, or where it was made. */
 const char *mg_ssl_context_label_push(lua_State *L, int idx);
@@ -191,7 +195,8 @@ int mg_ssl_context_servername(lua_State *L, SSL_CTX *ctx, struct mg_tls_conn *co
  * it needs; the end of one that went well forgets everything else, and says how much was asked for.
  */
 struct mg_pem_counts {
-    size_t known, parsed; /* certificates and keys that were in the cache, and that were not */
+    size_t known,
+        parsed; /* certificates, keys and CRLs that were in the cache, and that were not */
 };
 bool mg_pem_push(lua_State *L, const char *data, size_t len);
 void mg_pem_run_begin(void);

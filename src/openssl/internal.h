@@ -177,6 +177,9 @@ void mg_x509_set_public_key(lua_State *L, void *self, int value);
 int mg_x509_add_extension(lua_State *L);
 int mg_x509_sign(lua_State *L);
 
+/* Rows of Certificate for rules about peers (x509_facts.c). */
+extern const struct mg_attr mg_certificate_facts[];
+
 /* A hexadecimal string, as the readers give it, or an integer; a time in seconds. Pushes its boxes. */
 const ASN1_INTEGER *mg_attr_serial(lua_State *L, int value, const char *cls, const char *name);
 const ASN1_TIME *mg_attr_time(lua_State *L, int value, const char *cls, const char *name);
@@ -198,6 +201,14 @@ void mg_lua_push_extension(lua_State *L, X509_EXTENSION *ext);
 void mg_lua_push_extensions(lua_State *L, const STACK_OF(X509_EXTENSION) * list);
 void mg_lua_push_crl(lua_State *L, X509_CRL *crl);
 X509_CRL *mg_crl_share(lua_State *L, int arg); /* checks, and freezes the CRL */
+
+/* The CRL of an encoding, from the process's cache (pem.c) if it was read before; a reference. NULL: it is
+ * none, OpenSSL's queue says why. */
+X509_CRL *mg_pem_crl(const unsigned char *der, long len);
+
+/* Pushes the list of CRLs in a text, frozen; it may be empty for PEM of other things. Raises CRLError
+ * "what: …" for what cannot be read. */
+void mg_crl_parse_all(lua_State *L, const char *what, const char *data, size_t len);
 
 /* The Name at idx, or one made from a string "/CN=x/O=y" (left on the stack in its place). */
 X509_NAME *mg_attr_name(lua_State *L, int idx, const char *cls, const char *name);
@@ -329,12 +340,63 @@ struct mg_box *mg_staple_push(lua_State *L, int value, X509 *x509);
 /* From now on certificates of x509's kind of key have that staple, or none (NULL: x509 comes without). */
 void mg_staple_set(SSL_CTX *ctx, struct mg_box *staple, const X509 *x509);
 
-/* setup: raises if the response at value is about no certificate of ctx nor x509 (NULL: none), and
- * there are some; it becomes theirs as far as they have none of their own (nil: none; -1: no memory). */
-void mg_staples_check(lua_State *L, SSL_CTX *ctx, int value, X509 *x509);
-int mg_staples_apply(lua_State *L, SSL_CTX *ctx, int value);
-bool mg_staples_ended(const SSL_CTX *ctx); /* one of them */
+/* setup of the context at idx, whose SSL_CTX is ctx: raises if a response – ocsp_response, or load_ocsp's – is about no
+ * certificate of ctx nor x509 (NULL: none), and there are some; they become theirs as far as they have none of
+ * their own (-1: no memory). */
+void mg_staples_check(lua_State *L, int idx, SSL_CTX *ctx, X509 *x509);
+int mg_staples_apply(lua_State *L, int idx, SSL_CTX *ctx);
+int mg_ssl_context_load_ocsp(lua_State *L);
+void mg_staple_faults(SSL_CTX *ctx, struct mg_buf *out); /* appends texts by mg_fault_add */
 void mg_staples_free(struct mg_staple *list);
+
+/* ---- CRLs of a context (ssl_crl.c) ------------------------------------------------------------ */
+
+/* Whom they concern: issuers without any are let off, but where the cert_store's own flags say otherwise. */
+struct mg_crl_check {
+    struct mg_crl_signed *list;     /* owned by the context's extra */
+    bool lenient;                   /* the context has CRLs of its own */
+    bool strict_leaf, strict_chain; /* the peer's certificate, and those above it, need one */
+    bool indirect;                  /* one of them may be about any issuer's certificates */
+};
+
+/* Who has signed a CRL, as far as that was verified (crl_signed.c). Threads share it. */
+struct mg_crl_memo;
+struct mg_crl_memo *mg_crl_memo_new(const unsigned char digest[32]); /* or NULL; NULL: no memory */
+struct mg_crl_memo *mg_crl_memo_ref(struct mg_crl_memo *memo);
+void mg_crl_memo_unref(struct mg_crl_memo *memo);
+
+/* SHA-256 of a CRL's encoding, which a memo has already; -1: OpenSSL's queue says why not. */
+int mg_crl_digest(X509_CRL *crl, unsigned char digest[32]);
+
+/* Whether issuer has signed crl; verified unless the memo (or NULL) knows it. */
+bool mg_crl_signed_by(struct mg_crl_memo *memo, X509_CRL *crl, X509 *issuer);
+
+/* The memo of a CRL in the process's cache, with a reference, or NULL. */
+struct mg_crl_memo *mg_pem_crl_memo(X509_CRL *crl);
+
+/* A CRL of a context. */
+struct mg_crl_signed {
+    struct mg_crl_signed *next;
+    X509_CRL *crl;            /* one reference */
+    struct mg_crl_memo *memo; /* one reference, or NULL without memory */
+    bool is_plain;            /* about all certificates of its issuer, in full */
+};
+
+/* For a store that has the CRL and the CAs; verifies the signature if one of them has made it. NULL: no memory. */
+struct mg_crl_signed *mg_crl_signed_new(X509_STORE *store, X509_CRL *crl);
+void mg_crl_signed_free(struct mg_crl_signed *list);
+
+int mg_ssl_context_add_crl(lua_State *L);
+int mg_ssl_context_load_crl(lua_State *L);
+
+/* setup: puts the list at index crls into store, with the flags, and pushes a box with what becomes check->list. Raises. */
+struct mg_box *mg_crls_add(lua_State *L, X509_STORE *store, int crls, struct mg_crl_check *check);
+
+/* Whether the error of a verification is only that an issuer has no CRL, of whom none is wanted. */
+bool mg_crl_excused(const SSL_CTX *ssl_ctx, X509_STORE_CTX *ctx);
+
+/* Appends "<what> <name> <fault>" and a NUL. */
+void mg_fault_add(struct mg_buf *out, const char *what, const X509_NAME *name, const char *fault);
 
 /* ---- callbacks: the attributes that hold a function ------------------------------------------ */
 
@@ -391,6 +453,7 @@ struct mg_ssl_context_extra {
     struct mg_staple *staples; /* the certificates' OCSP responses (ssl_staple.c), owned */
     bool cache_locked;         /* session_remove_cb is running */
     bool verify_hostname;
+    struct mg_crl_check crl_check;
     unsigned char session_id_context[32]; /* once set up; mixed with the SNI per connection */
 };
 struct mg_ssl_context_extra *mg_ssl_context_extra(const SSL_CTX *ctx);

@@ -1,7 +1,7 @@
 /*
- * pem: certificates and keys that are parsed once. Thousands of them come with each reload, most of them
- * unchanged, and all of a CA's have the same chain: what was parsed is kept under the SHA-256 of its
- * encoding and shared, within a run of a script and with the next one.
+ * pem: certificates, keys and CRLs that are parsed once. Thousands of certificates come with each reload, or CRLs
+ * with thousands of entries, most of them unchanged, and all of a CA's have the same chain: what was parsed is kept
+ * under the SHA-256 of its encoding and shared, within a run of a script and with the next one.
  *
  * The cache is the process's. It holds one reference to each object; a run that ends well forgets
  * what it has not asked for, so that it never holds more than two runs need. Objects are not changed
@@ -24,9 +24,11 @@
 struct entry {
     struct entry *next; /* in its bucket */
     unsigned char digest[DIGEST_LEN];
-    X509 *x509; /* one of the two; one reference */
+    X509 *x509; /* one of the three; one reference */
     EVP_PKEY *key;
-    unsigned run; /* the last one that asked for it */
+    X509_CRL *crl;
+    struct mg_crl_memo *memo; /* of crl, whose method data it is as long as the entry lives */
+    unsigned run;             /* the last one that asked for it */
 };
 
 static struct {
@@ -89,27 +91,22 @@ buckets_grow(void)
     return 0;
 }
 
-/* Without memory it is not kept, that is all. */
-static void
-entry_add(const unsigned char digest[DIGEST_LEN], X509 *x509, EVP_PKEY *key)
+/* The caller puts its object in, with a reference. NULL: there is no memory, it is not kept, that is all. */
+static struct entry *
+entry_add(const unsigned char digest[DIGEST_LEN])
 {
     if (cache.count >= cache.bucket_count && buckets_grow() < 0)
-        return;
+        return NULL;
     struct entry *entry = mg_calloc(1, sizeof(*entry));
     if (!entry)
-        return;
+        return NULL;
     struct entry **bucket = &cache.buckets[bucket_of(digest, cache.bucket_count)];
     memcpy(entry->digest, digest, DIGEST_LEN);
-    if (x509)
-        X509_up_ref(x509);
-    if (key)
-        EVP_PKEY_up_ref(key);
-    entry->x509 = x509;
-    entry->key = key;
     entry->run = cache.run;
     entry->next = *bucket;
     *bucket = entry;
     cache.count++;
+    return entry;
 }
 
 void
@@ -137,6 +134,10 @@ mg_pem_run_end(void)
             *at = entry->next;
             X509_free(entry->x509);
             EVP_PKEY_free(entry->key);
+            if (entry->crl)
+                X509_CRL_set_meth_data(entry->crl, NULL);
+            X509_CRL_free(entry->crl);
+            mg_crl_memo_unref(entry->memo);
             mg_free(entry);
             cache.count--;
         }
@@ -162,7 +163,9 @@ x509_get(const unsigned char *der, long len)
         X509_up_ref(x509);
     else if ((x509 = d2i_X509(NULL, &at, len)) != NULL) {
         X509_check_purpose(x509, -1, 0); /* parses extensions, which are kept as long: next to it */
-        entry_add(digest, x509, NULL);
+        entry = entry_add(digest);
+        if (entry && X509_up_ref(x509) == 1)
+            entry->x509 = x509;
     }
     pthread_mutex_unlock(&cache.mutex);
     return x509;
@@ -199,10 +202,57 @@ key_get(const unsigned char *der, long len, bool pkcs8)
     EVP_PKEY *key = entry ? entry->key : NULL;
     if (key)
         EVP_PKEY_up_ref(key);
-    else if ((key = key_decode(der, len, pkcs8)) != NULL)
-        entry_add(digest, NULL, key);
+    else if ((key = key_decode(der, len, pkcs8)) != NULL) {
+        entry = entry_add(digest);
+        if (entry && EVP_PKEY_up_ref(key) == 1)
+            entry->key = key;
+    }
     pthread_mutex_unlock(&cache.mutex);
     return key;
+}
+
+X509_CRL *
+mg_pem_crl(const unsigned char *der, long len)
+{
+    unsigned char digest[DIGEST_LEN];
+    const unsigned char *at = der;
+    X509_REVOKED *ignored;
+    if (EVP_Digest(der, (size_t)len, digest, NULL, EVP_sha256(), NULL) != 1)
+        return NULL;
+    pthread_mutex_lock(&cache.mutex);
+    struct entry *entry = entry_find(digest);
+    X509_CRL *crl = entry ? entry->crl : NULL;
+    if (crl)
+        X509_CRL_up_ref(crl);
+    else if ((crl = d2i_X509_CRL(NULL, &at, len)) != NULL && at != der + len) {
+        X509_CRL_free(crl);
+        crl = NULL;
+        ERR_raise(ERR_LIB_ASN1, ASN1_R_TOO_LONG);
+    }
+    if (crl && !entry) {
+        ASN1_INTEGER *none = ASN1_INTEGER_new();
+        if (none)
+            X509_CRL_get0_by_serial(crl, &ignored,
+                                    none); /* sorts, else the first handshake would */
+        ASN1_INTEGER_free(none);
+        entry = entry_add(digest);
+        if (entry && X509_CRL_up_ref(crl) == 1) {
+            entry->crl = crl;
+            entry->memo = mg_crl_memo_new(digest);
+            X509_CRL_set_meth_data(crl, entry->memo); /* OpenSSL's own method has none */
+        }
+    }
+    pthread_mutex_unlock(&cache.mutex);
+    return crl;
+}
+
+struct mg_crl_memo *
+mg_pem_crl_memo(X509_CRL *crl)
+{
+    pthread_mutex_lock(&cache.mutex);
+    struct mg_crl_memo *memo = mg_crl_memo_ref(X509_CRL_get_meth_data(crl));
+    pthread_mutex_unlock(&cache.mutex);
+    return memo;
 }
 
 /* ---- a text ---------------------------------------------------------------------------------- */

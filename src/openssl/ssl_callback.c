@@ -30,6 +30,7 @@ extra_free(void *parent MG_UNUSED, void *ptr, CRYPTO_EX_DATA *ad MG_UNUSED, int 
     mg_free(extra->alpn);
     mg_free(extra->npn);
     mg_staples_free(extra->staples);
+    mg_crl_signed_free(extra->crl_check.list);
     mg_free(extra);
 }
 
@@ -353,6 +354,12 @@ on_verify(int preverify_ok, X509_STORE_CTX *ctx)
 {
     SSL *ssl = X509_STORE_CTX_get_ex_data(ctx, SSL_get_ex_data_X509_STORE_CTX_idx());
     struct verify verify = {.ssl = ssl, .ctx = ctx, .preverify_ok = preverify_ok == 1};
+    if (preverify_ok != 1 && mg_crl_excused(SSL_get_SSL_CTX(ssl), ctx)) {
+        X509_STORE_CTX_set_error(ctx, X509_V_OK);
+        return 1;
+    }
+    if (!mg_ssl_context_extra(SSL_get_SSL_CTX(ssl))->callbacks.verify_callback)
+        return preverify_ok;
     /* A policy that broke fails the connection also where the mode would let a rejection pass. */
     if (mg_callback_call(ssl, "verify_callback", verify_body, &verify) < 0)
         SSL_set_verify(ssl, SSL_get_verify_mode(ssl) | SSL_VERIFY_PEER, NULL);
@@ -452,7 +459,8 @@ mg_callbacks_install(SSL_CTX *ctx, const struct mg_callbacks *set, int verify_mo
 #ifdef MG_HAVE_NPN
     npn_install(ctx, set->npn_select_cb);
 #endif
-    SSL_CTX_set_verify(ctx, verify_mode, set->verify_callback ? on_verify : NULL);
+    SSL_CTX_set_verify(ctx, verify_mode,
+                       set->verify_callback || extra->crl_check.lenient ? on_verify : NULL);
     SSL_CTX_set_info_callback(ctx, on_info);
     mg_callbacks_install_deciding(ctx, set);
     mg_callbacks_install_notifying(ctx, set);

@@ -478,24 +478,6 @@ context_set_minmax_proto_version(lua_State *L)
     return 0;
 }
 
-/* add_crl(crl) -> self: what cert_store would otherwise need a Store and its flags for */
-static int
-context_add_crl(lua_State *L)
-{
-    mg_ssl_context_check_writable(L);
-    mg_check_count(L, 1, 1);
-    mg_class_check(L, 2, &mg_crl_class);
-    if (mg_ssl_context_value(L, 1, "crls") == LUA_TNIL) {
-        lua_newtable(L);
-        lua_pushvalue(L, -1);
-        mg_ssl_context_store(L, 1, "crls", lua_gettop(L));
-    }
-    lua_pushvalue(L, 2);
-    lua_rawseti(L, lua_gettop(L) - 1, (lua_Integer)lua_rawlen(L, -2) + 1);
-    lua_settop(L, 1);
-    return 1;
-}
-
 static int
 context_tostring(lua_State *L)
 {
@@ -564,7 +546,7 @@ mg_ssl_context_facts(lua_State *L, int idx, struct mg_ssl_context_facts *facts)
     facts->verify_mode = SSL_CTX_get_verify_mode(self->ctx);
     facts->has_client_ca = value_is_true(L, idx, "client_ca") || value_is_true(L, idx, "ca_file") ||
                            value_is_true(L, idx, "ca_path") || value_is_true(L, idx, "cert_store");
-    facts->staple_ended = mg_staples_ended(self->ctx);
+    facts->has_crls = value_is_true(L, idx, "crls");
     if (mg_ssl_context_value(L, idx, REPLACED) == LUA_TSTRING && lua_rawlen(L, -1) > 0)
         facts->replaced = lua_tostring(L, -1);
     lua_pop(L, 1);
@@ -615,7 +597,9 @@ static const luaL_Reg context_methods[] = {
     {"session_add", mg_ssl_context_session_add},
     {"session_remove", mg_ssl_context_session_remove},
     {"flush_sessions", mg_ssl_context_flush_sessions},
-    {"add_crl", context_add_crl},
+    {"add_crl", mg_ssl_context_add_crl},
+    {"load_crl", mg_ssl_context_load_crl},
+    {"load_ocsp", mg_ssl_context_load_ocsp},
     {"setup", mg_ssl_context_setup},
     {"freeze", mg_ssl_context_setup},
     {NULL, NULL},

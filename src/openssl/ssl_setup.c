@@ -24,6 +24,8 @@ struct plan {
     struct mg_buf *alpn, *npn;    /* NULL: none */
     struct mg_callbacks callbacks;
     bool verify_hostname;
+    struct mg_crl_check crl_check;
+    struct mg_box *crl_list; /* of crl_check.list; taken over by the context; NULL: none */
     int verify_mode;
     int verify_depth; /* -1: OpenSSL's */
     long timeout;     /* -1: OpenSSL's */
@@ -115,20 +117,6 @@ store_copy(lua_State *L, X509_STORE *to, X509_STORE *from)
         mg_lua_openssl_error(L, "NoMemoryError", CLS ".cert_store");
 }
 
-/* ctx:add_crl(): certificates on these lists are refused. */
-static void
-crls_add(lua_State *L, X509_STORE *store, int crls)
-{
-    lua_Integer count = (lua_Integer)lua_rawlen(L, crls);
-    for (lua_Integer i = 1; i <= count; i++) {
-        lua_rawgeti(L, crls, i);
-        if (X509_STORE_add_crl(store, mg_crl_share(L, -1)) != 1)
-            mg_lua_openssl_error(L, "SSLError", CLS ":add_crl");
-        lua_pop(L, 1);
-    }
-    X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK);
-}
-
 /*
  * cert_store is shared, not copied, and frozen with the context. Together with ca_file, ca_path
  * or CRLs of its own the context gets a store of its own, because a file that one context trusts must not
@@ -161,7 +149,7 @@ plan_store(lua_State *L, int idx, struct plan *plan)
     if (has_path)
         mg_store_load_dir(L, plan->store, lua_tostring(L, path));
     if (has_crls)
-        crls_add(L, plan->store, crls);
+        plan->crl_list = mg_crls_add(L, plan->store, crls, &plan->crl_check);
 }
 
 static bool
@@ -200,8 +188,7 @@ plan_build(lua_State *L, int idx, struct plan *plan)
     luaL_checkstack(L, 40, CLS ":setup");
     plan_pair(L, idx, plan);
     plan_extra_chain(L, idx, plan);
-    if (mg_ssl_context_value(L, idx, "ocsp_response") == LUA_TSTRING)
-        mg_staples_check(L, mg_ssl_context_test(L, idx), lua_gettop(L), plan->cert);
+    mg_staples_check(L, idx, mg_ssl_context_test(L, idx), plan->cert);
     plan_client_ca(L, idx, plan);
     plan_store(L, idx, plan);
     plan->alpn = plan_protocols(L, idx, "alpn_protocols");
@@ -258,6 +245,18 @@ npn_apply(SSL_CTX *ctx, struct mg_buf *npn)
 }
 
 static void
+crls_apply(SSL_CTX *ctx, struct plan *plan)
+{
+    struct mg_crl_check *check = &mg_ssl_context_extra(ctx)->crl_check;
+    mg_crl_signed_free(check->list);
+    *check = plan->crl_check;
+    if (!plan->crl_list)
+        return;
+    check->list = plan->crl_list->ptr;
+    plan->crl_list->ptr = NULL;
+}
+
+static void
 plan_apply(lua_State *L, int idx, SSL_CTX *ctx, struct plan *plan)
 {
     ERR_clear_error();
@@ -265,8 +264,7 @@ plan_apply(lua_State *L, int idx, SSL_CTX *ctx, struct plan *plan)
         mg_lua_openssl_error(L, "SSLError", "SSL_CTX_use_cert_and_key");
     if (extra_chain_apply(ctx, plan->extra_chain) < 0)
         mg_lua_openssl_error(L, "SSLError", "SSL_CTX_add_extra_chain_cert");
-    mg_ssl_context_value(L, idx, "ocsp_response");
-    if (mg_staples_apply(L, ctx, lua_gettop(L)) < 0)
+    if (mg_staples_apply(L, idx, ctx) < 0)
         mg_lua_error(L, "NoMemoryError", CLS ".ocsp_response: out of memory");
     if (plan->store && SSL_CTX_get_cert_store(ctx) != plan->store)
         SSL_CTX_set1_cert_store(ctx, plan->store);
@@ -278,6 +276,7 @@ plan_apply(lua_State *L, int idx, SSL_CTX *ctx, struct plan *plan)
     }
     mg_ssl_context_extra(ctx)->verify_hostname = plan->verify_hostname;
     npn_apply(ctx, plan->npn);
+    crls_apply(ctx, plan);
     mg_callbacks_install(ctx, &plan->callbacks, plan->verify_mode);
     if (plan->verify_depth >= 0)
         SSL_CTX_set_verify_depth(ctx, plan->verify_depth);
@@ -344,9 +343,9 @@ hash_store(EVP_MD_CTX *md, X509_STORE *store)
         X509_CRL *crl = X509_OBJECT_get0_X509_CRL(object);
         unsigned len = 0;
         if ((x509 && X509_digest(x509, EVP_sha256(), digests[used], &len) != 1) ||
-            (crl && X509_CRL_digest(crl, EVP_sha256(), digests[used], &len) != 1))
+            (crl && mg_crl_digest(crl, digests[used]) != 0))
             goto done;
-        used += len == 32;
+        used += len == 32 || crl;
     }
     qsort(digests, used, sizeof(*digests), digest_compare);
     rc = hash_bytes(md, digests, used * sizeof(*digests));
@@ -387,6 +386,7 @@ hash_verification(EVP_MD_CTX *md, lua_State *L, int idx, SSL_CTX *ctx)
 {
     X509_STORE *store = SSL_CTX_get_cert_store(ctx);
     X509_VERIFY_PARAM *param = X509_STORE_get0_param(store);
+    const struct mg_crl_check *check = &mg_ssl_context_extra(ctx)->crl_check;
     unsigned char script[32] = {0};
     mg_ssl_context_value(L, idx, "cert_store");
     const struct mg_store *given = mg_class_test(L, -1, &mg_store_class);
@@ -402,6 +402,7 @@ hash_verification(EVP_MD_CTX *md, lua_State *L, int idx, SSL_CTX *ctx)
         hash_number(md, (int64_t)X509_VERIFY_PARAM_get_time(param)) < 0 ||
         hash_number(md, purpose) < 0 || hash_number(md, trust) < 0 ||
         hash_number(md, flag_value(L, idx, "verify_hostname")) < 0 ||
+        hash_number(md, check->lenient + 2 * check->strict_leaf + 4 * check->strict_chain) < 0 ||
         hash_number(md, callback) < 0 || hash_bytes(md, script, sizeof(script)) < 0 ||
         hash_names(md, ctx) < 0)
         return -1;

@@ -534,6 +534,7 @@ const struct mg_class mg_certificate_class = {
     .name = "Certificate",
     .metatable = "moongate.X509.Certificate",
     .attrs = certificate_attrs,
+    .more_attrs = mg_certificate_facts,
     .methods = certificate_methods,
     .is_frozen = certificate_is_frozen,
     .gc = certificate_gc,

@@ -24,6 +24,17 @@ X509_CRL *
 mg_crl_share(lua_State *L, int arg)
 {
     struct mg_crl *self = mg_class_check(L, arg, &mg_crl_class);
+    if (!self->shared) {
+        /* One that was built: what OpenSSL goes by – extensions, the hash that tells it from another – it has only of
+         * what it has decoded. */
+        ERR_set_mark();
+        X509_CRL *decoded = X509_CRL_dup(self->crl);
+        ERR_pop_to_mark();
+        if (decoded) {
+            X509_CRL_free(self->crl);
+            self->crl = decoded;
+        }
+    }
     self->shared = true;
     return self->crl;
 }
@@ -83,6 +94,106 @@ crl_new(lua_State *L)
         mg_lua_openssl_error(L, "CRLError", data ? "PEM_read_bio_X509_CRL" : "X509_CRL_new");
     lua_settop(L, top);
     return 1;
+}
+
+/* ---- reading many ---------------------------------------------------------------------------- */
+
+static void
+block_free(void *data)
+{
+    OPENSSL_free(data);
+}
+
+/* Appends the CRL of an encoding to the list at index `list`. */
+static void
+der_append(lua_State *L, int list, const char *what, const unsigned char *der, long len)
+{
+    int number = (int)lua_rawlen(L, list) + 1;
+    struct mg_crl *self = mg_class_new(L, &mg_crl_class, sizeof(*self));
+    self->crl = mg_pem_crl(der, len);
+    self->shared = true; /* with the cache */
+    if (!self->crl)
+        mg_lua_openssl_error(L, "CRLError", "%s: CRL %d cannot be read", what, number);
+    lua_rawseti(L, list, number);
+}
+
+/* The next block of the PEM at bio, whose CRL goes to the list; false: there is none, or it is damaged. */
+static bool
+block_append(lua_State *L, int list, const char *what, BIO *bio)
+{
+    int top = lua_gettop(L);
+    struct mg_box *block = mg_box_push(L, block_free);
+    char *name = NULL, *header = NULL;
+    unsigned char *data = NULL;
+    long len;
+    if (PEM_read_bio(bio, &name, &header, &data, &len) != 1)
+        return false;
+    block->ptr = data;
+    bool is_crl = strcmp(name, PEM_STRING_X509_CRL) == 0;
+    OPENSSL_free(name);
+    OPENSSL_free(header);
+    if (is_crl)
+        der_append(L, list, what, data, len);
+    else
+        OPENSSL_cleanse(data, (size_t)len); /* it may be a key */
+    mg_box_free(block);
+    lua_settop(L, top);
+    return true;
+}
+
+void
+mg_crl_parse_all(lua_State *L, const char *what, const char *data, size_t len)
+{
+    luaL_checkstack(L, 12, what);
+    lua_newtable(L);
+    int list = lua_gettop(L);
+    ERR_clear_error();
+    if (!mg_is_pem(data, len)) {
+        der_append(L, list, what, (const unsigned char *)data, (long)len);
+    } else {
+        BIO *bio = mg_box_push_bio(L, data, len);
+        while (block_append(L, list, what, bio))
+            continue;
+        unsigned long last = ERR_peek_last_error();
+        if (ERR_GET_LIB(last) != ERR_LIB_PEM || ERR_GET_REASON(last) != PEM_R_NO_START_LINE)
+            mg_lua_openssl_error(L, "CRLError", "%s: PEM_read_bio", what);
+        mg_box_free(lua_touserdata(L, list + 1));
+    }
+    ERR_clear_error();
+    lua_settop(L, list);
+}
+
+/* A CRL.load… without a CRL is a mistake. */
+static int
+list_check(lua_State *L, const char *what)
+{
+    if (lua_rawlen(L, -1) == 0)
+        mg_lua_error(L, "CRLError", "%s: no CRL found", what);
+    return 1;
+}
+
+/* CRL.load(pem_or_der) -> list */
+static int
+crl_load(lua_State *L)
+{
+    size_t len;
+    mg_check_count(L, 1, 1);
+    const char *data = mg_check_string(L, 1, &len);
+    mg_crl_parse_all(L, mg_function_name(L), data, len);
+    return list_check(L, mg_function_name(L));
+}
+
+/* CRL.load_file(path) -> list */
+static int
+crl_load_file(lua_State *L)
+{
+    mg_check_count(L, 1, 1);
+    const char *path = mg_check_text(L, 1), *what = mg_function_name(L);
+    struct mg_buf *file = mg_file_push(L, "SystemCallError", what, path);
+    what = lua_pushfstring(L, "%s: %s", what, path);
+    mg_crl_parse_all(L, what, file->data ? file->data : "", file->len);
+    mg_buf_free(file);
+    return list_check(L, what);
 }
 
 /* ---- Revoked --------------------------------------------------------------------------------- */
@@ -471,5 +582,7 @@ const struct mg_class mg_crl_class = {
 
 const luaL_Reg mg_crl_functions[] = {
     {"new", crl_new},
+    {"load", crl_load},
+    {"load_file", crl_load_file},
     {NULL, NULL},
 };

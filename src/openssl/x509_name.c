@@ -172,6 +172,12 @@ text_free(void *text)
     OPENSSL_free(text);
 }
 
+static void
+object_free(void *object)
+{
+    ASN1_OBJECT_free(object);
+}
+
 /* to_s([flags]): "/CN=localhost" without flags */
 static int
 name_to_s(lua_State *L)
@@ -227,6 +233,68 @@ name_to_a(lua_State *L)
         lua_rawseti(L, -2, 3);
         lua_rawseti(L, -2, i + 1);
     }
+    return 1;
+}
+
+/* The object that "CN", "commonName" or "2.5.4.3" names, in a box that is pushed. */
+static const ASN1_OBJECT *
+type_push(lua_State *L, int arg)
+{
+    const char *text = mg_check_text(L, arg);
+    struct mg_box *box = mg_box_push(L, object_free);
+    ERR_clear_error();
+    box->ptr = OBJ_txt2obj(text, 0);
+    ERR_clear_error();
+    if (!box->ptr)
+        mg_lua_error(L, "NameError", "%s: \"%.80s\" is no type of an entry (\"CN\", \"OU\", …)",
+                     mg_function_name(L), text);
+    return box->ptr;
+}
+
+/* Pushes an entry's value in UTF-8. */
+static void
+value_push(lua_State *L, const X509_NAME_ENTRY *entry)
+{
+    const ASN1_STRING *value = X509_NAME_ENTRY_get_data(entry);
+    struct mg_box *text = mg_box_push(L, text_free);
+    unsigned char *utf8 = NULL;
+    int len = ASN1_STRING_to_UTF8(&utf8, value);
+    text->ptr = utf8;
+    if (len < 0)
+        mg_lua_openssl_error(L, "NameError", "%s: ASN1_STRING_to_UTF8", mg_function_name(L));
+    lua_pushlstring(L, (const char *)utf8, (size_t)len);
+    mg_box_free(text);
+    lua_remove(L, -2);
+}
+
+/* values(type) -> list */
+static int
+name_values(lua_State *L)
+{
+    const X509_NAME *name = self_name(L);
+    mg_check_count(L, 1, 1);
+    const ASN1_OBJECT *object = type_push(L, 2);
+    lua_newtable(L);
+    int at = -1;
+    for (lua_Integer i = 1; (at = X509_NAME_get_index_by_OBJ(name, object, at)) >= 0; i++) {
+        value_push(L, X509_NAME_get_entry(name, at));
+        lua_rawseti(L, -2, i);
+    }
+    return 1;
+}
+
+/* get(type) -> the value; nil where there is none, or more than one: a rule must not see only one of them */
+static int
+name_get(lua_State *L)
+{
+    const X509_NAME *name = self_name(L);
+    mg_check_count(L, 1, 1);
+    const ASN1_OBJECT *object = type_push(L, 2);
+    int at = X509_NAME_get_index_by_OBJ(name, object, -1);
+    if (at >= 0 && X509_NAME_get_index_by_OBJ(name, object, at) < 0)
+        value_push(L, X509_NAME_get_entry(name, at));
+    else
+        lua_pushnil(L);
     return 1;
 }
 
@@ -287,8 +355,9 @@ static const struct mg_attr name_attrs[] = {
 };
 
 static const luaL_Reg name_methods[] = {
-    {"to_s", name_to_s}, {"to_utf8", name_to_utf8}, {"to_a", name_to_a}, {"to_der", name_to_der},
-    {"cmp", name_cmp},   {"eql", name_eql},         {NULL, NULL},
+    {"to_s", name_to_s},     {"to_utf8", name_to_utf8}, {"to_a", name_to_a},
+    {"to_der", name_to_der}, {"cmp", name_cmp},         {"eql", name_eql},
+    {"get", name_get},       {"values", name_values},   {NULL, NULL},
 };
 
 const struct mg_class mg_name_class = {

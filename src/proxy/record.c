@@ -139,10 +139,19 @@ alpn_field(struct record *r, const SSL *ssl)
     mg_buf_free(&text);
 }
 
+/* Also of one that was refused, of which only the chain that was looked at is there: who it claims to be. */
+static X509 *
+client_cert(const SSL *ssl)
+{
+    X509 *cert = SSL_get0_peer_certificate(ssl);
+
+    return cert != NULL ? cert : sk_X509_value(SSL_get0_verified_chain(ssl), 0);
+}
+
 static void
 client_cert_fields(struct record *r, SSL *ssl)
 {
-    X509 *cert = SSL_get0_peer_certificate(ssl);
+    X509 *cert = client_cert(ssl);
     BIO *subject = cert != NULL ? BIO_new(BIO_s_mem()) : NULL;
     unsigned char digest[EVP_MAX_MD_SIZE];
     char hex[2 * EVP_MAX_MD_SIZE + 1] = "";

@@ -561,6 +561,10 @@ void mg_proof_inspect(struct mg_proof *proof, const struct mg_proof_entry *entry
 bool *mg_proof_chain_find(struct mg_proof *proof, const struct mg_proof_entry *entry, SSL_CTX *ctx,
                           const STACK_OF(X509) * chain);
 
+/* Warns of CRLs and OCSP responses that are of no use (prove_revocation.c). -1: no memory. */
+int mg_proof_revocation(struct mg_proof *proof, const char *who, SSL_CTX *ctx,
+                        const struct mg_ssl_context_facts *facts, struct mg_err *err);
+
 /* Whether it came through under each version that its context offers. */
 bool mg_proof_is_flawless(const struct mg_proof_certificate *certificate);
 

@@ -506,9 +506,7 @@ mg_proof_server(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
                       who);
     if (facts->replaced != NULL)
         mg_proof_warn(proof, "%s: %s: a context has one of a type", who, facts->replaced);
-    if (facts->staple_ended)
-        mg_proof_warn(proof, "%s: an OCSP response has ended, and is not sent", who);
-    return 0;
+    return mg_proof_revocation(proof, who, ctx, facts, err);
 }
 
 /* ---- everything ----------------------------------------------------------------------------- */

@@ -91,5 +91,5 @@ mg_proof_client(struct mg_proof *proof, struct mg_proof_entry *entry, SSL_CTX *c
     mg_proof_unproved(entry, "the backend's certificate (no network in a proof)");
     if (facts->callbacks)
         mg_proof_unproved(entry, "the script's callbacks (they are not run)");
-    return 0;
+    return mg_proof_revocation(proof, who, ctx, facts, err);
 }

@@ -253,10 +253,25 @@ function SSLContext:session_remove(session) end
 ---@return moongate.openssl.SSLContext self
 function SSLContext:flush_sessions(time) end
 
---- Certificates on that list are refused, and with it every certificate needs its issuer's list.
+--- From now on certificates on that list are refused: of peers and of the CAs between them and the root. It must be valid
+--- and signed by its CA, else all certificates of that CA are refused (check warns). CAs without any CRL here are not
+--- asked for one, unless cert_store.flags has V_FLAG_CRL_CHECK (for peers) and V_FLAG_CRL_CHECK_ALL (for the CAs, too).
+--- Of several lists of a CA the newest counts; a delta comes with its base.
 ---@param crl moongate.openssl.CRL
 ---@return moongate.openssl.SSLContext self
 function SSLContext:add_crl(crl) end
+
+--- As add_crl, for all in a file (PEM, or DER), in the files of a directory – those with hash names (9a2b3c4d.r0), or, where
+--- there is none of those, *.crl and *.pem – or in those that match a pattern. All of them, or an error.
+---@param path string
+---@return moongate.openssl.SSLContext self
+function SSLContext:load_crl(path) end
+
+--- Reads an OCSP response (DER) that is then stapled to the certificate it is about, while it is valid; which of the
+--- context's that is shows at setup. Several, for several certificates, are fine; the last about one counts.
+---@param path string
+---@return moongate.openssl.SSLContext self
+function SSLContext:load_ocsp(path) end
 
 --- Adds a certificate with its private key; one of each key type can be there. Another one takes its place, with a
 --- warning in check.
@@ -340,6 +355,10 @@ function CertificateClass.load_file(path) end
 ---@field ca_issuer_uris? string[] (read-only)
 ---@field ocsp_uris? string[] (read-only)
 ---@field tbs_bytes string (read-only) DER of what is signed
+---@field subject_alt_names moongate.openssl.AltNames (read-only)
+---@field sha256 string (read-only) of the certificate: hexadecimal, lower case, as in the access record
+---@field spki_sha256 string (read-only) of its public key (SubjectPublicKeyInfo), likewise
+---@field pin_sha256 string (read-only) the same in base64, as for curl's --pinnedpubkey "sha256//…"
 local Certificate = {}
 
 ---@return string
@@ -375,6 +394,15 @@ function Certificate:add_extension(extension) end
 ---@return moongate.openssl.Certificate self
 function Certificate:sign(key, digest) end
 
+--- The names in subjectAltName by kind, in their order; a kind that is not there is an empty list, other kinds (otherName,
+--- …) are left out. What does not belong into a name – NUL, blanks, what is not ASCII – and the backslash come as "\\x00",
+--- so that nothing that looks like another name equals it.
+---@class moongate.openssl.AltNames
+---@field dns string[] (read-only)
+---@field ip string[] (read-only) "192.0.2.1", "2001:db8::1"
+---@field email string[] (read-only)
+---@field uri string[] (read-only)
+
 ---@class moongate.openssl.NameClass
 ---@field COMPAT integer
 ---@field RFC2253 integer
@@ -406,6 +434,16 @@ function Name:to_a() end
 
 ---@return string
 function Name:to_der() end
+
+--- The one value of a type, in UTF-8; nil where there is none, or more than one.
+---@param type string "CN", "O", "OU", "commonName", "2.5.4.3", …
+---@return string?
+function Name:get(type) end
+
+--- All values of a type, in UTF-8 and in their order.
+---@param type string
+---@return string[]
+function Name:values(type) end
 
 ---@param other moongate.openssl.Name
 ---@return -1|0|1
@@ -523,6 +561,15 @@ local CRLClass = {}
 ---@param pem_or_der? string left out: an empty one, to be built
 ---@return moongate.openssl.CRL
 function CRLClass.new(pem_or_der) end
+
+--- All CRLs of a PEM, or the one of a DER. They cannot be changed; one that was read before is not parsed again.
+---@param pem_or_der string
+---@return moongate.openssl.CRL[]
+function CRLClass.load(pem_or_der) end
+
+---@param path string
+---@return moongate.openssl.CRL[]
+function CRLClass.load_file(path) end
 
 --- A store that has it freezes it.
 ---@class moongate.openssl.CRL

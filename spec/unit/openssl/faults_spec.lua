@@ -180,6 +180,36 @@ describe("every failing allocation is survived by", function()
         walk(function() end, make, make, 7)
     end)
 
+    it("loading a CRL, and refusing whom it names", function()
+        local revoked, crl = fix.X509.Revoked.new(), fix.X509.CRL.new()
+        revoked.serial, revoked.time = fix.cert("client").serial, 1700000000
+        crl.issuer, crl.last_update, crl.next_update = fix.cert("ca").subject, os.time() - 60, os.time() + 3600
+        crl:add_revoked(revoked):sign(fix.key "ca", "SHA256")
+        local pem, store = crl:to_pem(), fix.store()
+        local function visit()
+            local ctx = fix.server { certs = { "ec" }, verify_mode = 3, cert_store = store }
+            ctx:add_crl(fix.X509.CRL.load(pem)[1])
+            ctx:setup()
+            local hs = fix.handshake(ctx, fix.client { cert = fix.cert "client", key = fix.key "client" })
+            must(not hs.ok) -- whatever fails, nobody comes in
+            return hs.alert == "certificate_revoked" or error("no memory", 0)
+        end
+        walk(function() end, visit, function() must(visit()) end, 23)
+    end)
+
+    it("reading names and hashes of a certificate", function()
+        local pem = fix.certificate { subject = "/CN=x/O=y", key = fix.key "ec",
+            names = "DNS:a,IP:::1,URI:b:c" }:to_pem()
+        local function read()
+            local cert = fix.X509.Certificate.new(pem)
+            local names = cert.subject_alt_names
+            must(names.dns[1] == "a" and names.ip[1] == "::1" and names.uri[1] == "b:c")
+            must(cert.subject:get "CN" == "x" and cert.subject:values("O")[1] == "y")
+            must(#cert.sha256 == 64 and #cert.spki_sha256 == 64 and #cert.pin_sha256 == 44)
+        end
+        walk(function() end, read, read)
+    end)
+
     it("signing a certificate, which has a whole signature or none afterwards", function()
         local function sign(cert)
             local ok, err = pcall(cert.sign, cert, fix.key "ec", "SHA256")

@@ -166,6 +166,57 @@ for _, version in ipairs { "TLS1_2", "TLS1_3" } do
     end)
 end
 
+describe("load_ocsp", function()
+    local function path_of(name) return files:write(name .. ".ocsp", responses[name]) end
+
+    local function stapled(ctx, sigalgs)
+        local hs = fix.handshake(ctx, fix.client { sigalgs = sigalgs })
+        assert.is_true(hs.ok, hs.client_error)
+        return hs.client.ocsp_response
+    end
+
+    it("staples what each file says to the certificate it is about, in any order", function()
+        local ctx = SSLContext.new()
+        assert.equal(ctx, ctx:load_ocsp(path_of "ec"))
+        ctx:add_certificate(fix.cert "rsa", fix.key "rsa")
+        ctx:add_certificate(fix.cert "ec", fix.key "ec")
+        ctx:load_ocsp(path_of "rsa")
+        assert.equal(responses.ec, stapled(ctx, "ECDSA+SHA256"))
+        assert.equal(responses.rsa, stapled(ctx, "RSA-PSS+SHA256"))
+        assert.is_nil(ctx.ocsp_response)
+        raises("FrozenError", "SSLContext:load_ocsp: can't modify frozen SSLContext", ctx.load_ocsp, ctx, path_of "ec")
+    end)
+
+    it("the last about a certificate counts, before ocsp_response, and after the certificate's own", function()
+        local other = response("ec", { validity = "-ndays 3" })
+        local ctx = fix.server { certs = { "ec" }, ocsp_response = responses.ec }
+        ctx:load_ocsp(path_of "ec"):load_ocsp(files:write("other.ocsp", other))
+        assert.equal(other, stapled(ctx))
+        ctx = SSLContext.new()
+        ctx:add_certificate(fix.cert "ec", fix.key "ec", nil, responses.ec)
+        ctx:load_ocsp(files:write("other.ocsp", other))
+        assert.equal(responses.ec, stapled(ctx))
+    end)
+
+    it("refuses what is no response, and what is about nobody here", function()
+        local ctx = fix.server { certs = { "rsa" } }
+        for _, bad in ipairs { "", "garbage", responses.rsa:sub(1, -2), fix.cert("rsa"):to_pem() } do
+            local path = files:write("bad.ocsp", bad)
+            raises("ArgumentError", "load_ocsp: " .. path .. ": not an OCSP response in DER", ctx.load_ocsp, ctx, path)
+        end
+        local path = files:write("bad.ocsp", UNSUCCESSFUL)
+        raises("ArgumentError", "load_ocsp: " .. path .. ": the responder tells of an error instead of a certificate",
+            ctx.load_ocsp, ctx, path)
+        raises("SystemCallError", "load_ocsp: " .. files.path .. "/none: No such file", ctx.load_ocsp, ctx,
+            files.path .. "/none")
+        raises("TypeError", "SSLContext:load_ocsp: argument 1: expected a string", ctx.load_ocsp, ctx, nil)
+        ctx:load_ocsp(path_of "ec")
+        raises("ArgumentError", "load_ocsp: " .. files.path .. "/ec.ocsp: is about none of the context's certificates",
+            ctx.setup, ctx)
+        assert.is_false(ctx.frozen)
+    end)
+end)
+
 describe("add_certificate with a response", function()
     local function add(...)
         local ctx = SSLContext.new()

@@ -306,18 +306,51 @@ describe("a proof", function()
         assert.is_false(warns "ctx.verify_callback = function(ok) return ok end")
     end)
 
-    it("warns of an OCSP response that has ended", function()
-        local good, ended = bench.read((certs.respond "ec")), bench.path("ended.ocsp")
-        bench.write("ended.ocsp", (good:gsub("20%d%d(%d%d%d%d%d%d%d%d%d%dZ)", "2001%1")))
-        local function warnings(path)
-            return passes(([[
-                local ctx, file = server "ec", io.open("%s", "rb")
-                ctx.ocsp_response = file:read "a"
+    it("warns of an OCSP response that nobody can go by", function()
+        local good = bench.read((certs.respond "ec"))
+        local function warnings(response)
+            bench.write("tried.ocsp", response)
+            return passes([[
+                local ctx = openssl.SSL.SSLContext.new()
+                local cert, key = openssl.X509.Certificate.load_file("$ec_crt")[1], openssl.PKey.load_file "$ec_key"
+                ctx:add_certificate(cert, key, openssl.X509.Certificate.load_file "$ca_crt")
+                ctx:load_ocsp "]] .. bench.path "tried.ocsp" .. [["
                 listen(ctx)
-            ]]):format(path)).out
+            ]]).out
         end
-        assert.matches("listener web: an OCSP response has ended, and is not sent", warnings(ended), 1, true)
-        assert.not_matches("OCSP", warnings(certs.respond "ec"), 1, true)
+        assert.not_matches("OCSP", warnings(good), 1, true)
+        local PREFIX = "listener web: the OCSP response for CN=localhost "
+        local function as_of(year) return (good:gsub("20%d%d(%d%d%d%d%d%d%d%d%d%dZ)", year .. "%1")) end
+        assert.matches(PREFIX .. "has ended, and is not sent", warnings(as_of "2001"), 1, true)
+        assert.matches(PREFIX .. "is not valid yet", warnings(as_of "2099"), 1, true)
+        assert.matches(PREFIX .. "says that it is revoked", warnings(bench.read((certs.respond("ec", "R")))), 1, true)
+        local changed = good:gsub("(20%d%d%d%d%d%d%d%d%d%d%d)(%d)Z", function(time, digit)
+            return time .. (digit + 1) % 10 .. "Z"
+        end, 1)
+        assert.matches(PREFIX .. "is not signed by its CA", warnings(changed), 1, true)
+    end)
+
+    it("warns of CRLs for which all of a CA are refused, and of those that refuse nobody", function()
+        local function warnings(text, verify)
+            bench.write("tried.crl", text)
+            return passes([[
+                local ctx = server "ec"
+                ctx.ca_file = "$ca_crt"
+                ctx.verify_mode = ]] .. (verify or 1) .. [[
+
+                ctx:load_crl "]] .. bench.path "tried.crl" .. [["
+                listen(ctx)
+            ]]).out
+        end
+        assert.not_matches("CRL", warnings(certs.crl {}), 1, true)
+        assert.not_matches("CRL", warnings(certs.crl { issuer = "other_ca" }), 1, true)
+        local ENDED = "listener web: the CRL of CN=spec CA has ended: certificates of that CA are refused"
+        assert.matches(ENDED, warnings(certs.crl { ended = true }), 1, true)
+        assert.not_matches("has ended", warnings(certs.crl { ended = true } .. certs.crl {}), 1, true)
+        assert.matches("there are CRLs, but verify_mode is VERIFY_NONE", warnings(certs.crl {}, 0), 1, true)
+        local forged = bench.run { "openssl", "crl", "-outform", "DER", input = certs.crl {} }.out
+        assert.matches("the CRL of CN=spec CA is not signed by the CA of that name",
+            warnings(forged:sub(1, -2) .. string.char(forged:byte(-1) ~ 1)), 1, true)
     end)
 
     it("offers ALPN and client certificates", function()
