@@ -114,8 +114,11 @@ struct mg_listener {
     bool hello_asked;           /* policy->hello decides by the ClientHello */
     struct mg_backend *backend; /* borrowed from the config; NULL = ask policy->route */
     unsigned handshake_timeout_ms, idle_timeout_ms, max_lifetime_ms,
-        half_close_timeout_ms; /* 0 = none */
-    int64_t max_connections;   /* over all workers; 0 = none */
+        half_close_timeout_ms;        /* 0 = none */
+    int64_t max_connections;          /* over all workers; 0 = none */
+    int64_t max_connections_per_ip;   /* likewise */
+    struct mg_rate rate, rate_per_ip; /* of full handshakes, over all workers */
+    bool tls_optional;                /* the first byte decides between TLS and plain */
     unsigned backlog;
     bool tcp_nodelay;
     unsigned tcp_keepalive_s; /* 0 = off */
@@ -197,7 +200,8 @@ struct mg_engine_options {
     unsigned worker; /* index into the rows of the shared counters */
     int access_fd;   /* access records, or -1; borrowed */
     enum mg_log_format access_format;
-    struct mg_ring *ring; /* keeps the ClientHellos of those who connect, or NULL; borrowed */
+    struct mg_ring *ring;    /* keeps the ClientHellos of those who connect, or NULL; borrowed */
+    unsigned unfinished_max; /* handshakes; 0 = the default */
 };
 
 struct mg_engine *mg_engine_new(const struct mg_engine_options *options, struct mg_err *err);
