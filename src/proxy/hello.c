@@ -64,7 +64,7 @@ refuse_malformed(struct mg_session *s, const struct mg_hello *hello)
 static int
 remember(struct mg_session *s, const struct mg_hello *hello)
 {
-    if (s->engine->options.access_fd >= 0) /* nobody else asks */
+    if (mg_session_notes_hello(s))
         mg_tls_conn_note_hello(&s->down.tls, hello);
     if (hello->servername.data == NULL)
         return 0;

@@ -293,6 +293,16 @@ mg_listener_reads_hello(const struct mg_listener *listener)
     return listener->hello_asked || listener->names != NULL;
 }
 
+/* Whether a record or the script may ask what the client had offered. */
+static inline bool
+mg_session_notes_hello(const struct mg_session *s)
+{
+    const struct mg_listener *l = s->listener;
+
+    return s->engine->options.access_fd >= 0 || l->backend == NULL || l->tls_callbacks ||
+           mg_listener_reads_hello(l);
+}
+
 /* Gives down its SSL object. false: the session has closed. */
 bool mg_session_tls_open(struct mg_session *s, SSL_CTX *ctx);
 

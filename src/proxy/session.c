@@ -578,7 +578,7 @@ mg_session_tls_open(struct mg_session *s, SSL_CTX *ctx)
         return false;
     }
     s->down.tls.scope = s->listener->name;
-    s->down.tls.noting = s->engine->options.access_fd >= 0; /* nobody else asks */
+    s->down.tls.noting = mg_session_notes_hello(s);
     mg_limits_watch(s);
     return true;
 }
@@ -648,6 +648,7 @@ mg_session_info(const struct mg_session *s, struct mg_session_info *info)
         .remote = s->remote,
         .socket_remote = s->remote,
         .tls = self->down.deciding || self->down.tls.ssl != NULL ? &self->down.tls : NULL,
+        .hello = s->passed || self->down.deciding || self->down.tls.ssl != NULL ? &self->down.tls : NULL,
         .servername = s->servername,
         .backend = s->backend,
         .backend_address = s->address,

@@ -200,6 +200,7 @@ function moongate.command(argv) end
 ---@field ssl_version? string
 ---@field cipher? moongate.openssl.Cipher
 ---@field alpn_protocol? string
+---@field alpn_protocols? string[] what the client offered, also where it is passed through; nil on a plain connection
 ---@field servername? string
 ---@field cert? moongate.openssl.Certificate
 ---@field peer_cert? moongate.openssl.Certificate
