@@ -269,9 +269,10 @@ struct mg_session_info {
     const struct mg_addr *socket_remote; /* the TCP peer itself */
     struct mg_tls_conn *tls; /* down, without an SSL object until its context is chosen; NULL on a
                                 plain listener */
-    const struct mg_tls_conn *hello; /* what its ClientHello offered, also where it is passed through;
+    const struct mg_tls_conn
+        *hello;             /* what its ClientHello offered, also where it is passed through;
                                         NULL without TLS */
-    const char *servername;  /* what a ClientHello that is being decided on, or was passed through,
+    const char *servername; /* what a ClientHello that is being decided on, or was passed through,
                                 asks for; or NULL */
     const struct mg_backend *backend;                 /* NULL until it is chosen */
     const struct mg_backend_address *backend_address; /* the one tried or connected to, or NULL */

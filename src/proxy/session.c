@@ -648,7 +648,8 @@ mg_session_info(const struct mg_session *s, struct mg_session_info *info)
         .remote = s->remote,
         .socket_remote = s->remote,
         .tls = self->down.deciding || self->down.tls.ssl != NULL ? &self->down.tls : NULL,
-        .hello = s->passed || self->down.deciding || self->down.tls.ssl != NULL ? &self->down.tls : NULL,
+        .hello =
+            s->passed || self->down.deciding || self->down.tls.ssl != NULL ? &self->down.tls : NULL,
         .servername = s->servername,
         .backend = s->backend,
         .backend_address = s->address,
