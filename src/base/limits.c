@@ -181,15 +181,14 @@ mg_limits_forget(struct mg_shared *shared, unsigned worker)
 bool
 mg_bucket_take(_Atomic uint64_t *full_at, const struct mg_rate *rate, uint64_t now)
 {
-    uint64_t seen = atomic_load(full_at), next;
+    uint64_t seen = atomic_load(full_at), latest = now + rate->depth_ns, next;
 
+    if (seen > latest && /* the rate was another one when that was written */
+        atomic_compare_exchange_strong(full_at, &seen, latest))
+        seen = latest;
     do {
-        uint64_t from = seen > now ? seen : now;
-
-        if (from > now + rate->depth_ns) /* the rate was another one when that was written */
-            from = now + rate->depth_ns;
-        next = from + rate->interval_ns;
-        if (next > now + rate->depth_ns)
+        next = (seen > now ? seen : now) + rate->interval_ns;
+        if (next > latest)
             return false;
     } while (!atomic_compare_exchange_weak(full_at, &seen, next));
     return true;

@@ -19,9 +19,10 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#define UNFINISHED_MAX 4096 /* about 100 MB of memory; 20,000 clients a second 200 ms away */
-#define GRACE_MS       1000
-#define LOOKS_MAX      64 /* at one time, for one that may give way */
+#define UNFINISHED_MAX                                                                             \
+    4096 /* 40 MB of silent clients; 20,000 honest ones a second who are 200 ms away */
+#define GRACE_MS  1000
+#define LOOKS_MAX 64 /* at one time, for one that may give way */
 
 /* ---- whose a connection is ------------------------------------------------------------------- */
 
