@@ -1,5 +1,5 @@
--- One port for everything: who speaks TLS ends it here or is passed through, who does not is served plain, and where they
--- all go is decided by name, protocol, address and client certificate. Refusals have a reason, in log and access record.
+-- One port for everything: TLS ends here or is passed through, who speaks none is served plain, and where they all go
+-- is decided by name, protocol, address and client certificate. Refusals have a reason, in log and access record.
 
 local moongate = require "moongate"
 local openssl = require "moongate.openssl"

@@ -168,7 +168,8 @@ describe("a record that comes byte by byte", function()
         local client = bench.connect(web.port)
         client:settimeout(nil)
         -- A whole record, and the beginning of another one.
-        tls.records(client:getfd(), 1, { { DATA, "hello" }, { DATA, ("x"):rep(16000), cut = 10 } }, nil, { stay = "yes" })
+        tls.records(client:getfd(), 1, { { DATA, "hello" }, { DATA, ("x"):rep(16000), cut = 10 } }, nil,
+            { stay = "yes" })
         bench.wait("the end", function()
             client:send("x")
             bench.sleep(0.05)

@@ -1,5 +1,5 @@
--- handshake_rate: full handshakes a second, of a listener and of one address; what comes above that is refused before any
--- public-key work.
+-- handshake_rate: full handshakes a second, of a listener and of one address; what comes above that is refused before
+-- any public-key work.
 
 local bench = require "bench"
 local certs = require "certs"
@@ -34,7 +34,8 @@ listen("sessions", $sessions, { per_second = 0.001, burst = 1 }, nil, { tls = se
 
     setup(function()
         local values = { workers = 2, script = SCRIPT }
-        for _, name in ipairs { "burst", "names", "asked", "source", "both", "backed", "again", "sessions", "backend" } do
+        for _, name in ipairs { "burst", "names", "asked", "source", "both", "backed", "again", "sessions",
+            "backend" } do
             ports[name] = bench.port()
             values[name] = ports[name]
         end

@@ -41,7 +41,8 @@ describe("timeouts", function()
     local ECHO = [[moongate.listen { name = "web", address = "127.0.0.1:$port", backend = moongate.echo() }]]
 
     it("generation_timeout: only those of the old generation", function()
-        local web = proxy.start { workers = 2, port = bench.port(), settings = "generation_timeout = 0.5", script = ECHO }
+        local web = proxy.start { workers = 2, port = bench.port(), settings = "generation_timeout = 0.5",
+            script = ECHO }
         local old = echo(web.options.port)
         web:reload()
         local new = echo(web.options.port)
@@ -57,7 +58,8 @@ describe("timeouts", function()
 
     it("drain_timeout, and what is not one", function()
         for _, case in ipairs { { "TERM", "moongate: drain timeout" }, { "INT", "moongate: stopped" } } do
-            local web = proxy.start { workers = 2, port = bench.port(), settings = "drain_timeout = 0.5", script = ECHO }
+            local web = proxy.start { workers = 2, port = bench.port(), settings = "drain_timeout = 0.5",
+                script = ECHO }
             local client = echo(web.options.port)
             web.program:signal(proxy.signals[case[1]])
             assert.equal("closed", closed(client))

@@ -55,7 +55,7 @@ mg_link_empty(const struct mg_link *head)
  * kept until its turn. */
 #define MG_HANDSHAKE_READ (16u * 1024u)
 
-#define MG_REASONS 64
+#define MG_REASONS 192 /* more than there are */
 
 struct mg_reason_count {
     const char *reason; /* constant */

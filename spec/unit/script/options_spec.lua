@@ -143,7 +143,8 @@ describe("an option", function()
                 "unix:/run/x.sock" }, name = "b", tls = false, servername = "x", send_proxy = false,
                 balance = "round_robin", connect_timeout = 0.1, resolve_interval = 5, on_down = "keep" }
             moongate.listen { address = { "127.0.0.1:1", "[::1]:1", "*:2", "unix:/tmp/x", "unix:@x" }, name = "l",
-                backend = backend, accept_proxy = false, max_connections = 5, max_connections_per_ip = 2, handshake_timeout = 1.5,
+                backend = backend, accept_proxy = false, max_connections = 5, max_connections_per_ip = 2,
+                handshake_timeout = 1.5,
                 idle_timeout = false, max_lifetime = 60, half_close_timeout = 1, tls_optional = false, backlog = 1,
                 tcp_nodelay = false, tcp_keepalive = false }
         ]])
