@@ -176,22 +176,12 @@ static int
 alpn_protocols_get(lua_State *L, void *self)
 {
     struct mg_session_info info;
-    const char *text;
-    lua_Integer count = 0;
 
     info_get(L, self, &info);
-    if (info.hello == NULL) {
+    if (info.hello == NULL)
         lua_pushnil(L);
-        return 1;
-    }
-    lua_newtable(L);
-    for (text = info.hello->alpn_offered; text != NULL && *text != '\0';) {
-        size_t len = strcspn(text, ",");
-
-        lua_pushlstring(L, text, len);
-        lua_rawseti(L, -2, ++count);
-        text += len + (text[len] == ',');
-    }
+    else
+        mg_protocols_push(L, info.hello->alpn_offered);
     return 1;
 }
 
