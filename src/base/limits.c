@@ -32,8 +32,8 @@ secret_part(_Atomic uint64_t *part)
 
     if (drawn != 0)
         return drawn;
-    if (getrandom(&drawn, sizeof(drawn), GRND_NONBLOCK) != (ssize_t)sizeof(drawn))
-        drawn = mg_now_ns(); /* early after boot */
+    if (getentropy(&drawn, sizeof(drawn)) != 0)
+        drawn = mg_now_ns(); /* a kernel without it */
     drawn |= 1;
     return atomic_compare_exchange_strong(part, &none, drawn) ? drawn : none;
 }
