@@ -173,7 +173,7 @@ struct mg_session {
     struct mg_addr *remote; /* owned */
     struct mg_addr *up_addr; /* tried or connected to; owned, or NULL */
     void *user;
-    unsigned live; /* streams not yet closed: down, up */
+    unsigned live;        /* streams not yet closed: down, up */
     int32_t limits_place; /* for mg_limits_leave, if not negative */
     enum mg_state state;
     bool passed;    /* down has TLS, but with the backend: what it sends is relayed as it is */
