@@ -227,7 +227,7 @@ local function decided_handshake(tls, client, options)
     if getmetatable(target) ~= "Passthrough" then
       return target, reason, alert
     end
-    passed = { servername = servername }
+    passed = { servername = servername, alpn_protocols = require("moongate.script").alpn_protocols(message) }
     return nil, "passed through: the bytes go to the backend as they came"
   end
   local hs = openssl.handshake(on_hello, client, options)

@@ -163,6 +163,137 @@ shared_rounds(lua_State *L)
     return 1;
 }
 
+/* limits_client(address) → whose it is, in hexadecimal; nil: nobody's */
+static int
+limits_client(lua_State *L)
+{
+    struct mg_endpoint ep;
+    struct mg_err err;
+    unsigned char whose[MG_LIMITS_CLIENT];
+    char hex[2 * MG_LIMITS_CLIENT + 1];
+
+    if (mg_endpoint_parse(&ep, luaL_checkstring(L, 1), false, &err) != 0)
+        return luaL_error(L, "%s", err.text);
+    if (!mg_limits_client(&ep.addr, whose))
+        return 0;
+    for (size_t i = 0; i < sizeof(whose); i++)
+        snprintf(hex + 2 * i, 3, "%02x", whose[i]);
+    lua_pushstring(L, hex);
+    return 1;
+}
+
+/* limits_count(steps) → what came of each: "+1" worker 1 has one more (its place, or why not), "-1" gives the last
+ * one of its back, "x1" worker 1 dies. At most 5, all of one key. */
+static int
+limits_count(lua_State *L)
+{
+    struct mg_shared *map = shared_make(L);
+    int32_t places[3][16];
+    int counts[3] = {0};
+
+    lua_newtable(L);
+    for (const char *step = luaL_checkstring(L, 1); step[0] != '\0'; step += 2) {
+        int worker = step[1] - '0';
+        int32_t place = 0;
+
+        if (step[0] == '+') {
+            place = mg_limits_enter(map, (unsigned)worker, 4711, 5);
+            if (place >= 0)
+                places[worker][counts[worker]++] = place;
+        } else if (step[0] == '-') {
+            mg_limits_leave(map, (unsigned)worker, places[worker][--counts[worker]]);
+        } else {
+            mg_shared_forget(map, (unsigned)worker);
+            counts[worker] = 0;
+        }
+        lua_pushinteger(L, place < 0 ? place : 0);
+        lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+    }
+    mg_shared_unmap(map);
+    return 1;
+}
+
+/* limits_crowd(count) → how many keys that would all like the same place were counted, and the last answer */
+static int
+limits_crowd(lua_State *L)
+{
+    struct mg_shared *map = shared_make(L);
+    lua_Integer counted = 0;
+    int32_t place = 0;
+
+    for (lua_Integer i = 0; i < luaL_checkinteger(L, 1); i++) {
+        place = mg_limits_enter(map, 1, 1 + (uint64_t)i * MG_LIMITS_COUNTS, 1);
+        counted += place >= 0;
+    }
+    mg_shared_unmap(map);
+    lua_pushinteger(L, counted);
+    lua_pushinteger(L, place);
+    return 2;
+}
+
+/* bucket({ { seconds, rate, burst }, … }) → which of them got a token; seconds "back" gives one back */
+static int
+bucket(lua_State *L)
+{
+    _Atomic uint64_t full_at = 0;
+    struct mg_rate rate;
+
+    lua_newtable(L);
+    for (lua_Integer i = 1; lua_rawgeti(L, 1, i) == LUA_TTABLE; i++) {
+        lua_rawgeti(L, -1, 1);
+        lua_rawgeti(L, -2, 2);
+        lua_rawgeti(L, -3, 3);
+        mg_rate_set(&rate, lua_tonumber(L, -2), lua_tonumber(L, -1));
+        if (lua_type(L, -3) == LUA_TSTRING) {
+            mg_bucket_give_back(&full_at, &rate);
+            lua_pushboolean(L, true);
+        } else {
+            lua_pushboolean(L, mg_bucket_take(&full_at, &rate,
+                                              (uint64_t)(lua_tonumber(L, -3) * 1e9) + 1000000000));
+        }
+        lua_rawseti(L, 2, i);
+        lua_pop(L, 4);
+    }
+    lua_settop(L, 2);
+    return 1;
+}
+
+/* buckets(owing, others) → of so many keys that have used their burst up, how many still have none after so many
+ * others had a token each */
+static int
+buckets(lua_State *L)
+{
+    struct mg_shared *map = shared_make(L);
+    lua_Integer owing = luaL_checkinteger(L, 1), others = luaL_checkinteger(L, 2), kept = 0;
+    struct mg_rate rate;
+
+    mg_rate_set(&rate, 1, 5);
+    for (lua_Integer i = 0; i < owing; i++) {
+        char name[32];
+        int len = snprintf(name, sizeof(name), "owing %lld", (long long)i);
+
+        for (int token = 0; token < 5; token++)
+            mg_bucket_take(mg_limits_bucket(map, mg_str_hash(name, (size_t)len)), &rate,
+                           1000000000);
+    }
+    for (lua_Integer i = 0; i < others; i++) {
+        char name[32];
+        int len = snprintf(name, sizeof(name), "other %lld", (long long)i);
+
+        mg_bucket_take(mg_limits_bucket(map, mg_str_hash(name, (size_t)len)), &rate, 1000000000);
+    }
+    for (lua_Integer i = 0; i < owing; i++) {
+        char name[32];
+        int len = snprintf(name, sizeof(name), "owing %lld", (long long)i);
+
+        kept += !mg_bucket_take(mg_limits_bucket(map, mg_str_hash(name, (size_t)len)), &rate,
+                                1000000000);
+    }
+    mg_shared_unmap(map);
+    lua_pushinteger(L, kept);
+    return 1;
+}
+
 /* log_unread(count) → what a pipe held of that many records, and of one more when it was empty again */
 static int
 log_unread(lua_State *L)
@@ -197,6 +328,11 @@ mgtest_base(lua_State *L)
         {"shared", shared},
         {"log_unread", log_unread},
         {"shared_rounds", shared_rounds},
+        {"limits_client", limits_client},
+        {"limits_count", limits_count},
+        {"limits_crowd", limits_crowd},
+        {"bucket", bucket},
+        {"buckets", buckets},
         {NULL, NULL},
     };
     luaL_newlib(L, functions);

@@ -220,6 +220,7 @@ config_replace(struct host *host)
     listener->half_close_timeout_ms = (unsigned)opt_integer(L, 1, "half_close_timeout", 60000);
     listener->max_lifetime_ms = (unsigned)opt_integer(L, 1, "max_lifetime", 0);
     listener->max_connections = opt_integer(L, 1, "max_connections", 0);
+    listener->max_connections_per_ip = opt_integer(L, 1, "max_connections_per_ip", 0);
     listener->tcp_nodelay = true;
     listener->tcp_keepalive_s = 60;
     lua_getfield(L, 1, "tls");
@@ -362,6 +363,7 @@ host_run(lua_State *L, int control_fd)
         setup_failed(err.text);
     options.shared = host.shared;
     options.worker = (unsigned)opt_integer(L, 1, "worker", 0);
+    options.unfinished_max = (unsigned)opt_integer(L, 1, "unfinished_max", 0);
     options.access_format =
         format != NULL && strcmp(format, "text") == 0 ? MG_LOG_TEXT : MG_LOG_JSON;
     if (access != NULL)
@@ -445,7 +447,7 @@ engine_shared(lua_State *L)
 
 /*
  * start{ fd=, shared=, worker=, tls={crt,key,ca,…} | nil, backend={kind=, addresses=, tls={…}, …},
- * route=, refuse=, …_timeout= (ms), nofile=, max_connections=, access_log=, access_format=, log= } → pid,
+ * route=, refuse=, …_timeout= (ms), nofile=, max_connections=, max_connections_per_ip=, unfinished_max=, access_log=, access_format=, log= } → pid,
  * control fd
  */
 static int

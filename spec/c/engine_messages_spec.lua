@@ -1,10 +1,12 @@
 -- TLS messages after the handshake: what a peer may have libssl do, and what waits for their second half.
 
 local bench = require "bench"
+local certs = require "certs"
 local engine = require "engine"
+local socket = require "socket"
 local tls = require "mgtest".tls
 
-local HANDSHAKE, DATA = 22, 23
+local ALERT, HANDSHAKE, DATA = 21, 22, 23
 local MIB = 1024 * 1024
 
 teardown(engine.cleanup)
@@ -23,11 +25,11 @@ local function times(count, ...)
     return list
 end
 
--- A client of these records (see records in tls.c); what came back.
-local function say(web, repeats, first, second)
+-- A client of these records (see records.c); what came back.
+local function say(web, repeats, first, second, options)
     local client = bench.connect(web.port)
     client:settimeout(nil) -- a blocking descriptor for C
-    local answer = tls.records(client:getfd(), repeats, first, second)
+    local answer = tls.records(client:getfd(), repeats, first, second, options)
     client:close()
     return answer
 end
@@ -74,12 +76,107 @@ describe("key updates", function()
     end)
 end)
 
-describe("empty records", function()
-    it("end the connection when they are many", function()
-        local web = engine.start { tls = engine.server(), backend = { kind = "echo" } }
-        say(web, 1, times(2000, { DATA, "" }))
-        assert.matches("^down: ", web:record(1).reason)
-        assert.not_equal("down: reset", web:record(1).reason)
+-- What brings nothing, and the end that many of it make of the connection.
+local floods = {
+    { name = "empty records", record = { DATA, "" }, reason = "too many records without data" },
+    { name = "records of padding", record = { DATA, "", padding = 16000 }, count = 100,
+        reason = "too many records without data" },
+    { name = "empty records", version = "1.2", record = { DATA, "" }, reason = "too many records without data" },
+    { name = "warnings", record = { ALERT, "\1\90" }, reason = "too many warnings" },
+    { name = "warnings", version = "1.2", record = { ALERT, "\1\90" }, reason = "too many warnings" },
+    { name = "ChangeCipherSpec", record = { 20, "\1", plain = true }, reason = "TLS error" },
+    { name = "ChangeCipherSpec", version = "1.2", record = { 20, "\1" }, reason = "TLS error" },
+    { name = "beginnings of a message", record = { HANDSHAKE, "\24" }, reason = "TLS error" },
+    { name = "renegotiations", version = "1.2", record = { HANDSHAKE, "\1\0\0\2\3\3" },
+        of_server = { HANDSHAKE, "\0\0\0\0" }, reason = "too many renegotiations" },
+    { name = "key updates", record = update(true), reason = "too many key updates" },
+}
+
+-- One who was there before and has to be served all the time.
+local function witness(web)
+    local load = bench.echo_load { connect = web.address, tls = true, servername = "localhost",
+        cafile = certs.ca.crt, hold = 1, pause = 1, message = 100 }
+    bench.wait("the witness", function() return load:result().holding == 1 end)
+    return load
+end
+
+describe("a flood by a client", function()
+    local web, others
+
+    setup(function()
+        web = engine.start { tls = engine.server(), backend = { kind = "echo" } }
+        others = witness(web)
+    end)
+    teardown(function()
+        assert.equal(0, others:finish().failed)
+        web:stop()
+    end)
+
+    for _, flood in ipairs(floods) do
+        it(("of %s (TLS %s) ends its connection with a reason"):format(flood.name, flood.version or "1.3"), function()
+            local number = #web:records() + 1
+            say(web, 1, times(flood.count or 2000, flood.record), nil, { version = flood.version })
+            assert.equal("down: " .. flood.reason, web:record(number).reason)
+        end)
+    end
+
+    it("need not come at once", function()
+        local number = #web:records() + 1
+        say(web, 60, { { HANDSHAKE, "\1\0\0\2\3\3" }, { DATA, "still here" } }, nil, { version = "1.2" })
+        assert.equal("down: too many renegotiations", web:record(number).reason)
+    end)
+
+    it("is not what a single one makes", function()
+        local number = #web:records() + 1
+        -- libssl as a client takes our no for a failure.
+        say(web, 1, { { HANDSHAKE, "\1\0\0\2\3\3" }, { DATA, "" }, { ALERT, "\1\90" },
+            { DATA, "hello" }, { ALERT, "\1\0" } }, nil, { version = "1.2" })
+        local record = web:record(number)
+        assert.equal("relay: done", record.reason)
+        assert.equal(5, record.bytes_down)
+    end)
+end)
+
+describe("a flood by a backend", function()
+    local web
+
+    setup(function() web = engine.between { down = false, up = true } end)
+    teardown(function() web:stop() end)
+
+    for _, flood in ipairs(floods) do
+        it(("of %s (TLS %s) ends its connection with a reason"):format(flood.name, flood.version or "1.3"), function()
+            local number = #web:records() + 1
+            local listening = assert(socket.bind("127.0.0.1", web.backend_port))
+            local client = bench.connect(web.port)
+            client:send("hello")
+            listening:settimeout(20)
+            local up = assert(listening:accept())
+            up:settimeout(nil)
+            tls.records(up:getfd(), 1, times(flood.count or 2000, flood.of_server or flood.record), nil,
+                { version = flood.version, crt = certs.ec.crt, key = certs.ec.key })
+            assert.equal("up: " .. flood.reason, web:record(number).reason)
+            client:close()
+            up:close()
+            listening:close()
+        end)
+    end
+end)
+
+describe("a record that comes byte by byte", function()
+    it("is no sign of life", function()
+        local web = engine.start { tls = engine.server(), idle_timeout = 500, backend = { kind = "echo" } }
+        local client = bench.connect(web.port)
+        client:settimeout(nil)
+        -- A whole record, and the beginning of another one.
+        tls.records(client:getfd(), 1, { { DATA, "hello" }, { DATA, ("x"):rep(16000), cut = 10 } }, nil,
+            { stay = "yes" })
+        bench.wait("the end", function()
+            client:send("x")
+            bench.sleep(0.05)
+            return web:records()[1]
+        end)
+        assert.equal("relay: idle timeout", web:record(1).reason)
+        client:close()
         web:stop()
     end)
 end)

@@ -13,7 +13,8 @@ int mgtest_cache(lua_State *L) __attribute__((weak));
 int mgtest_snapshot(lua_State *L) __attribute__((weak));
 int mgtest_ipc(lua_State *L) __attribute__((weak));
 int mgtest_tls(lua_State *L) __attribute__((weak));
-int mgtest_ring(lua_State *L); /* of tls: makes a ring */
+int mgtest_ring(lua_State *L);    /* of tls: makes a ring */
+int mgtest_records(lua_State *L); /* of tls: see records.c */
 int mgtest_net(lua_State *L) __attribute__((weak));
 int mgtest_engine(lua_State *L) __attribute__((weak));
 int mgtest_names(lua_State *L) __attribute__((weak));

@@ -2,11 +2,7 @@
 #include "mgtest.h"
 #include "tls/tls.h"
 
-#include <openssl/core_names.h>
 #include <openssl/err.h>
-#include <openssl/evp.h>
-#include <openssl/kdf.h>
-#include <openssl/params.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -299,187 +295,6 @@ late_ticket(lua_State *L)
     return 1;
 }
 
-/* ---- a TLS 1.3 client that makes its records itself ------------------------------------------- */
-
-/* Its own side of the traffic, TLS_AES_128_GCM_SHA256. */
-struct sealer {
-    unsigned char secret[32];
-    uint64_t sequence;
-};
-
-/* HKDF-Expand-Label of RFC 8446, 7.1, without a context. */
-static void
-expand(const unsigned char secret[32], const char *label, unsigned char *out, size_t len)
-{
-    unsigned char info[64] = {0, (unsigned char)len};
-    size_t label_len = strlen(label);
-    char digest[] = "SHA256";
-    int mode = EVP_KDF_HKDF_MODE_EXPAND_ONLY;
-    unsigned char key[32];
-    OSSL_PARAM params[] = {
-        OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0),
-        OSSL_PARAM_construct_int(OSSL_KDF_PARAM_MODE, &mode),
-        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, key, sizeof(key)),
-        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, info, 3 + 6 + label_len + 1),
-        OSSL_PARAM_construct_end(),
-    };
-    EVP_KDF *kdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
-    EVP_KDF_CTX *ctx = EVP_KDF_CTX_new(kdf);
-
-    memcpy(key, secret, sizeof(key));
-    info[2] = (unsigned char)(6 + label_len);
-    memcpy(info + 3, "tls13 ", 6);
-    memcpy(info + 9, label, label_len);
-    EVP_KDF_derive(ctx, out, len, params);
-    EVP_KDF_CTX_free(ctx);
-    EVP_KDF_free(kdf);
-}
-
-static void
-record_seal(struct sealer *sealer, int type, const char *data, size_t len, luaL_Buffer *wire)
-{
-    size_t inner = len + 1, body = inner + 16;
-    unsigned char header[5] = {23, 3, 3, (unsigned char)(body >> 8), (unsigned char)body};
-    unsigned char key[16], iv[12], out[16384 + 64], type_byte = (unsigned char)type;
-    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
-    int n;
-
-    expand(sealer->secret, "key", key, sizeof(key));
-    expand(sealer->secret, "iv", iv, sizeof(iv));
-    for (int i = 0; i < 8; i++)
-        iv[4 + i] ^= (unsigned char)(sealer->sequence >> (56 - 8 * i));
-    sealer->sequence++;
-    EVP_EncryptInit_ex(ctx, EVP_aes_128_gcm(), NULL, key, iv);
-    EVP_EncryptUpdate(ctx, NULL, &n, header, sizeof(header));
-    EVP_EncryptUpdate(ctx, out, &n, (const unsigned char *)data, (int)len);
-    EVP_EncryptUpdate(ctx, out + len, &n, &type_byte, 1);
-    EVP_EncryptFinal_ex(ctx, out + inner, &n);
-    EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, 16, out + inner);
-    EVP_CIPHER_CTX_free(ctx);
-    luaL_addlstring(wire, (char *)header, sizeof(header));
-    luaL_addlstring(wire, (char *)out, body);
-}
-
-/* The secret of "CLIENT_TRAFFIC_SECRET_0 <random> <secret>". */
-static void
-on_keylog(const SSL *ssl, const char *line)
-{
-    struct sealer *sealer = SSL_get_app_data(ssl);
-    const char *hex = strrchr(line, ' ') + 1;
-
-    if (strncmp(line, "CLIENT_TRAFFIC_SECRET_0", 23) != 0)
-        return;
-    for (size_t i = 0; i < sizeof(sealer->secret); i++) {
-        char pair[3] = {hex[2 * i], hex[2 * i + 1], '\0'};
-
-        sealer->secret[i] = (unsigned char)strtoul(pair, NULL, 16);
-    }
-}
-
-/* Of the table on top: { { type, data, rekey = true | nil }, … } → pushes the wire's bytes. */
-static void
-records_seal(lua_State *L, int table, struct sealer *sealer)
-{
-    luaL_Buffer wire;
-
-    luaL_buffinit(L, &wire);
-    for (lua_Integer i = 1; i <= (lua_Integer)lua_rawlen(L, table); i++) {
-        const char *data;
-        size_t len;
-        int type;
-        bool rekey;
-
-        lua_rawgeti(L, table, i);
-        lua_rawgeti(L, -1, 1);
-        lua_rawgeti(L, -2, 2);
-        lua_getfield(L, -3, "rekey");
-        type = (int)lua_tointeger(L, -3);
-        data = luaL_checklstring(L, -2, &len); /* the table keeps it */
-        rekey = lua_toboolean(L, -1);
-        lua_pop(L, 4);
-        record_seal(sealer, type, data, len, &wire);
-        if (rekey) {
-            unsigned char next[32];
-
-            expand(sealer->secret, "traffic upd", next, sizeof(next));
-            *sealer = (struct sealer){0};
-            memcpy(sealer->secret, next, sizeof(next));
-        }
-    }
-    luaL_pushresult(&wire);
-}
-
-/* Without reading, for 5 s at most; false: it was not taken. */
-static bool
-wire_send(int fd, const char *data, size_t len)
-{
-    while (len > 0) {
-        struct pollfd p = {.fd = fd, .events = POLLOUT};
-        ssize_t put = poll(&p, 1, 5000) > 0 ? send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL) : -1;
-
-        if (put <= 0)
-            return false;
-        data += put;
-        len -= (size_t)put;
-    }
-    return true;
-}
-
-/*
- * records(fd, repeats, first[, second]) → what came back: a TLS 1.3 client that sends these records, the
- * first ones `repeats` times over or until they are not taken, each time in one write; the second ones
- * after a while. Reads only then.
- */
-static int
-records(lua_State *L)
-{
-    struct client c = {0};
-    struct sealer sealer = {0};
-    luaL_Buffer answer;
-    char buf[4096];
-    int got, repeats = (int)luaL_checkinteger(L, 2);
-    bool open = true;
-
-    client_open(&c, (int)luaL_checkinteger(L, 1));
-    SSL_CTX_set_keylog_callback(c.ctx, on_keylog);
-    SSL_set_app_data(c.ssl, &sealer);
-    SSL_set_ciphersuites(c.ssl, "TLS_AES_128_GCM_SHA256");
-    while (SSL_do_handshake(c.ssl) != 1) {
-        client_flush(&c, 0);
-        if (!client_fill(&c))
-            break;
-    }
-    client_flush(&c, 0);
-    for (int i = 0; i < repeats && open; i++) {
-        size_t len;
-        const char *wire;
-
-        records_seal(L, 3, &sealer);
-        wire = lua_tolstring(L, -1, &len);
-        open = wire_send(c.fd, wire, len);
-        lua_pop(L, 1);
-    }
-    if (open && lua_istable(L, 4)) {
-        size_t len;
-        const char *wire;
-
-        poll(NULL, 0, 200);
-        records_seal(L, 4, &sealer);
-        wire = lua_tolstring(L, -1, &len);
-        wire_send(c.fd, wire, len);
-        lua_pop(L, 1);
-    }
-    luaL_buffinit(L, &answer);
-    while ((got = SSL_read(c.ssl, buf, sizeof(buf))) > 0 ||
-           (!(SSL_get_shutdown(c.ssl) & SSL_RECEIVED_SHUTDOWN) && client_fill(&c)))
-        if (got > 0)
-            luaL_addlstring(&answer, buf, (size_t)got);
-    ERR_clear_error();
-    client_close(&c);
-    luaL_pushresult(&answer);
-    return 1;
-}
-
 int
 mgtest_tls(lua_State *L)
 {
@@ -487,7 +302,7 @@ mgtest_tls(lua_State *L)
         {"alert_name", alert_name},   {"ring", mgtest_ring},
         {"hello_read", hello_read},   {"burst", burst},
         {"number_name", number_name}, {"late_ticket", late_ticket},
-        {"records", records},         {NULL, NULL},
+        {"records", mgtest_records},  {NULL, NULL},
     };
 
     luaL_newlib(L, functions);

@@ -7,6 +7,7 @@
  *   addr    socket addresses as users write them
  *   log     one line, one write(2); text or JSON
  *   shared  counters over all workers
+ *   limits  connections and rates per client, over all workers
  *   cache   bytes under a key, for all workers: TLS sessions
  *
  * Convention of the whole project: functions that can fail return 0 or -1 (or a pointer or NULL) and
@@ -216,10 +217,33 @@ struct mg_shared_listener {
     _Atomic int32_t users[MG_SHARED_WORKERS]; /* configs that hold the slot, per worker */
 };
 
+/* Per client; see limits.c. */
+#define MG_LIMITS_COUNTS 65536 /* rows per worker */
+#define MG_LIMITS_RATES  65536
+
+struct mg_limits_count {
+    _Atomic uint64_t key;
+    _Atomic uint32_t count; /* 0 = the row is nobody's */
+};
+
+struct mg_limits_rate {
+    _Atomic uint64_t key, full_at; /* CLOCK_MONOTONIC, ns */
+};
+
+/* Pages that nobody has touched do not exist. */
+struct mg_limits {
+    _Atomic uint64_t secret[2];
+    _Atomic uint64_t listener_full_at[MG_SHARED_LISTENERS];
+    _Atomic uint32_t used[MG_SHARED_WORKERS]; /* connections that are counted */
+    struct mg_limits_rate rates[MG_LIMITS_RATES];
+    struct mg_limits_count counts[MG_SHARED_WORKERS][MG_LIMITS_COUNTS];
+};
+
 struct mg_shared {
     _Atomic uint64_t next_id; /* connection ids are unique over workers and reloads */
     _Atomic uint32_t lock;    /* of the table of names: index + 1 of the worker that has it, or 0 */
     struct mg_shared_listener listener[MG_SHARED_LISTENERS];
+    struct mg_limits limits;
 };
 
 /* Memory for several processes: a descriptor without a name whose size is fixed. */
@@ -247,6 +271,45 @@ int64_t mg_shared_listener_open(const struct mg_shared_listener *slot);
 
 /* Takes back everything worker `index` had. */
 void mg_shared_forget(struct mg_shared *shared, unsigned index);
+
+/* ---- limits per client ----------------------------------------------------------------------- */
+
+/*
+ * Whose that address is: its own where it is IPv4's, else its /64, which is what one customer has and can
+ * choose from. false: nobody's (a unix socket).
+ */
+#define MG_LIMITS_CLIENT 9
+bool mg_limits_client(const struct mg_addr *addr, unsigned char out[MG_LIMITS_CLIENT]);
+
+/* For making keys that nobody outside can foresee; drawn once. */
+void mg_limits_secret(struct mg_shared *shared, uint64_t out[2]);
+
+/*
+ * One connection more under that key, of `most` over all workers. What comes back is for mg_limits_leave, unless it
+ * is one of these two; the second one is a connection like any other.
+ */
+#define MG_LIMITS_REFUSED   (-1) /* there are `most` already */
+#define MG_LIMITS_UNCOUNTED (-2) /* no row is left for it */
+int32_t mg_limits_enter(struct mg_shared *shared, unsigned worker, uint64_t key, uint64_t most);
+void mg_limits_leave(struct mg_shared *shared, unsigned worker, int32_t place);
+
+/* Part of mg_shared_forget. */
+void mg_limits_forget(struct mg_shared *shared, unsigned worker);
+
+/* A token bucket's: one token more every interval, and no more than depth_ns / interval_ns. */
+struct mg_rate {
+    uint64_t interval_ns; /* 0 = no limit */
+    uint64_t depth_ns;
+};
+void mg_rate_set(struct mg_rate *rate, double per_second, double burst);
+
+/* Takes a token, from any thread and process; false: there is none. A bucket is the time at which it
+ * is full; 0 will do. */
+bool mg_bucket_take(_Atomic uint64_t *full_at, const struct mg_rate *rate, uint64_t now);
+void mg_bucket_give_back(_Atomic uint64_t *full_at, const struct mg_rate *rate);
+
+/* The bucket of that key in the table that all share. */
+_Atomic uint64_t *mg_limits_bucket(struct mg_shared *shared, uint64_t key);
 
 /* ---- cache ----------------------------------------------------------------------------------- */
 

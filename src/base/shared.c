@@ -162,5 +162,6 @@ mg_shared_forget(struct mg_shared *shared, unsigned index)
         atomic_store(&slot->open[index], 0);
         atomic_store(&slot->users[index], 0);
     }
+    mg_limits_forget(shared, index);
     atomic_compare_exchange_strong(&shared->lock, &holder, 0);
 }

@@ -48,7 +48,7 @@ enum mg_msg_type {
     /* S→W: stop accepting, exit 0 with the last connection. number = milliseconds until the rest is
      * closed, 0 = none: QUIT will come. */
     MG_MSG_DRAIN,
-    /* S→W: close all connections now and exit 0. */
+    /* S→W: close all connections now and exit 0. number = 1: because drain_timeout is over. */
     MG_MSG_QUIT,
     /* S→W: the log part of HELLO again; after USR1, and when a reload has changed it. */
     MG_MSG_REOPEN,

@@ -220,6 +220,9 @@ void mg_x509_note_files(lua_State *L, int list, const char *path);
 /* SSLSocket's readers for a connection: pushes the value of `name` and returns true, or false if there
  * is no such reader. names: NULL-ended list of all of them. */
 bool mg_ssl_reader_push(lua_State *L, struct mg_tls_conn *conn, const char *name);
+
+/* Pushes a list of mg_hello_protocols' text, which may be NULL. */
+void mg_protocols_push(lua_State *L, const char *text);
 extern const char *const mg_ssl_reader_names[];
 
 /* conn:export_keying_material(label, length[, context]) for a method whose self is at index 1; conn

@@ -144,6 +144,7 @@ server_decide(struct mg_memory_pair *pair)
         return server->failed;
     server->failed =
         mg_tls_conn_open(&server->conn, pair->undecided, MG_TLS_SERVER, NULL, &server->err) < 0;
+    server->conn.noting = true; /* alpn_protocols */
     SSL_CTX_free(pair->undecided);
     pair->undecided = NULL;
     pair->deciding = false;
@@ -194,6 +195,7 @@ mg_memory_pair_open(struct mg_memory_pair *pair, SSL_CTX *server, SSL_CTX *clien
     if (server_open(pair, server, err) < 0 ||
         mg_tls_conn_open(&pair->client.conn, client, MG_TLS_CLIENT, NULL, err) < 0)
         return -1;
+    pair->server.conn.noting = true;
     if (servername && mg_tls_conn_set_servername(&pair->client.conn, servername,
                                                  extra && extra->verify_hostname, err) < 0)
         return -1;

@@ -610,6 +610,7 @@ void mg_memory_connection_keep(lua_State *L, const struct mg_tls_conn *conn, int
     X(ssl_version)                                                                                 \
     X(cipher)                                                                                      \
     X(alpn_protocol)                                                                               \
+    X(alpn_protocols)                                                                              \
     MG_SSL_READERS_NPN(X)                                                                          \
     X(servername)                                                                                  \
     X(cert)                                                                                        \

@@ -67,6 +67,29 @@ read_alpn_protocol(lua_State *L, SSL *ssl)
         lua_pushnil(L);
 }
 
+void
+mg_protocols_push(lua_State *L, const char *text)
+{
+    lua_newtable(L);
+    for (lua_Integer i = 1; text && *text; i++) {
+        size_t len = strcspn(text, ",");
+        lua_pushlstring(L, text, len);
+        lua_rawseti(L, -2, i);
+        text += len + (text[len] == ',');
+    }
+}
+
+/* What the client offered, on a server that keeps it. */
+static void
+read_alpn_protocols(lua_State *L, SSL *ssl)
+{
+    const struct mg_tls_conn *conn = mg_tls_conn_of(ssl);
+    if (SSL_is_server(ssl) && conn)
+        mg_protocols_push(L, conn->alpn_offered);
+    else
+        lua_pushnil(L);
+}
+
 #ifdef MG_HAVE_NPN
 static void
 read_npn_protocol(lua_State *L, SSL *ssl)

@@ -58,6 +58,7 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
     mg_link_init(&engine->sessions);
     mg_link_init(&engine->frontends);
     mg_link_init(&engine->handshakes);
+    mg_limits_init(engine);
     uv_timer_init(options->loop, &engine->full_timer);
     engine->full_timer.data = engine;
     engine->handles = 1;

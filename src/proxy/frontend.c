@@ -4,7 +4,8 @@
  * max_connections counts over all workers: room is reserved in the shared counters before the
  * kernel is asked for a connection, so that one too many stays in its queue, where another worker
  * or a later moment finds it. A frontend without room stops polling; it tries again when one of our
- * own sessions ends, and every FULL_RETRY_MS for the sake of those that end in other workers.
+ * own sessions ends, and every FULL_RETRY_MS for the sake of those that end in other workers. The same
+ * holds where too many handshakes are unfinished (limits.c).
  */
 #include "proxy/internal.h"
 
@@ -54,6 +55,13 @@ row_of(const struct mg_engine *engine, const struct mg_listener *listener)
     return &listener->shared->open[engine->options.worker];
 }
 
+/* With the one that is counted already. */
+static bool
+has_room(const struct mg_listener *l)
+{
+    return l->max_connections == 0 || mg_shared_listener_open(l->shared) <= l->max_connections;
+}
+
 /* Counts first and asks then: of two workers that see the last room, none or one takes it. */
 static bool
 may_accept(struct mg_acceptor *acceptor, bool must)
@@ -62,7 +70,7 @@ may_accept(struct mg_acceptor *acceptor, bool must)
     const struct mg_listener *l = f->listener;
 
     atomic_fetch_add(row_of(f->engine, l), 1);
-    if (must || l->max_connections == 0 || mg_shared_listener_open(l->shared) <= l->max_connections)
+    if (must || (has_room(l) && (!mg_listener_waits(l) || mg_limits_room(f->engine))))
         return true;
     atomic_fetch_sub(row_of(f->engine, l), 1);
     f->full = true;

@@ -64,11 +64,33 @@ ssl_reason_is(const struct mg_tls_conn *tls, int reason)
     return ERR_GET_LIB(tls->error_code) == ERR_LIB_SSL && ERR_GET_REASON(tls->error_code) == reason;
 }
 
+const char *
+mg_peer_flood_reason(const struct mg_peer *peer)
+{
+    const struct mg_tls_conn *tls = &peer->tls;
+
+    if (tls->flood == MG_TLS_FLOOD_KEY_UPDATES)
+        return mg_peer_reason(peer, "down: too many key updates", "up: too many key updates");
+    if (tls->flood == MG_TLS_FLOOD_RENEGOTIATIONS)
+        return mg_peer_reason(peer, "down: too many renegotiations", "up: too many renegotiations");
+    if (tls->flood == MG_TLS_FLOOD_QUIET || ssl_reason_is(tls, SSL_R_RECORD_TOO_SMALL))
+        return mg_peer_reason(peer, "down: too many records without data",
+                              "up: too many records without data");
+    if (ssl_reason_is(tls, SSL_R_TOO_MANY_WARN_ALERTS))
+        return mg_peer_reason(peer, "down: too many warnings", "up: too many warnings");
+    return NULL;
+}
+
 static const char *
 failure_reason(const struct mg_peer *peer)
 {
     const struct mg_tls_conn *tls = &peer->tls;
+    const char *flood = mg_peer_flood_reason(peer);
 
+    if (tls->refusal != NULL)
+        return tls->refusal;
+    if (flood != NULL)
+        return flood;
     if (ssl_reason_is(tls, SSL_R_HTTP_REQUEST) || ssl_reason_is(tls, SSL_R_HTTPS_PROXY_REQUEST))
         return mg_peer_reason(peer, "down: plain HTTP instead of TLS",
                               "up: plain HTTP instead of TLS");
@@ -100,9 +122,21 @@ mg_handshake_refused(struct mg_session *s, const char *reason, const char *detai
         mg_session_linger(s, reason, detail, true);
 }
 
+/* The limits' answer is cheap: nobody is waited for, and whoever sent no more than a ClientHello gets the alert. */
+static bool
+failed_by_limit(struct mg_peer *peer, const char *reason)
+{
+    if (peer->tls.refusal == NULL || mg_stream_shutdown(&peer->stream) != 0)
+        return false;
+    mg_session_close(peer->session, reason, NULL);
+    return true;
+}
+
 static void
 failed(struct mg_peer *peer, const char *reason, const char *detail)
 {
+    if (failed_by_limit(peer, reason))
+        return;
     if (mg_peer_is_down(peer)) {
         mg_handshake_refused(peer->session, reason, detail);
     } else {
@@ -154,6 +188,8 @@ step_over(struct mg_peer *peer, enum mg_tls_status status, size_t used, const st
         break;
     case MG_TLS_WANT_READ:
         mg_stream_read_start(&peer->stream);
+        if (mg_peer_is_down(peer))
+            mg_session_dial_early(peer->session);
         break;
     case MG_TLS_CLOSED:
         failed(peer,

@@ -6,6 +6,7 @@
  * same bytes, so that the whole of its policy applies: versions, options, verification, sessions. Or
  * it is passed through: the bytes go to the backend as they came, and the session is like one of a
  * plain listener from then on.
+ * Where TLS is optional the first byte decides before all that; whoever says nothing is told nothing.
  * Possible failure modes are: the bytes are no ClientHello, or too many; the policy refuses. The
  * client then gets the alert as a plain record, and S_LINGER waits until it has read it. Vanishing
  * and lateness are session.c's.
@@ -15,6 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define HANDSHAKE_RECORD        22
 #define ALERT_INTERNAL_ERROR    80
 #define ALERT_UNRECOGNIZED_NAME 112
 
@@ -62,7 +64,7 @@ refuse_malformed(struct mg_session *s, const struct mg_hello *hello)
 static int
 remember(struct mg_session *s, const struct mg_hello *hello)
 {
-    if (s->engine->options.access_fd >= 0) /* nobody else asks */
+    if (mg_session_notes_hello(s))
         mg_tls_conn_note_hello(&s->down.tls, hello);
     if (hello->servername.data == NULL)
         return 0;
@@ -132,18 +134,13 @@ hello_keep(struct mg_session *s, const struct mg_hello *hello)
 static bool
 terminate(struct mg_session *s, SSL_CTX *ctx, uint64_t ring_number)
 {
-    struct mg_err err;
-    int rc;
+    bool opened;
 
     mg_tls_conn_close(&s->down.tls); /* libssl tells the rest anew */
-    rc = mg_tls_conn_open(&s->down.tls, ctx, MG_TLS_SERVER, s, &err);
+    opened = mg_session_tls_open(s, ctx);
     SSL_CTX_free(ctx);
-    if (rc != 0) {
-        mg_session_close(s, "down: no TLS", err.text);
+    if (!opened)
         return false;
-    }
-    s->down.tls.scope = s->listener->name;
-    s->down.tls.noting = s->engine->options.access_fd >= 0;
     mg_tls_conn_kept_hello(&s->down.tls, s->engine->options.ring, ring_number);
     s->down.deciding = false;
     mg_free(s->servername);
@@ -196,10 +193,32 @@ decide(struct mg_session *s, const struct mg_hello *hello)
     return false;
 }
 
+/* Of a listener whose own context waits for those who speak TLS. */
+static bool
+first_byte_decide(struct mg_session *s)
+{
+    if (s->down.held[0] != HANDSHAKE_RECORD) {
+        s->plain = true;
+        s->down.deciding = false;
+        mg_session_route(s);
+        return false;
+    }
+    if (!mg_session_tls_open(s, s->listener->tls))
+        return false;
+    mg_tls_conn_keep_hello(&s->down.tls, s->engine->options.ring, s->listener->name);
+    s->down.deciding = false;
+    mg_session_handshake(s);
+    return s->state == S_HANDSHAKE;
+}
+
 bool
 mg_session_hello_step(struct mg_session *s)
 {
     struct mg_hello hello;
+
+    if (s->listener->tls_optional &&
+        (s->down.held[0] != HANDSHAKE_RECORD || !mg_listener_reads_hello(s->listener)))
+        return first_byte_decide(s);
 
     /* `plain` is free: nothing is decrypted meanwhile. */
     switch (mg_hello_read(&s->hello, (const unsigned char *)s->down.held, s->down.held_len,

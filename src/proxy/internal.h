@@ -55,7 +55,7 @@ mg_link_empty(const struct mg_link *head)
  * kept until its turn. */
 #define MG_HANDSHAKE_READ (16u * 1024u)
 
-#define MG_REASONS 64
+#define MG_REASONS 192 /* more than there are */
 
 struct mg_reason_count {
     const char *reason; /* constant */
@@ -76,10 +76,13 @@ struct mg_engine {
     size_t session_count;       /* until their memory is freed */
     uint64_t accepted, handshakes_done, bytes_up, bytes_down; /* of closed sessions: the bytes */
     struct mg_reason_count closes[MG_REASONS];
-    uint64_t records_lost;    /* access records, since the log last went on */
-    uint64_t records_lost_at; /* loop time */
-    uint64_t random;          /* xorshift state: balancing, nothing secret */
-    struct mg_reuse *reuse;   /* TLS sessions with backends; owned */
+    uint64_t records_lost;     /* access records, since the log last went on */
+    uint64_t records_lost_at;  /* loop time */
+    uint64_t random;           /* xorshift state: balancing, nothing secret */
+    struct mg_reuse *reuse;    /* TLS sessions with backends; owned */
+    struct mg_link unfinished; /* sessions whose handshake is not over, the oldest first */
+    unsigned unfinished_count, unfinished_max;
+    uint64_t limits_secret[2];
     bool closing;
     void (*on_idle)(void *data);
     void *on_idle_data;
@@ -102,7 +105,7 @@ bool mg_engine_others_talk(const struct mg_engine *engine);
 /* ---- session --------------------------------------------------------------------------------- */
 
 enum mg_state {
-    S_HELLO,     /* the ClientHello, where the policy chooses the context by it */
+    S_HELLO, /* the ClientHello, where the policy chooses the context by it; or the first byte */
     S_HANDSHAKE, /* TLS with the client */
     S_ROUTE,     /* which backend */
     S_CONNECT,   /* TCP, and TLS, with the backend */
@@ -141,7 +144,8 @@ struct mg_dial;
 struct mg_job;
 
 struct mg_session {
-    struct mg_link link; /* in engine->sessions */
+    struct mg_link link;            /* in engine->sessions */
+    struct mg_link unfinished_link; /* in engine->unfinished */
     struct mg_engine *engine;
     struct mg_config *config; /* one reference */
     struct mg_listener *listener;
@@ -154,7 +158,7 @@ struct mg_session {
         deadline; /* one for all; set again when it passes or an earlier one appears */
     uint64_t id;
     uint64_t born_at;      /* loop time */
-    uint64_t active_at;    /* loop time of the last byte */
+    uint64_t active_at;    /* loop time of the last byte that was relayed */
     uint64_t linger_until; /* loop time; 0 = none */
     uint64_t keepalive_at; /* loop time at which up gets its keepalive; 0 = has it, or none */
     uint64_t born_ns;
@@ -169,9 +173,11 @@ struct mg_session {
     struct mg_addr *remote; /* owned */
     struct mg_addr *up_addr; /* tried or connected to; owned, or NULL */
     void *user;
-    unsigned live; /* streams not yet closed: down, up */
+    unsigned live;        /* streams not yet closed: down, up */
+    int32_t limits_place; /* for mg_limits_leave, if not negative */
     enum mg_state state;
     bool passed;    /* down has TLS, but with the backend: what it sends is relayed as it is */
+    bool plain;     /* tls_optional, and down has none */
     bool up_ready;  /* the backend takes bytes */
     bool connected; /* up_ready was reached: connect_us is true */
 };
@@ -203,6 +209,9 @@ uint64_t mg_peer_told(const struct mg_peer *peer);
 /* The client's context is chosen: S_HANDSHAKE, and the backend is dialled where it is known. */
 void mg_session_handshake(struct mg_session *s);
 
+/* Unless it has begun: connects to a backend that does not depend on the handshake. */
+void mg_session_dial_early(struct mg_session *s);
+
 /* Down's handshake is over, or there is none: route, connect, relay. */
 void mg_session_route(struct mg_session *s);
 
@@ -228,6 +237,9 @@ mg_peer_reason(const struct mg_peer *peer, const char *down, const char *up)
 {
     return mg_peer_is_down(peer) ? down : up;
 }
+
+/* The reason if the peer, or libssl on its behalf, has had enough of records that bring nothing; else NULL. */
+const char *mg_peer_flood_reason(const struct mg_peer *peer);
 
 /* The callbacks of both peers' streams. */
 extern const struct mg_stream_ops mg_peer_ops;
@@ -267,12 +279,32 @@ void mg_handshake_answered(struct mg_peer *peer, const struct mg_handshake_answe
 /* Down gets no further: what it was told has left, FIN follows, and we wait for its end. */
 void mg_handshake_refused(struct mg_session *s, const char *reason, const char *detail);
 
+/* Whether a client has to say something before it is known what becomes of it. */
+static inline bool
+mg_listener_waits(const struct mg_listener *listener)
+{
+    return listener->tls != NULL || listener->hello_asked || listener->names != NULL;
+}
+
 /* Whether the ClientHello is read before there is an SSL object. */
 static inline bool
 mg_listener_reads_hello(const struct mg_listener *listener)
 {
     return listener->hello_asked || listener->names != NULL;
 }
+
+/* Whether a record or the script may ask what the client had offered. */
+static inline bool
+mg_session_notes_hello(const struct mg_session *s)
+{
+    const struct mg_listener *l = s->listener;
+
+    return s->engine->options.access_fd >= 0 || l->backend == NULL || l->tls_callbacks ||
+           mg_listener_reads_hello(l);
+}
+
+/* Gives down its SSL object. false: the session has closed. */
+bool mg_session_tls_open(struct mg_session *s, SSL_CTX *ctx);
 
 /* Opens down in S_HELLO. */
 void mg_session_hello_open(struct mg_session *s);
@@ -344,6 +376,30 @@ void mg_reuse_offer(struct mg_session *s, const char *servername);
 
 /* That handshake has failed: none of the sessions that it might have offered is offered again. */
 void mg_reuse_forget(struct mg_session *s);
+
+/* ---- limits.c -------------------------------------------------------------------------------- */
+
+void mg_limits_init(struct mg_engine *engine);
+
+/* The client's address is known. false: it has too many connections, and this one has closed. */
+bool mg_limits_admit(struct mg_session *s);
+void mg_limits_give_back(struct mg_session *s); /* idempotent */
+
+static inline bool
+mg_listener_has_rate(const struct mg_listener *listener)
+{
+    return listener->rate.interval_ns != 0 || listener->rate_per_ip.interval_ns != 0;
+}
+
+/* down has an SSL object now: its full handshake is counted against the listener's rates. */
+void mg_limits_watch(struct mg_session *s);
+
+/* The client has to say something before anything goes on; and no more. Both idempotent. */
+void mg_limits_begin(struct mg_session *s);
+void mg_limits_end(struct mg_session *s);
+
+/* Before one more of those is accepted; may close another one. false: not now. */
+bool mg_limits_room(struct mg_engine *engine);
 
 /* ---- frontend.c, record.c -------------------------------------------------------------------- */
 

@@ -114,8 +114,11 @@ struct mg_listener {
     bool hello_asked;           /* policy->hello decides by the ClientHello */
     struct mg_backend *backend; /* borrowed from the config; NULL = ask policy->route */
     unsigned handshake_timeout_ms, idle_timeout_ms, max_lifetime_ms,
-        half_close_timeout_ms; /* 0 = none */
-    int64_t max_connections;   /* over all workers; 0 = none */
+        half_close_timeout_ms;        /* 0 = none */
+    int64_t max_connections;          /* over all workers; 0 = none */
+    int64_t max_connections_per_ip;   /* likewise */
+    struct mg_rate rate, rate_per_ip; /* of full handshakes, over all workers */
+    bool tls_optional;                /* the first byte decides between TLS and plain */
     unsigned backlog;
     bool tcp_nodelay;
     unsigned tcp_keepalive_s; /* 0 = off */
@@ -197,7 +200,8 @@ struct mg_engine_options {
     unsigned worker; /* index into the rows of the shared counters */
     int access_fd;   /* access records, or -1; borrowed */
     enum mg_log_format access_format;
-    struct mg_ring *ring; /* keeps the ClientHellos of those who connect, or NULL; borrowed */
+    struct mg_ring *ring;    /* keeps the ClientHellos of those who connect, or NULL; borrowed */
+    unsigned unfinished_max; /* handshakes; 0 = the default */
 };
 
 struct mg_engine *mg_engine_new(const struct mg_engine_options *options, struct mg_err *err);
@@ -265,7 +269,10 @@ struct mg_session_info {
     const struct mg_addr *socket_remote; /* the TCP peer itself */
     struct mg_tls_conn *tls; /* down, without an SSL object until its context is chosen; NULL on a
                                 plain listener */
-    const char *servername;  /* what a ClientHello that is being decided on, or was passed through,
+    const struct mg_tls_conn
+        *hello;             /* what its ClientHello offered, also where it is passed through;
+                                        NULL without TLS */
+    const char *servername; /* what a ClientHello that is being decided on, or was passed through,
                                 asks for; or NULL */
     const struct mg_backend *backend;                 /* NULL until it is chosen */
     const struct mg_backend_address *backend_address; /* the one tried or connected to, or NULL */

@@ -12,6 +12,9 @@
  * has read the rest. What it refuses then is parked with the peer, the sender is not read, and it goes on
  * when the peer's next input has been read.
  *
+ * Only bytes that are relayed count as a sign of life: who sends a record byte by byte holds libssl's buffer for it no
+ * longer than idle_timeout. What keeps libssl busy without saying anything has an end, too (tls.h).
+ *
  * An end (FIN on a plain side, close_notify on a TLS side) is passed on in the receiver's own way,
  * and the other direction goes on. An EOF without close_notify is no end but a truncation.
  */
@@ -84,8 +87,11 @@ io_begin(struct mg_engine *engine, const unsigned char *in, size_t len)
 static void
 tls_failed(struct mg_peer *peer, const struct mg_err *err)
 {
-    mg_session_close(peer->session, mg_peer_reason(peer, "down: TLS error", "up: TLS error"),
-                     err->text);
+    const char *reason = mg_peer_flood_reason(peer);
+
+    if (reason == NULL)
+        reason = mg_peer_reason(peer, "down: TLS error", "up: TLS error");
+    mg_session_close(peer->session, reason, err->text);
 }
 
 static bool
@@ -262,6 +268,7 @@ deliver(struct mg_peer *peer, const unsigned char *data, size_t len)
 {
     struct mg_session *s = peer->session;
 
+    s->active_at = uv_now(s->engine->net.loop);
     if (peer == &s->down)
         s->bytes_up += len;
     if (s->backend->kind == MG_BACKEND_REPLY) {
@@ -279,6 +286,7 @@ end(struct mg_peer *peer)
     if (peer->ended)
         return;
     peer->ended = true;
+    s->active_at = uv_now(s->engine->net.loop);
     peer->told = peer->stream.writing || peer->parked != NULL ? UINT64_MAX : mg_peer_told(peer);
     if (!finish(peer->twin))
         return;
@@ -320,9 +328,7 @@ encrypted_input(struct mg_peer *peer, const unsigned char *data, size_t len)
             return;
     } while (status == MG_TLS_OK || status == MG_TLS_WANT_WRITE);
     if (status == MG_TLS_FLOODED)
-        mg_session_close(
-            s, mg_peer_reason(peer, "down: too many key updates", "up: too many key updates"),
-            NULL);
+        mg_session_close(s, mg_peer_flood_reason(peer), NULL);
     else if (status == MG_TLS_ERROR)
         tls_failed(peer, &err);
     else if (unpark(peer) && status == MG_TLS_CLOSED && s->state == S_RELAY)

@@ -241,6 +241,8 @@ record_fill(struct record *r, const struct mg_session *s)
         down_tls_fields(r, &s->down.tls);
     else if (s->down.deciding || s->passed)
         hello_fields(r, s);
+    else if (s->plain)
+        field_text(r, "plaintext", "yes");
     if (s->backend != NULL)
         field_text(r, "backend", s->backend->name);
     field_addr(r, "backend_address", s->up_addr);

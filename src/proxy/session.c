@@ -1,7 +1,7 @@
 /*
  * A session: one client, and what serves it.
  *
- * The happy path is: S_HELLO (only where the policy chooses the context, see hello.c) – S_HANDSHAKE
+ * The happy path is: S_HELLO (only where the policy chooses the context, or TLS is optional, see hello.c) – S_HANDSHAKE
  * (skipped on a plain listener) – S_ROUTE (the backend is chosen; a fixed one has been dialled since
  * the client's first bytes, or since the choice, side by side with the handshake) – S_CONNECT until
  * the backend takes bytes – S_RELAY until both directions have ended – S_LINGER until what was
@@ -210,6 +210,8 @@ mg_session_close(struct mg_session *s, const char *reason, const char *detail)
     mg_offload_cancel(s);
     mg_record_write(s);
     s->state = S_CLOSING;
+    mg_limits_end(s);
+    mg_limits_give_back(s);
     s->listener->open--;
     mg_engine_count_close(engine, reason);
     engine->bytes_up += s->bytes_up;
@@ -309,22 +311,31 @@ on_connect(struct mg_stream *stream, int status)
 
 /* Not before the client has sent something: whoever merely opens a connection costs the backend
  * nothing. And only where the name to send does not depend on what the handshake brings. */
-static void
-dial_early(struct mg_session *s)
+void
+mg_session_dial_early(struct mg_session *s)
 {
     struct mg_backend *backend = s->listener->backend;
 
-    if (backend != NULL && backend->kind == MG_BACKEND_ADDRESSES && !backend->servername_asked) {
+    if (backend != NULL && backend->kind == MG_BACKEND_ADDRESSES && !backend->servername_asked &&
+        s->backend == NULL) {
         s->backend = backend;
         mg_dial_start(s);
     }
+}
+
+/* Where the handshake may yet be refused, its first step comes before (handshake.c). */
+static void
+handshake_began(struct mg_session *s)
+{
+    if (!mg_listener_has_rate(s->listener))
+        mg_session_dial_early(s);
 }
 
 void
 mg_session_handshake(struct mg_session *s)
 {
     s->state = S_HANDSHAKE;
-    dial_early(s);
+    handshake_began(s);
 }
 
 static void
@@ -332,7 +343,7 @@ first_bytes(struct mg_session *s)
 {
     s->hello_us = mg_session_elapsed_us(s) | 1; /* 0 = has not come */
     if (s->state == S_HANDSHAKE)
-        dial_early(s);
+        handshake_began(s);
 }
 
 static void
@@ -340,12 +351,12 @@ on_read(struct mg_stream *stream, const unsigned char *data, size_t len)
 {
     struct mg_peer *peer = stream->data;
     struct mg_session *s = peer->session;
+    uint64_t now = uv_now(s->engine->net.loop);
 
     if (s->state == S_LINGER) {
         linger_input(s, len);
         return;
     }
-    s->active_at = uv_now(s->engine->net.loop);
     if (mg_peer_in_handshake(peer)) {
         mg_handshake_input(peer, data, len);
         if (peer == &s->down && s->hello_us == 0 && s->state <= S_HANDSHAKE)
@@ -354,8 +365,8 @@ on_read(struct mg_stream *stream, const unsigned char *data, size_t len)
         if (mg_peer_hold(peer, data, len) && peer->held_len >= MG_HANDSHAKE_READ)
             mg_stream_read_stop(stream);
     } else {
-        if (s->active_at - s->born_at >= MG_ESTABLISHED_MS)
-            s->engine->heard_at = s->active_at;
+        if (now - s->born_at >= MG_ESTABLISHED_MS)
+            s->engine->heard_at = now;
         mg_pump_input(peer, data, len);
     }
 }
@@ -493,6 +504,7 @@ void
 mg_session_route(struct mg_session *s)
 {
     s->state = S_ROUTE;
+    mg_limits_end(s);
     if (s->listener->backend != NULL)
         s->backend = s->listener->backend;
     else if (!route_ask(s))
@@ -540,6 +552,8 @@ session_new(struct mg_engine *engine, struct mg_config *config, struct mg_listen
     s->down.session = s->up.session = s;
     mg_link_init(&s->down.handshake_link);
     mg_link_init(&s->up.handshake_link);
+    mg_link_init(&s->unfinished_link);
+    s->limits_place = MG_LIMITS_UNCOUNTED;
     mg_link_append(&engine->sessions, &s->link);
     mg_config_ref(config);
     config->sessions++;
@@ -554,26 +568,45 @@ session_new(struct mg_engine *engine, struct mg_config *config, struct mg_listen
     return s;
 }
 
-static void
-tls_begin(struct mg_session *s)
+bool
+mg_session_tls_open(struct mg_session *s, SSL_CTX *ctx)
 {
     struct mg_err err;
 
-    if (mg_listener_reads_hello(s->listener)) {
+    if (mg_tls_conn_open(&s->down.tls, ctx, MG_TLS_SERVER, s, &err) != 0) {
+        mg_session_close(s, "down: no TLS", err.text);
+        return false;
+    }
+    s->down.tls.scope = s->listener->name;
+    s->down.tls.noting = mg_session_notes_hello(s);
+    mg_limits_watch(s);
+    return true;
+}
+
+static void
+tls_begin(struct mg_session *s)
+{
+    mg_limits_begin(s);
+    if (mg_listener_reads_hello(s->listener) || s->listener->tls_optional) {
         mg_session_hello_open(s);
     } else {
         s->state = S_HANDSHAKE;
-        if (mg_tls_conn_open(&s->down.tls, s->listener->tls, MG_TLS_SERVER, s, &err) != 0) {
-            mg_session_close(s, "down: no TLS", err.text);
+        if (!mg_session_tls_open(s, s->listener->tls))
             return;
-        }
-        s->down.tls.scope = s->listener->name;
-        s->down.tls.noting = s->engine->options.access_fd >= 0; /* nobody else asks */
         mg_tls_conn_keep_hello(&s->down.tls, s->engine->options.ring, s->listener->name);
     }
     s->down.stream.read_max = MG_HANDSHAKE_READ;
     mg_session_arm(s);
     mg_stream_read_start(&s->down.stream);
+}
+
+static void
+session_begin(struct mg_session *s)
+{
+    if (mg_listener_waits(s->listener))
+        tls_begin(s);
+    else
+        mg_session_route(s);
 }
 
 int
@@ -594,10 +627,8 @@ mg_session_open(struct mg_engine *engine, struct mg_config *config, struct mg_li
         mg_session_close(s, "session: out of memory", NULL);
     else if (rc < 0)
         mg_session_close(s, "down: socket error", uv_strerror(rc));
-    else if (listener->tls == NULL && !mg_listener_reads_hello(listener))
-        mg_session_route(s);
-    else
-        tls_begin(s);
+    else if (mg_limits_admit(s))
+        session_begin(s);
     return 0;
 }
 
@@ -617,6 +648,8 @@ mg_session_info(const struct mg_session *s, struct mg_session_info *info)
         .remote = s->remote,
         .socket_remote = s->remote,
         .tls = self->down.deciding || self->down.tls.ssl != NULL ? &self->down.tls : NULL,
+        .hello =
+            s->passed || self->down.deciding || self->down.tls.ssl != NULL ? &self->down.tls : NULL,
         .servername = s->servername,
         .backend = s->backend,
         .backend_address = s->address,

@@ -32,11 +32,12 @@ mg_engine_status(const struct mg_engine *engine, struct mg_buf *out)
 
     totals_count(engine, &totals);
     mg_buf_addf(out,
-                "{\"sessions\":%zu,\"accepted\":%llu,\"handshakes\":%llu,\"offloaded\":%llu,"
+                "{\"sessions\":%zu,\"unfinished\":%u,\"accepted\":%llu,\"handshakes\":%llu,"
+                "\"offloaded\":%llu,"
                 "\"bytes_up\":%llu,"
                 "\"bytes_down\":%llu,\"states\":{",
-                engine->session_count, (unsigned long long)engine->accepted,
-                (unsigned long long)engine->handshakes_done,
+                engine->session_count, engine->unfinished_count,
+                (unsigned long long)engine->accepted, (unsigned long long)engine->handshakes_done,
                 (unsigned long long)mg_offload_steps(engine->offload),
                 (unsigned long long)totals.bytes_up, (unsigned long long)totals.bytes_down);
     for (int i = 0; i <= S_CLOSING; i++)

@@ -171,6 +171,20 @@ servername_get(lua_State *L, void *self)
     return 1;
 }
 
+/* What the client offered; nil where it does not speak TLS. */
+static int
+alpn_protocols_get(lua_State *L, void *self)
+{
+    struct mg_session_info info;
+
+    info_get(L, self, &info);
+    if (info.hello == NULL)
+        lua_pushnil(L);
+    else
+        mg_protocols_push(L, info.hello->alpn_offered);
+    return 1;
+}
+
 static const struct mg_attr attrs[] = {
     {"id", id_get, NULL},
     {"listener", listener_get, NULL},
@@ -184,6 +198,7 @@ static const struct mg_attr attrs[] = {
     {"ssl_version", reader_get, NULL},
     {"cipher", reader_get, NULL},
     {"alpn_protocol", reader_get, NULL},
+    {"alpn_protocols", alpn_protocols_get, NULL},
     {"servername", servername_get, NULL},
     {"cert", reader_get, NULL},
     {"peer_cert", reader_get, NULL},

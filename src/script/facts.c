@@ -21,15 +21,33 @@ option_add(struct mg_proof_entry *e, const char *name, const char *value)
     mg_buf_add(&e->options, value, strlen(value) + 1);
 }
 
+static void
+rate_add(struct mg_proof_entry *e, const char *name, const struct mg_option_rate *rate)
+{
+    const double values[] = {rate->per_second, rate->burst, rate->per_ip};
+    static const char *const names[] = {"per_second", "burst", "per_ip"};
+    char text[128] = "";
+    size_t len = 0;
+
+    for (size_t i = 0; i < MG_ARRAY_LEN(values); i++)
+        if (values[i] > 0)
+            len += (size_t)snprintf(text + len, sizeof(text) - len, "%s%s %.14g",
+                                    len > 0 ? ", " : "", names[i], values[i]);
+    option_add(e, name, text);
+}
+
 /* The value at the top as people write it, popped. */
 static void
 value_add(lua_State *L, struct mg_proof_entry *e, const char *name)
 {
     struct mg_backend_object *backend = mg_backend_test(L, -1);
+    struct mg_option_rate rate;
     char number[40];
     int top = lua_gettop(L);
 
-    if (lua_type(L, top) == LUA_TTABLE) {
+    if (mg_option_rate(L, top, &rate)) {
+        rate_add(e, name, &rate);
+    } else if (lua_type(L, top) == LUA_TTABLE) {
         for (lua_Integer i = 1; lua_rawgeti(L, top, i) == LUA_TSTRING; i++) {
             option_add(e, name, lua_tostring(L, -1));
             lua_pop(L, 1);

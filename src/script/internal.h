@@ -230,6 +230,12 @@ struct mg_option {
     const char *fallback; /* the default as Lua writes it ("600", "false", a word); NULL = nil */
 };
 
+/* handshake_rate in its normal form; 0 = not given. false: there is none. */
+struct mg_option_rate {
+    double per_second, burst, per_ip;
+};
+bool mg_option_rate(lua_State *L, int idx, struct mg_option_rate *out);
+
 /*
  * Checks the table at `table` against the options (ended by a NULL name) and stores each value in
  * its normal form, or its default, in the table at `into`. `what` is the function's name: "listen".

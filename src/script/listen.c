@@ -13,6 +13,7 @@
 static void address_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void tls_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void backend_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+static void rate_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 
 #define DURATION_OR_OFF                                                                            \
     .read = mg_option_duration, .min = 0.001, .max = MG_DURATION_MAX, .may_be_off = true
@@ -28,9 +29,9 @@ static const struct mg_option options[] = {
     {.name = "idle_timeout", DURATION_OR_OFF, .fallback = "600"},
     {.name = "max_lifetime", DURATION_OR_OFF, .fallback = "false"},
     {.name = "half_close_timeout", DURATION_OR_OFF, .fallback = "60"},
-    {.name = "max_connections_per_ip", .read = mg_option_later},
-    {.name = "handshake_rate", .read = mg_option_later},
-    {.name = "tls_optional", .read = mg_option_later, .fallback = "false"},
+    {.name = "max_connections_per_ip", .read = mg_option_integer, .min = 1, .max = 1e9},
+    {.name = "handshake_rate", .read = rate_read},
+    {.name = "tls_optional", .read = mg_option_boolean, .fallback = "false"},
     {.name = "backlog", .read = mg_option_integer, .min = 1, .max = 65535, .fallback = "4096"},
     {.name = "tcp_nodelay", .read = mg_option_boolean, .fallback = "true"},
     {.name = "tcp_keepalive",
@@ -39,6 +40,16 @@ static const struct mg_option options[] = {
      .max = 32767,
      .may_be_off = true,
      .fallback = "60"},
+    {.name = NULL},
+};
+
+#define RATE_MIN 0.001
+#define RATE_MAX 1e6
+
+static const struct mg_option rate_options[] = {
+    {.name = "per_second", .read = mg_option_number, .min = RATE_MIN, .max = RATE_MAX},
+    {.name = "burst", .read = mg_option_number, .min = 1, .max = RATE_MAX},
+    {.name = "per_ip", .read = mg_option_number, .min = RATE_MIN, .max = RATE_MAX},
     {.name = NULL},
 };
 
@@ -159,6 +170,38 @@ backend_read(lua_State *L, const struct mg_option *o, const char *what, int valu
                         luaL_typename(L, value));
 }
 
+/* The normal form is a table of its own with what was given. */
+static void
+rate_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    int made;
+
+    lua_createtable(L, 0, 3);
+    made = lua_gettop(L);
+    mg_options_read(L, lua_pushfstring(L, "%s: %s", what, o->name), rate_options, value, made);
+    if (lua_getfield(L, made, "per_second") == LUA_TNIL &&
+        lua_getfield(L, made, "per_ip") == LUA_TNIL)
+        mg_option_error(L, what, "%s: expected per_second, per_ip or both", o->name);
+    lua_settop(L, made);
+}
+
+bool
+mg_option_rate(lua_State *L, int idx, struct mg_option_rate *out)
+{
+    idx = lua_absindex(L, idx);
+    *out = (struct mg_option_rate){0};
+    if (!lua_istable(L, idx))
+        return false;
+    lua_getfield(L, idx, "per_second");
+    lua_getfield(L, idx, "burst");
+    lua_getfield(L, idx, "per_ip");
+    out->per_second = lua_tonumber(L, -3);
+    out->burst = lua_tonumber(L, -2);
+    out->per_ip = lua_tonumber(L, -1);
+    lua_pop(L, 3);
+    return out->per_second > 0 || out->per_ip > 0;
+}
+
 /* ---- the class ------------------------------------------------------------------------------ */
 
 static void
@@ -187,6 +230,9 @@ static const struct mg_attr attrs[] = {
     {"tls", mg_option_get, listener_set},
     {"backend", mg_option_get, listener_set},
     {"max_connections", mg_option_get, listener_set},
+    {"max_connections_per_ip", mg_option_get, listener_set},
+    {"handshake_rate", mg_option_get, listener_set},
+    {"tls_optional", mg_option_get, listener_set},
     {"handshake_timeout", mg_option_get, listener_set},
     {"idle_timeout", mg_option_get, listener_set},
     {"max_lifetime", mg_option_get, listener_set},
@@ -324,6 +370,29 @@ passthrough_check(lua_State *L, int idx)
     lua_settop(L, top);
 }
 
+/* What makes sense for those only who may speak TLS. */
+static void
+plain_check(lua_State *L, int idx)
+{
+    static const char *const names[] = {"tls_optional", "handshake_rate"};
+    int top = lua_gettop(L);
+
+    if (mg_option_push(L, idx, "tls") != LUA_TNIL) {
+        lua_settop(L, top);
+        return;
+    }
+    for (size_t i = 0; i < MG_ARRAY_LEN(names); i++) {
+        mg_option_push(L, idx, names[i]);
+        if (!lua_toboolean(L, -1))
+            continue;
+        mg_option_push(L, idx, MG_WHERE);
+        mg_option_push(L, idx, "name");
+        luaL_error(L, "%s%s: %s: %s: needs tls, and the listener has none", lua_tostring(L, -2),
+                   WHAT, lua_tostring(L, -1), names[i]);
+    }
+    lua_settop(L, top);
+}
+
 void
 mg_listener_freeze(lua_State *L, int idx)
 {
@@ -331,6 +400,7 @@ mg_listener_freeze(lua_State *L, int idx)
 
     mg_context_freeze(L, idx, WHAT, false);
     passthrough_check(L, idx);
+    plain_check(L, idx);
     mg_option_push(L, idx, "backend");
     mg_backend_join(L, -1);
     lua_pop(L, 1);

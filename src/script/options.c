@@ -266,20 +266,20 @@ mg_option_ms(lua_State *L, int idx, const char *name)
     return ms;
 }
 
-/* The dispatcher leaves the field's name at index 2. A list is copied: it is the object's own. */
+/* The dispatcher leaves the field's name at index 2. A table is copied: it is the object's own. */
 int
 mg_option_get(lua_State *L, void *self)
 {
-    lua_Unsigned count;
+    int table = lua_gettop(L) + 1;
 
     (void)self;
     if (mg_option_push(L, 1, lua_tostring(L, 2)) != LUA_TTABLE)
         return 1;
-    count = lua_rawlen(L, -1);
-    lua_createtable(L, (int)count, 0);
-    for (lua_Integer i = 1; i <= (lua_Integer)count; i++) {
-        lua_rawgeti(L, -2, i);
-        lua_rawseti(L, -2, i);
+    lua_createtable(L, (int)lua_rawlen(L, table), 0);
+    for (lua_pushnil(L); lua_next(L, table) != 0;) {
+        lua_pushvalue(L, -2);
+        lua_insert(L, -2);
+        lua_rawset(L, table + 1);
     }
     return 1;
 }

@@ -51,10 +51,13 @@ option_add(lua_State *L, int object, const char *name, struct mg_buf *out)
 {
     size_t len;
     const char *text;
+    struct mg_option_rate rate;
 
     mg_buf_addf(out, " %s=", name);
     switch (mg_option_push(L, object, name)) {
     case LUA_TTABLE:
+        if (mg_option_rate(L, -1, &rate))
+            mg_buf_addf(out, "%.14g,%.14g,%.14g", rate.per_second, rate.burst, rate.per_ip);
         for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
             mg_buf_addf(out, "%s%s", i > 1 ? "," : "", lua_tostring(L, -1));
             lua_pop(L, 1);
@@ -147,8 +150,10 @@ target_add(lua_State *L, int listener, struct mg_buf *out)
 }
 
 const char *const mg_listener_limits[] = {
-    "max_connections", "handshake_timeout", "idle_timeout",  "max_lifetime", "half_close_timeout",
-    "backlog",         "tcp_nodelay",       "tcp_keepalive", NULL,
+    "max_connections",    "max_connections_per_ip", "handshake_rate",
+    "handshake_timeout",  "idle_timeout",           "max_lifetime",
+    "half_close_timeout", "tls_optional",           "backlog",
+    "tcp_nodelay",        "tcp_keepalive",          NULL,
 };
 
 static void
@@ -362,6 +367,30 @@ backend_fill(lua_State *L, int object, struct mg_backend *b)
     self->built = b;
 }
 
+static double
+larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+/* A burst that is not given is what comes in a second; at least one. One client may have his share of a second at
+ * once, or, where there is no other rate, the burst that is given. */
+static void
+rate_fill(lua_State *L, int object, struct mg_listener *l)
+{
+    struct mg_option_rate rate;
+
+    mg_option_push(L, object, "handshake_rate");
+    mg_option_rate(L, -1, &rate);
+    lua_pop(L, 1);
+    if (rate.per_second > 0)
+        mg_rate_set(&l->rate, rate.per_second,
+                    rate.burst > 0 ? rate.burst : larger(rate.per_second, 1));
+    if (rate.per_ip > 0)
+        mg_rate_set(&l->rate_per_ip, rate.per_ip,
+                    rate.burst > 0 && rate.per_second == 0 ? rate.burst : larger(rate.per_ip, 1));
+}
+
 static void
 listener_fill(lua_State *L, int object, struct mg_listener *l)
 {
@@ -384,6 +413,11 @@ listener_fill(lua_State *L, int object, struct mg_listener *l)
     l->max_lifetime_ms = mg_option_ms(L, object, "max_lifetime");
     l->half_close_timeout_ms = mg_option_ms(L, object, "half_close_timeout");
     l->max_connections = option_integer(L, object, "max_connections");
+    l->max_connections_per_ip = option_integer(L, object, "max_connections_per_ip");
+    rate_fill(L, object, l);
+    mg_option_push(L, object, "tls_optional");
+    l->tls_optional = lua_toboolean(L, -1);
+    lua_pop(L, 1);
     l->backlog = (unsigned)option_integer(L, object, "backlog");
     mg_option_push(L, object, "tcp_nodelay");
     l->tcp_nodelay = lua_toboolean(L, -1);

@@ -429,6 +429,21 @@ testing_servername(lua_State *L)
     return 1;
 }
 
+/* alpn_protocols(message) -> what it offers */
+static int
+testing_alpn_protocols(lua_State *L)
+{
+    size_t len;
+    const char *message = luaL_checklstring(L, 1, &len);
+    struct mg_buf *text = mg_bytes_push(L);
+    struct mg_hello hello;
+
+    if (mg_hello_parse((const unsigned char *)message, len, &hello) == MG_HELLO_COMPLETE)
+        mg_hello_protocols(&hello, text);
+    mg_protocols_push(L, text->data);
+    return 1;
+}
+
 static int
 testing_alert_name(lua_State *L)
 {
@@ -437,9 +452,13 @@ testing_alert_name(lua_State *L)
 }
 
 static const luaL_Reg functions[] = {
-    {"alert_name", testing_alert_name}, {"decide", testing_decide},
-    {"hello", testing_hello},           {"load", testing_load},
-    {"servername", testing_servername}, {NULL, NULL},
+    {"alert_name", testing_alert_name},
+    {"alpn_protocols", testing_alpn_protocols},
+    {"decide", testing_decide},
+    {"hello", testing_hello},
+    {"load", testing_load},
+    {"servername", testing_servername},
+    {NULL, NULL},
 };
 
 __attribute__((visibility("default"))) int

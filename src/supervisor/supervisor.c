@@ -78,13 +78,14 @@ door_close(struct mg_super *super)
         drain_begin(super);
 }
 
+/* The workers say to their connections' records whether it was drain_timeout that ended them. */
 static void
-quit_begin(struct mg_super *super)
+quit_begin(struct mg_super *super, bool timeout)
 {
     bool draining = super->phase == MG_PHASE_DRAINING;
     super->phase = MG_PHASE_QUITTING;
     super->stop_at_ns = mg_now_ns() + QUIT_NS;
-    mg_workers_send(super, MG_MSG_QUIT, 0, NULL, -1);
+    mg_workers_send(super, MG_MSG_QUIT, timeout, NULL, -1);
     if (!draining)
         mg_workers_stop(super);
     while (super->sockets != NULL)
@@ -104,7 +105,7 @@ mg_super_stop(struct mg_super *super, bool now)
         mg_reload_cancel(super, "moongate is stopping");
     }
     if (now || again || super->phase == MG_PHASE_STARTING) {
-        quit_begin(super);
+        quit_begin(super, false);
         return;
     }
     super->phase = MG_PHASE_NOT_READY;
@@ -119,7 +120,7 @@ mg_super_fail(struct mg_super *super, const char *text)
     super->exit_code = 1;
     mg_err_setx(&super->reason, "%s", text);
     mg_reload_cancel(super, text);
-    quit_begin(super);
+    quit_begin(super, false);
 }
 
 /* ---- sockets -------------------------------------------------------------------------------- */
@@ -264,7 +265,7 @@ stop_check(struct mg_super *super, uint64_t now)
         door_close(super);
     } else if (super->phase == MG_PHASE_DRAINING) {
         mg_log(MG_LOG_WARN, "drain_timeout has passed: the remaining connections are closed");
-        quit_begin(super);
+        quit_begin(super, true);
     } else if (super->phase == MG_PHASE_QUITTING) {
         mg_workers_kill(super);
     }

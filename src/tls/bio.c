@@ -22,7 +22,7 @@ bio_read(BIO *bio, char *buf, int len)
     BIO_clear_retry_flags(bio);
     if (len <= 0)
         return 0;
-    if (io == NULL || io->in_used == io->in_len || conn->flooded) {
+    if (io == NULL || io->in_used == io->in_len || conn->flood != MG_TLS_FLOOD_NONE) {
         BIO_set_retry_read(bio);
         return -1;
     }
@@ -33,7 +33,7 @@ bio_read(BIO *bio, char *buf, int len)
     io->in_used += n;
     /* libssl asks for a header, then for a body, each whole. */
     if (n == (size_t)len && conn->handshake_done && ++conn->quiet > MG_TLS_QUIET_MAX)
-        conn->flooded = true;
+        conn->flood = MG_TLS_FLOOD_QUIET;
     return (int)n;
 }
 

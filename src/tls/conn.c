@@ -62,7 +62,10 @@ on_info(const SSL *ssl, int where, int ret)
     if (conn == NULL)
         return;
     if (conn->handshake_done && ++conn->steps > MG_TLS_STEPS_MAX)
-        conn->flooded = true;
+        conn->flood = MG_TLS_FLOOD_KEY_UPDATES;
+    if (where == SSL_CB_WRITE_ALERT && (ret & 0xff) == SSL_AD_NO_RENEGOTIATION &&
+        ++conn->renegotiations > MG_TLS_RENEGOTIATIONS_MAX)
+        conn->flood = MG_TLS_FLOOD_RENEGOTIATIONS;
     if (!(where & SSL_CB_ALERT) || (ret >> 8) != SSL3_AL_FATAL)
         return;
     if (where & SSL_CB_READ)
@@ -185,6 +188,26 @@ mg_tls_conn_kept_hello(struct mg_tls_conn *conn, struct mg_ring *ring, uint64_t 
 {
     conn->ring = number != 0 ? ring : NULL;
     conn->ring_number = number;
+}
+
+/* libssl asks for the certificate in full handshakes only; after a request for another key share, once more. */
+static int
+on_certificate(SSL *ssl, void *arg)
+{
+    struct mg_tls_conn *conn = arg;
+
+    (void)ssl;
+    if (conn->asked_full)
+        return 1;
+    conn->asked_full = true;
+    return conn->full(conn);
+}
+
+void
+mg_tls_conn_ask_full(struct mg_tls_conn *conn, bool (*full)(struct mg_tls_conn *conn))
+{
+    conn->full = full;
+    SSL_set_cert_cb(conn->ssl, on_certificate, conn);
 }
 
 void
@@ -375,7 +398,7 @@ mg_tls_conn_read(struct mg_tls_conn *conn, struct mg_tls_io *io, void *buf, size
         if (n > 0)
             data_came(conn, n);
     }
-    return conn->flooded && status == MG_TLS_WANT_READ ? MG_TLS_FLOODED : status;
+    return conn->flood != MG_TLS_FLOOD_NONE && status == MG_TLS_WANT_READ ? MG_TLS_FLOODED : status;
 }
 
 enum mg_tls_status

@@ -171,7 +171,7 @@ enum mg_tls_status {
     MG_TLS_WANT_READ,  /* the input is used up */
     MG_TLS_WANT_WRITE, /* the output is full: flush it, then call again */
     MG_TLS_CLOSED,     /* the peer's close_notify: a clean end */
-    MG_TLS_FLOODED,    /* reading only: the peer keeps libssl busy and says nothing */
+    MG_TLS_FLOODED,    /* reading only: the peer keeps libssl busy and says nothing; conn->flood */
     MG_TLS_ERROR, /* over; err says why; the output may hold an alert that should still leave */
 };
 
@@ -200,6 +200,9 @@ struct mg_tls_conn {
     struct mg_ring *ring;   /* or NULL */
     uint64_t ring_listener; /* hash of the listener's name */
     uint64_t ring_number;   /* 0 = not kept */
+    /* Server, or NULL: see mg_tls_conn_ask_full. It may leave a constant reason. */
+    bool (*full)(struct mg_tls_conn *conn);
+    const char *refusal;
     /* A callback that failed in Lua leaves its message here; it is part of the handshake's error. */
     char *callback_error; /* owned, or NULL */
     /* Server: what the ClientHello offered, "h2,http/1.1", printable; owned, or NULL. */
@@ -210,7 +213,14 @@ struct mg_tls_conn {
     bool handshake_done;
     bool close_notify_sent;
     bool close_notify_received;
-    bool flooded;           /* more than the two limits below allow; no more input is taken */
+    bool asked_full;        /* Server: `full` has been */
+    uint8_t renegotiations; /* wanted by the peer; refused */
+    enum mg_tls_flood {
+        MG_TLS_FLOOD_NONE,
+        MG_TLS_FLOOD_KEY_UPDATES,
+        MG_TLS_FLOOD_RENEGOTIATIONS,
+        MG_TLS_FLOOD_QUIET, /* records that bring nothing */
+    } flood;                /* more of it than the limits below allow; no more input is taken */
     int16_t alert_sent;     /* the last fatal alert's number, or -1 */
     int16_t alert_received; /* likewise */
     uint16_t steps;         /* of libssl's state machine since the handshake, or ... */
@@ -226,6 +236,9 @@ struct mg_tls_conn {
 #define MG_TLS_STEPS_MAX 256u
 #define MG_TLS_STEPS_PER (1024u * 1024u)
 #define MG_TLS_QUIET_MAX 512u
+
+/* An honest peer takes one no for an answer. */
+#define MG_TLS_RENEGOTIATIONS_MAX 8u
 
 /*
  * The room a call may need in `out` beyond what it is told to write: a handshake flight with a long
@@ -249,6 +262,13 @@ void mg_tls_conn_keep_hello(struct mg_tls_conn *conn, struct mg_ring *ring, cons
 
 /* The same where it was added before; number 0: it is not kept. */
 void mg_tls_conn_kept_hello(struct mg_tls_conn *conn, struct mg_ring *ring, uint64_t number);
+
+/*
+ * Server only, before the handshake: `full` is asked once, when it is known that no session is resumed, and before any
+ * key exchange or signature – in whatever thread the handshake runs. false: the handshake fails, with the alert
+ * internal_error, which says nothing against the client's offer.
+ */
+void mg_tls_conn_ask_full(struct mg_tls_conn *conn, bool (*full)(struct mg_tls_conn *conn));
 
 /*
  * Client only, before the handshake: the name that is sent as SNI (unless it is an IP literal) and

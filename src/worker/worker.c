@@ -97,6 +97,8 @@ on_idle(void *data)
     mg_worker_check_done(data);
 }
 
+static const char reason_drained[] = "moongate: drain timeout";
+
 static void
 leave(struct mg_worker_process *w, bool flush)
 {
@@ -105,10 +107,10 @@ leave(struct mg_worker_process *w, bool flush)
 }
 
 static void
-quit(struct mg_worker_process *w)
+quit(struct mg_worker_process *w, const char *reason)
 {
     leave(w, false);
-    mg_engine_close_sessions(w->engine, NULL, "moongate: stopped");
+    mg_engine_close_sessions(w->engine, NULL, reason);
     mg_worker_check_done(w);
 }
 
@@ -117,7 +119,7 @@ on_drain_timeout(uv_timer_t *timer)
 {
     struct mg_worker_process *w = timer->data;
     if (!w->engine_closing)
-        quit(w);
+        quit(w, reason_drained);
 }
 
 /* ---- messages ------------------------------------------------------------------------------- */
@@ -241,7 +243,7 @@ on_message(struct mg_ipc *ipc, struct mg_msg *msg)
         mg_worker_check_done(w);
         break;
     case MG_MSG_QUIT:
-        quit(w);
+        quit(w, msg->number != 0 ? reason_drained : "moongate: stopped");
         break;
     default:
         mg_log(MG_LOG_WARN, "unexpected message %u from the supervisor", msg->type);

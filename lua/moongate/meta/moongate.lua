@@ -39,6 +39,12 @@ local moongate = {}
 ---@param options moongate.Settings
 function moongate.settings(options) end
 
+--- New full handshakes a second; resumptions are not counted. What comes above it is refused before any public-key work.
+---@class moongate.HandshakeRate
+---@field per_second? number of the listener, over all workers
+---@field burst? number so many may come at once; default: as many as come in a second, at least 1
+---@field per_ip? number of one client: an IPv4 address, or the /64 of an IPv6 address; as many may come at once, at least 1
+
 --- Options of `moongate.listen`. Times are in seconds; `false` switches one off.
 ---@class moongate.ListenOptions
 ---@field address moongate.Address|moongate.Address[] also "*:port" for IPv4 and IPv6
@@ -46,6 +52,9 @@ function moongate.settings(options) end
 ---@field tls? moongate.openssl.SSLContext|moongate.ServerNames|moongate.Decision terminate TLS with it, by name, or decide per connection; nil = plain TCP
 ---@field backend moongate.Target|moongate.Route where connections go
 ---@field max_connections? integer over all workers; more wait in the accept queue; default: no limit
+---@field max_connections_per_ip? integer over all workers, of an IPv4 address or the /64 of an IPv6 address; more are closed at once; default: no limit
+---@field handshake_rate? moongate.HandshakeRate new full handshakes a second; default: no limit
+---@field tls_optional? boolean the first byte decides between TLS and plain; nothing is sent before it (false)
 ---@field handshake_timeout? number|false seconds from accept to a finished handshake (10)
 ---@field idle_timeout? number|false seconds without a byte in either direction (600)
 ---@field max_lifetime? number|false seconds (false)
@@ -61,6 +70,9 @@ function moongate.settings(options) end
 ---@field tls? moongate.openssl.SSLContext|moongate.ServerNames|moongate.Decision
 ---@field backend moongate.Backend|moongate.Route
 ---@field max_connections? integer
+---@field max_connections_per_ip? integer
+---@field handshake_rate? moongate.HandshakeRate
+---@field tls_optional boolean
 ---@field handshake_timeout number|false
 ---@field idle_timeout number|false
 ---@field max_lifetime number|false
@@ -188,6 +200,7 @@ function moongate.command(argv) end
 ---@field ssl_version? string
 ---@field cipher? moongate.openssl.Cipher
 ---@field alpn_protocol? string
+---@field alpn_protocols? string[] what the client offered, also where it is passed through; nil on a plain connection
 ---@field servername? string
 ---@field cert? moongate.openssl.Certificate
 ---@field peer_cert? moongate.openssl.Certificate

@@ -24,6 +24,7 @@ local openssl = {}
 ---@field ssl_version string "TLSv1.3"; before the handshake the highest that is possible
 ---@field cipher? moongate.openssl.Cipher
 ---@field alpn_protocol? string
+---@field alpn_protocols? string[] what the client offered; nil on a client
 ---@field npn_protocol? string where OpenSSL has NPN
 ---@field servername? string
 ---@field cert? moongate.openssl.Certificate the certificate this end uses

@@ -16,7 +16,7 @@ local testing = {}
 function testing.handshake(server, client, options) end
 
 ---@class moongate.testing.Handshake: moongate.openssl.Handshake
----@field passthrough? true the bytes go to the backend as they came; `server` has just the `servername`, for a backend function
+---@field passthrough? true the bytes go to the backend as they came; `server` has just `servername` and `alpn_protocols`, for a backend function
 
 --- Runs a script as the loader would: in the guarded world, frozen and proved. An error is the text that `moongate
 --- check` ends with. Callbacks and route functions can be called from the test.

@@ -57,6 +57,10 @@ for version, version_name in pairs(versions) do
             assert.equal(1, #hs.client.peer_cert_chain)
             assert.is_nil(hs.server.peer_cert_chain)
             assert.is_nil(hs.client.cert)
+            assert.same({}, hs.server.alpn_protocols)
+            assert.is_nil(hs.client.alpn_protocols)
+            assert.same({ "h2", "http/1.1" }, handshake(server(), client(only(version,
+                { alpn_protocols = { "h2", "http/1.1" } }))).server.alpn_protocols)
             assert.same({}, hs.server.client_ca)
         end)
 

@@ -47,12 +47,24 @@ local WRONG = {
         'listen: name: there is already a listener "b"', line = 2 },
     { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", accept_proxy = true }]],
         "listen: accept_proxy is not supported by this version" },
-    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", handshake_rate = { per_second = 1 } }]],
-        "listen: handshake_rate is not supported by this version" },
-    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", max_connections_per_ip = 3 }]],
-        "listen: max_connections_per_ip is not supported by this version" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", handshake_rate = 5 }]],
+        "listen: handshake_rate: expected a table of options, got number" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", handshake_rate = { burst = 5 } }]],
+        "listen: handshake_rate: expected per_second, per_ip or both" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", handshake_rate = { per_secnd = 5 } }]],
+        'listen: handshake_rate: unknown option "per_secnd" (did you mean "per_second"?)' },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", handshake_rate = { per_second = 0 } }]],
+        "listen: handshake_rate: per_second: expected a number from 0.001 to 1000000, got 0" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", handshake_rate = { per_ip = 1, burst = 0.5 } }]],
+        "listen: handshake_rate: burst: expected a number from 1 to 1000000, got 0.5" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", handshake_rate = { per_second = 5 } }]],
+        "listen: 127.0.0.1:1: handshake_rate: needs tls, and the listener has none" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", max_connections_per_ip = 0 }]],
+        "listen: max_connections_per_ip: expected a whole number from 1 to 1000000000, got 0" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", tls_optional = "yes" }]],
+        "listen: tls_optional: expected true or false, got string" },
     { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", tls_optional = true }]],
-        "listen: tls_optional is not supported by this version" },
+        "listen: 127.0.0.1:1: tls_optional: needs tls, and the listener has none" },
 
     { [[moongate.backend { addresses = "a:1" }]], 'backend: unknown option "addresses" (did you mean "address"?)' },
     { [[moongate.backend { }]], 'backend: address is required: "host:port", "unix:/path" or a list' },
@@ -131,7 +143,8 @@ describe("an option", function()
                 "unix:/run/x.sock" }, name = "b", tls = false, servername = "x", send_proxy = false,
                 balance = "round_robin", connect_timeout = 0.1, resolve_interval = 5, on_down = "keep" }
             moongate.listen { address = { "127.0.0.1:1", "[::1]:1", "*:2", "unix:/tmp/x", "unix:@x" }, name = "l",
-                backend = backend, accept_proxy = false, max_connections = 5, handshake_timeout = 1.5,
+                backend = backend, accept_proxy = false, max_connections = 5, max_connections_per_ip = 2,
+                handshake_timeout = 1.5,
                 idle_timeout = false, max_lifetime = 60, half_close_timeout = 1, tls_optional = false, backlog = 1,
                 tcp_nodelay = false, tcp_keepalive = false }
         ]])
@@ -155,6 +168,12 @@ describe("an object", function()
             assert(l.half_close_timeout == 60 and l.max_connections == nil and l.max_lifetime == false)
             assert(l.backend.name == "localhost:80" and l.backend.address[1] == "localhost:80")
             assert(l.frozen == false and l.backend.frozen == false and tostring(l):match "^Listener: ")
+            l.handshake_rate = { per_second = 10, per_ip = 2 }
+            assert(l.handshake_rate.per_second == 10 and l.handshake_rate.per_ip == 2 and l.handshake_rate.burst == nil)
+            l.handshake_rate.per_second = 11
+            assert(l.handshake_rate.per_second == 10)
+            l.handshake_rate = nil
+            assert(l.handshake_rate == nil and l.tls_optional == false and l.max_connections_per_ip == nil)
             l.address[1] = "changed"
             assert(l.address[1] == "127.0.0.1:1")
             l.idle_timeout = 7

@@ -139,6 +139,7 @@ for _, version in ipairs { "tls12", "tls13" } do
                 local listener = policy_of "tls = function() return moongate.PASSTHROUGH end"
                 local hs = shake(listener.tls, "a.example", client)
                 assert.same({ false, true, "a.example" }, { hs.ok, hs.passthrough, hs.server.servername })
+                assert.same({}, hs.server.alpn_protocols)
                 assert.matches("passed through", hs.server_error, 1, true)
                 assert.is_nil(hs.alert)
                 assert.equal("backend.example:1", (listener.backend(hs.server)))
