@@ -50,6 +50,7 @@ local function complete(bytes, fields)
 end
 
 describe("a header of version 1", function()
+    local LONGEST = ("ffff:"):rep(7) .. "ffff"
     local GOOD = {
         ["PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n"] =
             { source = "192.168.0.1:56324", destination = "192.168.0.11:443" },
@@ -57,8 +58,8 @@ describe("a header of version 1", function()
             { source = "255.255.255.255:65535", destination = "255.255.255.255:65535" },
         ["PROXY TCP4 0.0.0.0 0.0.0.0 0 0\r\n"] = { source = "0.0.0.0:0", destination = "0.0.0.0:0" },
         ["PROXY TCP6 2001:DB8::1 ::1 1 2\r\n"] = { source = "[2001:db8::1]:1", destination = "[::1]:2" },
-        ["PROXY TCP6 " .. ("ffff:"):rep(7) .. "ffff " .. ("ffff:"):rep(7) .. "ffff 65535 65535\r\n"] =
-            { source = "[" .. ("ffff:"):rep(7) .. "ffff]:65535", destination = "[" .. ("ffff:"):rep(7) .. "ffff]:65535" },
+        ["PROXY TCP6 " .. LONGEST .. " " .. LONGEST .. " 65535 65535\r\n"] =
+            { source = "[" .. LONGEST .. "]:65535", destination = "[" .. LONGEST .. "]:65535" },
         ["PROXY TCP6 ::ffff:1.2.3.4 ::ffff:102:305 1 2\r\n"] = { source = "1.2.3.4:1", destination = "1.2.3.5:2" },
         ["PROXY UNKNOWN\r\n"] = { own = true },
         ["PROXY UNKNOWN \r\n"] = { own = true },
@@ -181,6 +182,8 @@ describe("a header of version 2", function()
         complete(v2(0x20, 0x11, "short"), { own = true, local_ = true })
         complete(v2(0x20, 0xff, "anything"), { own = true, local_ = true }) -- "the family which is ignored"
         complete(v2(0x20, 0x00, tlv(2, "discarded")), { own = true, local_ = true })
+        assert.same({ "refused", "malformed", "a CRC32C that is not 4 bytes long" },
+            { proxy.read(v2(0x20, 0x10, tlv(3, "") .. tlv(0, ""))) })
     end)
 
     it("is waited for at every byte but the last", function()
@@ -199,7 +202,8 @@ describe("a header of version 2", function()
             assert.same({ "refused", "none" }, { proxy.read(wrong .. v2(0x21, 0x11, INET):sub(at + 1)) })
         end
         for _, byte in ipairs { 0x00, 0x01, 0x11, 0x31, 0xf1 } do
-            assert.same({ "refused", "malformed", "its version is not 2" }, { proxy.read(SIGNATURE .. string.char(byte)) })
+            assert.same({ "refused", "malformed", "its version is not 2" },
+                { proxy.read(SIGNATURE .. string.char(byte)) })
         end
         for command = 2, 15 do
             assert.same({ "refused", "malformed", "its command is neither LOCAL nor PROXY" },

@@ -11,8 +11,8 @@ local number = 0
 local STREAM = "/usr/lib/nginx/modules/ngx_stream_module.so" -- where it is not built in
 
 -- Options: port, tls (a certificate of certs), http2 (without TLS: to those who know), text, address, more (lines for
--- its server), proxy_protocol (true: it takes headers), stream (what is in its stream block, for which `ports` are waited
--- for). /tls says what it knows of the connection: "r" or "." for resumed or not, version, server name.
+-- its server), proxy_protocol (true: it takes headers), stream (the inside of its stream block), ports (that are waited
+-- for, too). /tls says what it knows of the connection: "r" or "." for resumed or not, version, server name.
 function nginx.start(options)
     number = number + 1
     local dir = bench.path("nginx." .. number)

@@ -61,7 +61,7 @@ frontend ssl
     bind 127.0.0.1:$hassl ssl crt $dir/both.pem alpn h2,http/1.1 ca-file $ca verify optional
     default_backend ssl
 backend ssl
-    server s 127.0.0.1:$told send-proxy-v2-ssl-cn proxy-v2-options ssl,cert-cn,ssl-cipher,cert-sig,cert-key,authority,crc32c
+    server s 127.0.0.1:$told send-proxy-v2-ssl-cn proxy-v2-options $known
 frontend through
     bind 127.0.0.1:$hathrough
     default_backend through
@@ -80,18 +80,21 @@ defaults
     timeout server 60s
 frontend from
     bind 127.0.0.1:$from accept-proxy
-    http-request return status 200 content-type text/plain lf-string "%[src] %[src_port] %[dst] %[dst_port] %[fc_pp_authority] %[fc_pp_unique_id]\n"
+    http-request return status 200 content-type text/plain lf-string "$seen\n"
 frontend fromtls
     bind 127.0.0.1:$fromtls accept-proxy ssl crt $dir/both.pem
-    http-request return status 200 content-type text/plain lf-string "%[src] %[src_port] %[dst] %[dst_port] %[fc_pp_authority] %[fc_pp_unique_id] %[ssl_fc_sni]\n"
+    http-request return status 200 content-type text/plain lf-string "$seen %[ssl_fc_sni]\n"
 ]]
 
-local PORTS = { "plain", "tls", "told", "ha1", "ha2", "hatls", "ng1", "ng2", "ngs1", "ngs2", "ngtls", "unspoken", "from",
-    "fromtls", "http", "https", "stream", "hav1", "hav2", "hassl", "hathrough", "hav6", "ngout", "ngin" }
+local KNOWN = "ssl,cert-cn,ssl-cipher,cert-sig,cert-key,authority,crc32c"
+local SEEN = "%[src] %[src_port] %[dst] %[dst_port] %[fc_pp_authority] %[fc_pp_unique_id]"
+
+local PORTS = { "plain", "tls", "told", "ha1", "ha2", "hatls", "ng1", "ng2", "ngs1", "ngs2", "ngtls", "unspoken",
+    "from", "fromtls", "http", "https", "stream", "hav1", "hav2", "hassl", "hathrough", "hav6", "ngout", "ngin" }
 
 describe("PROXY headers", function()
     local web
-    local ports = { dir = bench.dir, workers = 1 }
+    local ports = { dir = bench.dir, workers = 1, known = KNOWN, seen = SEEN }
 
     setup(function()
         for _, name in ipairs(PORTS) do

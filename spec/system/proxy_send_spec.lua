@@ -52,7 +52,8 @@ listen("bad", $bad, { backend = function(conn) return bad[conn.proxy_tlvs[0xE5] 
 for name, value in pairs(bad) do bad[name] = backend(name, { proxy_tlvs = { [0xE0] = value } }) end
 ]]
 
-local NAMES = { "v1", "v2", "second", "unix", "totls", "tls", "tls1", "pass", "v6", "custom", "bad", "nobody", "server" }
+local NAMES = { "v1", "v2", "second", "unix", "totls", "tls", "tls1", "pass", "v6", "custom", "bad", "nobody",
+    "server" }
 
 describe("send_proxy", function()
     local web, server

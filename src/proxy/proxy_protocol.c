@@ -127,8 +127,6 @@ static const char *
 tlv_fault(const struct mg_proxy_tlv *tlv)
 {
     switch (tlv->type) {
-    case MG_PROXY_CRC32C:
-        return tlv->len != CRC_LEN ? "a CRC32C that is not 4 bytes long" : NULL;
     case MG_PROXY_UNIQUE_ID:
         return tlv->len > MG_PROXY_UNIQUE_ID_MAX ? "a UNIQUE_ID of more than 128 bytes" : NULL;
     case MG_PROXY_SSL:
@@ -148,6 +146,8 @@ crc_fault(const unsigned char *header, size_t len, struct mg_proxy_tlvs list)
 
     if (!mg_proxy_tlv_find(list, MG_PROXY_CRC32C, &crc))
         return NULL;
+    if (crc.len != CRC_LEN)
+        return "a CRC32C that is not 4 bytes long";
     list.len -= (size_t)(crc.value + crc.len - list.data);
     list.data = crc.value + crc.len;
     if (mg_proxy_tlv_find(list, MG_PROXY_CRC32C, &other))
