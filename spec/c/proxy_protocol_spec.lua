@@ -101,6 +101,7 @@ describe("a header of version 1", function()
         ["PROXY TCP4 1.2.3.4 5.6.7.8 1 -2\r\n"] = "its ports are not two numbers from 0 to 65535",
         ["PROXY TCP4 1.2.3.4 5.6.7.8 1 123456\r\n"] = "its ports are not two numbers from 0 to 65535",
         ["PROXY TCP4 1.2.3.4 5.6.7.8 1 2\0\r\n"] = "a zero byte",
+        ["PROXY UNKNOWN\0\r\n"] = "a zero byte",
         ["PROXY TCP4\0 1.2.3.4 5.6.7.8 1 2\r\n"] = "a zero byte",
     }
 

@@ -92,7 +92,7 @@ mg_cidr_text(const struct mg_cidr *cidr, char out[MG_CIDR_TEXT])
     char ip[INET6_ADDRSTRLEN];
 
     if (cidr->family == AF_UNIX)
-        return strcpy(out, "unix:");
+        return mg_str_copy(out, MG_CIDR_TEXT, "unix:");
     inet_ntop(cidr->family, cidr->bytes, ip, sizeof(ip));
     snprintf(out, MG_CIDR_TEXT, "%s/%u", ip, cidr->bits);
     return out;

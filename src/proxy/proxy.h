@@ -164,12 +164,11 @@ struct mg_listener {
     char *name;
     char **addresses; /* owned canonical texts ("127.0.0.1:8443", "*:443", "unix:/x") */
     size_t address_count;
-    SSL_CTX *tls;               /* terminate with it (one reference), or NULL = plain TCP */
-    bool tls_callbacks;         /* the context has callbacks into the script */
-    struct mg_names *names;     /* terminate by name; one reference, or NULL */
-    bool hello_asked;           /* policy->hello decides by the ClientHello */
-    struct mg_backend *backend; /* borrowed from the config; NULL = ask policy->route */
-    enum mg_accept_proxy accept_proxy;
+    SSL_CTX *tls;                   /* terminate with it (one reference), or NULL = plain TCP */
+    bool tls_callbacks;             /* the context has callbacks into the script */
+    struct mg_names *names;         /* terminate by name; one reference, or NULL */
+    bool hello_asked;               /* policy->hello decides by the ClientHello */
+    struct mg_backend *backend;     /* borrowed from the config; NULL = ask policy->route */
     struct mg_cidr *proxy_networks; /* owned array */
     size_t proxy_network_count;
     unsigned handshake_timeout_ms, idle_timeout_ms, max_lifetime_ms,
@@ -178,6 +177,7 @@ struct mg_listener {
     unsigned backlog;
     bool tcp_nodelay;
     unsigned tcp_keepalive_s; /* 0 = off */
+    enum mg_accept_proxy accept_proxy;
     /* run time */
     struct mg_shared_listener *shared; /* held for `worker` from activation on */
     unsigned worker;

@@ -381,7 +381,8 @@ v1_take(struct mg_proxy_header *header, const unsigned char *data)
 
     memcpy(line, data + V1_PREFIX_LEN, len);
     line[len] = '\0';
-    if (strncmp(line, "UNKNOWN", 7) == 0 && (len == 7 || line[7] == ' ')) {
+    if ((len == 7 && memcmp(line, "UNKNOWN", 7) == 0) ||
+        (len > 7 && memcmp(line, "UNKNOWN ", 8) == 0)) {
         header->own_addresses = true; /* and whatever follows is ignored */
         return MG_PROXY_COMPLETE;
     }
