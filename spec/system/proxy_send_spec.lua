@@ -82,6 +82,22 @@ describe("send_proxy", function()
         return client
     end
 
+    local function port_of(client)
+        return tonumber((select(2, client:getsockname())))
+    end
+
+    -- The record of the client that had that port.
+    local function record_of(port)
+        local ending = ":" .. port
+        return bench.wait("the record of " .. port, function()
+            for _, record in ipairs(web:records()) do
+                if (record.socket or record.remote):sub(-#ending) == ending then
+                    return record
+                end
+            end
+        end)
+    end
+
     local function accept()
         local connection = assert(server:accept())
         connection:settimeout(20)
@@ -98,7 +114,7 @@ describe("send_proxy", function()
         local header = pp2.receive(connection)
         assert.equal(true, header.crc_ok)
         connection:close()
-        local port = tonumber((select(2, client:getsockname())))
+        local port = port_of(client)
         client:close()
         return header, port
     end
@@ -119,7 +135,7 @@ describe("send_proxy", function()
     it("v1 tells the addresses, at once, to a server that talks first", function()
         local client = open("v1")
         local connection = accept()
-        local port = select(2, client:getsockname())
+        local port = port_of(client)
         local header = ("PROXY TCP4 127.0.0.1 127.0.0.1 %d %d\r\n"):format(port, ports.v1)
         assert.equal(header, (connection:receive(#header)))
         connection:send("220 hello\r\n")
@@ -131,14 +147,13 @@ describe("send_proxy", function()
     end)
 
     it("v2 tells the addresses and a unique id, with a checksum", function()
-        local number = #web:records()
         local header, port = told("v2")
         assert.equal(0x21, header.command)
         assert.equal(0x11, header.family)
         assert.same({ "127.0.0.1", port, "127.0.0.1", ports.v2 },
             { header.source, header.source_port, header.destination, header.destination_port })
         assert.same({ 5, 3 }, header.order) -- neither ALPN, AUTHORITY nor SSL
-        local record = web:record(number + 1)
+        local record = record_of(port)
         assert.equal(record.unique_id, header.tlvs[5])
         assert.equal(("%d"):format(record.id), header.tlvs[5]:match("^%x+%-(%d+)$"))
         assert.not_equal(header.tlvs[5], told("v2").tlvs[5])
@@ -333,15 +348,15 @@ describe("send_proxy", function()
         local connection = accept()
         connection:receive("*l")
         for _, name in ipairs { "raises", "number", "long", "endless" } do
-            local number = #web:records()
             local client = open("bad", "127.0.0.2")
+            local port = port_of(client)
             client:send(pp2.tcp4("192.0.2.7", 1, "192.0.2.8", 2, pp2.tlv(0xE5, name)))
             local heard = accept() -- connected, and told nothing
             assert.is_nil((heard:receive(1)))
             heard:close()
             assert.is_nil((client:receive(1)))
             client:close()
-            local record = web:record(number + 1)
+            local record = record_of(port)
             assert.equal("up: no PROXY header", record.reason)
             assert.equal("the proxy_tlvs function for type 0xE0 failed", record.detail)
         end
