@@ -163,10 +163,10 @@ describe("accept_proxy", function()
     end)
 
     local BAD = {
-        { "GET / HTTP/1.0\r\n\r\n", "down: no PROXY header" },
-        { "\22\3\1\2\0\1\0\1\252\3\3", "down: no PROXY header" },
-        { "x" .. V1, "down: no PROXY header" },
-        { "hello" .. V2, "down: no PROXY header" },
+        { "GET / HTTP/1.0\r\n\r\n", "down: no PROXY header", "text instead" },
+        { "\22\3\1\2\0\1\0\1\252\3\3", "down: no PROXY header", "a TLS handshake instead" },
+        { "\0" .. V1, "down: no PROXY header", "other bytes instead" },
+        { "hello" .. V2, "down: no PROXY header", "text instead" },
         { "PROXY TCP4 192.0.2.7 198.51.100.9 4711 443\nhello", "down: malformed PROXY header",
             "version 1: it ends with LF instead of CR LF" },
         { "PROXY TCP4 192.0.2.7 ::1 4711 443\r\nhello", "down: malformed PROXY header",
@@ -210,7 +210,7 @@ describe("accept_proxy", function()
         for _, listener in ipairs { "plain", "tls" } do
             local _, record = talk(listener, "")
             assert.equal("down: closed before the PROXY header", record.reason)
-            assert.is_nil(record.detail)
+            assert.equal("after 0 bytes of it", record.detail)
             _, record = talk(listener, V1:sub(1, -2))
             assert.equal("down: closed before the PROXY header", record.reason)
             assert.equal(("after %d bytes of it"):format(#V1 - 1), record.detail)

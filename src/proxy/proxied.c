@@ -82,6 +82,15 @@ origin_take(struct mg_session *s, const struct mg_proxy_header *header)
     return 0;
 }
 
+/* What came instead, as far as one byte tells; the bytes themselves may be a secret. */
+static const char *
+kind_of(unsigned char first)
+{
+    if (first == 0x16)
+        return "a TLS handshake instead";
+    return first >= ' ' && first <= '~' ? "text instead" : "other bytes instead";
+}
+
 static void
 refuse(struct mg_session *s, const struct mg_proxy_header *header)
 {
@@ -92,9 +101,11 @@ refuse(struct mg_session *s, const struct mg_proxy_header *header)
     };
     char detail[160];
 
-    snprintf(detail, sizeof(detail), "version %u: %s", header->version,
-             header->detail != NULL ? header->detail : "");
-    mg_session_close(s, reasons[header->refusal], header->detail != NULL ? detail : NULL);
+    if (header->refusal == MG_PROXY_NONE)
+        mg_str_copy(detail, sizeof(detail), kind_of((unsigned char)s->down.held[0]));
+    else
+        snprintf(detail, sizeof(detail), "version %u: %s", header->version, header->detail);
+    mg_session_close(s, reasons[header->refusal], detail);
 }
 
 void
@@ -128,8 +139,7 @@ mg_session_proxy_eof(struct mg_session *s)
     char detail[64];
 
     snprintf(detail, sizeof(detail), "after %zu bytes of it", s->down.held_len);
-    mg_session_close(s, "down: closed before the PROXY header",
-                     s->down.held_len > 0 ? detail : NULL);
+    mg_session_close(s, "down: closed before the PROXY header", detail);
 }
 
 /* ---- what a backend is told: TLS -------------------------------------------------------------- */
