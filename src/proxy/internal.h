@@ -107,7 +107,7 @@ void mg_proxy_write_own(struct mg_buf *out, unsigned version, const struct mg_ad
  * kept until its turn. */
 #define MG_HANDSHAKE_READ (16u * 1024u)
 
-#define MG_REASONS 64
+#define MG_REASONS 128
 
 struct mg_reason_count {
     const char *reason; /* constant */
