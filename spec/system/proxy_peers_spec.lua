@@ -191,6 +191,21 @@ describe("PROXY headers", function()
         end)
     end)
 
+    it("come from curl, before its handshake", function()
+        local result = bench.run { "curl", "-sS", "--max-time", "20", "--http0.9", "--haproxy-protocol", "--cacert",
+            certs.ca.crt, "--resolve", ("localhost:%d:127.0.0.1"):format(ports.tls), "-w", "%{local_port}",
+            ("https://localhost:%d/"):format(ports.tls) }
+        local port = result.out:match("^tls\n(%d+)$")
+        assert(port, result.out .. result.err)
+        bench.wait("its record", function()
+            for _, record in ipairs(web:records()) do
+                if record.listener == "tls" and record.remote == "127.0.0.1:" .. port then
+                    return record.proxy == "v1" and record.socket == record.remote and record.sni == "localhost"
+                end
+            end
+        end)
+    end)
+
     it("come from nginx, of its own clients and of those that it was told of", function()
         local line, _, record = told(connect("ngout"))
         assert.equal(("127.0.0.1 true 127.0.0.1 %d 127.0.0.1"):format(ports.ngout), line)
