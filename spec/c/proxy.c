@@ -113,7 +113,8 @@ proxy_write(lua_State *L)
         mg_proxy_write_v1(&out, &source, &destination);
         return bytes_push(L, &out);
     }
-    mg_proxy_v2_begin(&out, &source, &destination);
+    if (!mg_proxy_v2_begin(&out, &source, &destination))
+        return bytes_push(L, &out);
     for (unsigned type = 0; lua_istable(L, 4) && type < 256; type++) {
         if (lua_rawgeti(L, 4, type) == LUA_TSTRING)
             mg_proxy_v2_tlv(&out, type, lua_tostring(L, -1), lua_rawlen(L, -1));

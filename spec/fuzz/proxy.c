@@ -21,20 +21,20 @@ complete(const uint8_t *data, const struct mg_proxy_header *header)
     struct mg_proxy_tlv tlv;
     struct mg_buf out = {0};
     size_t size = 0;
+    bool is_ip = mg_proxy_v2_begin(&out, &header->source, &header->destination);
 
     need(mg_proxy_read(data, header->len, &again) == MG_PROXY_COMPLETE && again.len == header->len);
     for (size_t cut = 0; cut < header->len && cut < 300; cut++)
         need(mg_proxy_read(data, cut, &again) == MG_PROXY_MORE);
-    mg_proxy_v2_begin(&out, &header->source, &header->destination);
     while (mg_proxy_tlv_next(&list, &tlv)) {
         size += 3 + tlv.len;
-        if (tlv.type != MG_PROXY_CRC32C)
+        if (is_ip && tlv.type != MG_PROXY_CRC32C)
             mg_proxy_v2_tlv(&out, tlv.type, tlv.value, tlv.len);
     }
     need(size == header->tlvs.len);
-    if (mg_proxy_v2_end(&out) == 0)
+    if (!is_ip || mg_proxy_v2_end(&out) == 0)
         need(mg_proxy_read((unsigned char *)out.data, out.len, &again) == MG_PROXY_COMPLETE &&
-             again.source.len == header->source.len);
+             again.len == out.len && again.own_addresses == !is_ip);
     mg_buf_free(&out);
     mg_proxy_write_v1(&out, &header->source, &header->destination);
     need(mg_proxy_read((unsigned char *)out.data, out.len, &again) == MG_PROXY_COMPLETE &&

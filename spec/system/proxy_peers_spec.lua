@@ -43,6 +43,11 @@ to("nginx stream 1", $ngs1, $stream, { send_proxy = "v1" })
 to("nginx stream 2", $ngs2, $stream, { send_proxy = "v2" }, true)
 to("nginx tls", $ngtls, $https, { send_proxy = "v2", tls = client(), servername = "localhost" }, true)
 to("unspoken", $unspoken, $http, {})
+for _, version in ipairs { "v1", "v2" } do
+    moongate.listen { name = "unix " .. version, address = "unix:$dir/" .. version,
+        backend = moongate.backend { name = "from unix " .. version, address = "127.0.0.1:$from",
+            send_proxy = version } }
+end
 ]]
 
 local HAPROXY = [[
@@ -240,6 +245,14 @@ describe("PROXY headers", function()
         assert(id)
         body, port = get("hatls")
         assert.matches(("^127.0.0.1 %s 127.0.0.1 %d localhost %%x+%%-%%d+ localhost$"):format(port, ports.hatls), body)
+    end)
+
+    it("are taken by HAProxy when they tell of a client on a unix socket", function()
+        for _, version in ipairs { "v1", "v2" } do
+            local body = bench.must { "curl", "-sS", "--max-time", "20", "--unix-socket", bench.path(version),
+                "http://localhost/" }
+            assert.matches("^127.0.0.1 %d+ 127.0.0.1 " .. ports.from, body) -- moongate's own connection
+        end
     end)
 
     it("are understood by nginx", function()

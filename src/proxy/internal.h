@@ -78,8 +78,9 @@ enum mg_proxy_status mg_proxy_read(const unsigned char *data, size_t len,
 void mg_proxy_write_v1(struct mg_buf *out, const struct mg_addr *source,
                        const struct mg_addr *destination);
 
-/* One of version 2, into an empty buffer, in the order begin, TLVs, end. An address may have len 0. */
-void mg_proxy_v2_begin(struct mg_buf *out, const struct mg_addr *source,
+/* One of version 2, into an empty buffer, in the order begin, TLVs, end. An address may have len 0. false: not
+ * both are IP addresses; the header is LOCAL, whole, and there are no TLVs. */
+bool mg_proxy_v2_begin(struct mg_buf *out, const struct mg_addr *source,
                        const struct mg_addr *destination);
 void mg_proxy_v2_tlv(struct mg_buf *out, unsigned type, const void *value, size_t len);
 

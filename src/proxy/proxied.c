@@ -333,7 +333,8 @@ customs_add(struct mg_session *s, struct mg_buf *out, struct mg_err *err)
 static int
 v2_fill(struct mg_session *s, const struct mg_addr *local, struct mg_buf *out, struct mg_err *err)
 {
-    mg_proxy_v2_begin(out, s->remote, local);
+    if (!mg_proxy_v2_begin(out, s->remote, local))
+        return 0;
     alpn_add(s, out);
     authority_add(s, out);
     unique_id_add(s, out);

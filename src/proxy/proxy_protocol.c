@@ -12,7 +12,9 @@
  * LOCAL, UNKNOWN and families that are not specified mean: the sockets' own addresses. The block behind LOCAL is
  * skipped, but for a checksum, which covers it.
  *
- * The happy path of writing is: begin, TLVs, end, where the length and the checksum are filled in.
+ * The happy path of writing is: begin, TLVs, end, where the length and the checksum are filled in. Where not both
+ * addresses are IP the header is UNKNOWN, or LOCAL and nothing else: the specification knows AF_UNIX, but HAProxy
+ * closes whatever is PROXY and neither TCP over IPv4 nor over IPv6.
  */
 #include "proxy/internal.h"
 
@@ -530,44 +532,24 @@ fixed_add(struct mg_buf *out, unsigned char command, unsigned family)
     mg_buf_add(out, rest, sizeof(rest));
 }
 
-static void
-unix_add(struct mg_buf *out, const struct mg_addr *addr)
-{
-    size_t head = offsetof(struct sockaddr_un, sun_path);
-    size_t len = addr->len > head ? addr->len - head : 0;
-    unsigned char path[UNIX_LEN] = {0};
-
-    memcpy(path, addr->u.un.sun_path, len < sizeof(path) ? len : sizeof(path));
-    mg_buf_add(out, path, sizeof(path));
-}
-
-static bool
-is_unix(const struct mg_addr *addr)
-{
-    return addr->len > 0 && addr->u.sa.sa_family == AF_UNIX;
-}
-
-void
+bool
 mg_proxy_v2_begin(struct mg_buf *out, const struct mg_addr *source,
                   const struct mg_addr *destination)
 {
     struct pair pair;
+    size_t skipped;
 
-    if (pair_make(&pair, source, destination)) {
-        size_t skipped = pair.is_inet ? 12 : 0;
-
-        fixed_add(out, COMMAND_PROXY, pair.is_inet ? FAMILY_INET : FAMILY_INET6);
-        mg_buf_add(out, pair.source + skipped, 16 - skipped);
-        mg_buf_add(out, pair.destination + skipped, 16 - skipped);
-        mg_buf_add(out, pair.source_port, 2);
-        mg_buf_add(out, pair.destination_port, 2);
-    } else if (is_unix(source) && is_unix(destination)) {
-        fixed_add(out, COMMAND_PROXY, FAMILY_UNIX);
-        unix_add(out, source);
-        unix_add(out, destination);
-    } else {
-        fixed_add(out, COMMAND_PROXY, FAMILY_UNSPEC);
+    if (!pair_make(&pair, source, destination)) {
+        fixed_add(out, COMMAND_LOCAL, FAMILY_UNSPEC);
+        return false;
     }
+    skipped = pair.is_inet ? 12 : 0;
+    fixed_add(out, COMMAND_PROXY, pair.is_inet ? FAMILY_INET : FAMILY_INET6);
+    mg_buf_add(out, pair.source + skipped, 16 - skipped);
+    mg_buf_add(out, pair.destination + skipped, 16 - skipped);
+    mg_buf_add(out, pair.source_port, 2);
+    mg_buf_add(out, pair.destination_port, 2);
+    return true;
 }
 
 void

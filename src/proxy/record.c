@@ -252,7 +252,8 @@ proxy_fields(struct record *r, const struct mg_session *s)
         field_addr(r, "socket", mg_session_socket(s));
         tlvs_field(r, origin);
     }
-    if (s->backend == NULL || s->backend->send_proxy != 2)
+    if (s->backend == NULL || s->backend->send_proxy != 2 || s->remote == NULL ||
+        s->remote->u.sa.sa_family == AF_UNIX)
         return;
     mg_session_unique_id(s, &id);
     if (!id.failed) { /* one that came may be any bytes */
