@@ -10,25 +10,14 @@ struct prefixed {
     struct mg_net net;
     struct mg_stream stream;
     struct mg_buf got;
+    uv_idle_t idle;
     int other; /* the end that reads */
-    bool drained;
 };
-
-/* What the other end has, some bytes at a time, so that there is room again and again. */
-static void
-other_read(struct prefixed *p)
-{
-    char part[64];
-    ssize_t got = recv(p->other, part, sizeof(part), MSG_DONTWAIT);
-
-    if (got > 0)
-        mg_buf_add(&p->got, part, (size_t)got);
-}
 
 static void
 on_drain(struct mg_stream *stream)
 {
-    ((struct prefixed *)stream->data)->drained = true;
+    (void)stream;
 }
 
 static void
@@ -48,6 +37,23 @@ static void
 on_net_close(struct mg_net *net)
 {
     (void)net;
+}
+
+/* What the other end has, some bytes per turn, so that there is room again and again; then all is closed. */
+static void
+on_idle(uv_idle_t *idle)
+{
+    struct prefixed *p = idle->data;
+    char part[64];
+    ssize_t got = recv(p->other, part, sizeof(part), MSG_DONTWAIT);
+
+    if (got > 0)
+        mg_buf_add(&p->got, part, (size_t)got);
+    if (got > 0 || p->stream.writing)
+        return;
+    mg_stream_close(&p->stream, false);
+    uv_close((uv_handle_t *)idle, NULL);
+    mg_net_close(&p->net, on_net_close);
 }
 
 /* prefixed(filler, prefix, data[, flush]) → all that the other end has got, how the write was answered: the
@@ -80,17 +86,10 @@ prefixed(lua_State *L)
         mg_stream_flush(&p.stream);
     if (data_len > 0)
         rc = mg_stream_write(&p.stream, data, data_len);
-    for (int i = 0; i < 10000 && !p.drained && p.stream.writing; i++) {
-        other_read(&p);
-        uv_run(&p.loop, UV_RUN_NOWAIT);
-    }
-    for (size_t before = SIZE_MAX; before != p.got.len;) {
-        before = p.got.len;
-        other_read(&p);
-    }
-    mg_stream_close(&p.stream, false);
-    mg_net_close(&p.net, on_net_close);
-    uv_run(&p.loop, UV_RUN_DEFAULT);
+    uv_idle_init(&p.loop, &p.idle);
+    p.idle.data = &p;
+    uv_idle_start(&p.idle, on_idle);
+    mg_net_run(&p.net);
     close(p.other);
     lua_pushlstring(L, p.got.data != NULL ? p.got.data : "", p.got.len);
     lua_pushinteger(L, rc);
