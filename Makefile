@@ -146,7 +146,8 @@ gcstress: ## the specs with Lua's collector at pause 0
 	@$(MAKE) --no-print-directory check VARIANT=gcstress
 
 THREADS_SPEC = spec/c/engine_offload spec/c/engine_close spec/system/flood spec/system/sessions spec/system/resumption \
-               spec/system/tls_function spec/system/servername spec/system/callbacks spec/system/clients
+               spec/system/tls_function spec/system/servername spec/system/callbacks spec/system/clients \
+               spec/system/proxy_
 threads: ## the specs of handshakes (SPEC=path: others) with each of them that may in the helper thread
 	@$(MAKE) --no-print-directory check VARIANT=threads SPEC="$(or $(SPEC),$(THREADS_SPEC))"
 

@@ -108,7 +108,7 @@ local BUDGET = 50000000 -- instructions of a backend function
 
 -- As documentation has them.
 local ADDRESSES = { remote_ip = "192.0.2.1", remote_port = 50000, local_ip = "192.0.2.2", local_port = 443,
-  socket_ip = "192.0.2.1", socket_port = 50000 }
+  socket_ip = "192.0.2.1", socket_port = 50000, proxy_tlvs = {} }
 
 -- A Conn for a backend function; server: its end, or what is known of a client that is passed through.
 local function conn_for(listener, server)

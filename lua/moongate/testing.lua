@@ -200,7 +200,7 @@ local UNRECOGNIZED_NAME = 112
 
 -- Where a tls function sees the client: as documentation has addresses.
 local ADDRESSES = { remote_ip = "192.0.2.1", remote_port = 50000, local_ip = "192.0.2.2", local_port = 443,
-  socket_ip = "192.0.2.1", socket_port = 50000 }
+  socket_ip = "192.0.2.1", socket_port = 50000, proxy_tlvs = {} }
 
 -- What a ServerNames or a tls function says to a ClientHello: a context or PASSTHROUGH, or nil, reason, alert.
 local function decide(tls, message, servername)

@@ -154,6 +154,7 @@ backend_make(lua_State *L, int idx)
     backend->servername = servername != NULL ? mg_strdup(servername) : NULL;
     backend->reply = reply != NULL ? mg_strdup(reply) : NULL;
     backend->reply_len = reply != NULL ? strlen(reply) : 0;
+    backend->send_proxy = (unsigned)opt_integer(L, idx, "send_proxy", 0);
     backend->connect_timeout_ms = (unsigned)opt_integer(L, idx, "connect_timeout", 5000);
     backend->resolve_interval_s = 30;
     lua_getfield(L, idx, "tls");
@@ -221,6 +222,8 @@ config_replace(struct host *host)
     listener->max_lifetime_ms = (unsigned)opt_integer(L, 1, "max_lifetime", 0);
     listener->max_connections = opt_integer(L, 1, "max_connections", 0);
     listener->max_connections_per_ip = opt_integer(L, 1, "max_connections_per_ip", 0);
+    listener->accept_proxy =
+        opt_boolean(L, 1, "accept_proxy") ? MG_ACCEPT_PROXY_ALL : MG_ACCEPT_PROXY_NONE;
     listener->tcp_nodelay = true;
     listener->tcp_keepalive_s = 60;
     lua_getfield(L, 1, "tls");
@@ -447,7 +450,7 @@ engine_shared(lua_State *L)
 
 /*
  * start{ fd=, shared=, worker=, tls={crt,key,ca,…} | nil, backend={kind=, addresses=, tls={…}, …},
- * route=, refuse=, …_timeout= (ms), nofile=, max_connections=, max_connections_per_ip=, unfinished_max=, access_log=, access_format=, log= } → pid,
+ * route=, refuse=, accept_proxy=, …_timeout= (ms), nofile=, max_connections=, max_connections_per_ip=, unfinished_max=, access_log=, access_format=, log= } → pid,
  * control fd
  */
 static int

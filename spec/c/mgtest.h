@@ -18,5 +18,6 @@ int mgtest_records(lua_State *L); /* of tls: see records.c */
 int mgtest_net(lua_State *L) __attribute__((weak));
 int mgtest_engine(lua_State *L) __attribute__((weak));
 int mgtest_names(lua_State *L) __attribute__((weak));
+int mgtest_proxy(lua_State *L) __attribute__((weak));
 
 #endif

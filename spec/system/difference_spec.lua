@@ -98,6 +98,20 @@ describe("a reload", function()
             "web: backend: now 127.0.0.1:8081 (was 127.0.0.1:8080)" }, lines)
     end)
 
+    it("tells of PROXY headers", function()
+        local function with(accept, more)
+            return ('moongate.listen { name = "web", address = "unix:$dir/web", accept_proxy = %s, backend = '
+                .. 'moongate.backend { name = "up", address = "127.0.0.1:8080", %s } }'):format(accept, more)
+        end
+        web = proxy.start { script = with("false", ""), workers = 1, settings = 'log_level = "debug",' }
+        assert.same({ "backend up: send_proxy: now v1 (was false)", "web: accept_proxy: now true (was false)" },
+            changes(with("true", 'send_proxy = "v1"')))
+        assert.same({ "backend up: proxy_tlvs: now 0xE0=x␀, 0xE1=a function (was none)",
+            "backend up: send_proxy: now v2 (was v1)", "web: accept_proxy: now 10.0.0.0/8, ::1/128 (was true)" },
+            changes(with('{ "10.0.0.0/8", "::1" }',
+                'send_proxy = "v2", proxy_tlvs = { [0xE0] = "x\\0", [0xE1] = function() end }')))
+    end)
+
     it("tells of listeners that come and go, and of certificates", function()
         start({ "web" }, { "old" })
         assert.same({ "listener new added", "listener old removed" }, changes(script({ "new" }, { "web" })))

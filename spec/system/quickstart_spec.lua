@@ -2,8 +2,10 @@
 
 local bench = require "bench"
 local certs = require "certs"
+local pp2 = require "pp2"
 local process = require "process"
 local proxy = require "proxy"
+local socket = require "socket"
 
 teardown(proxy.cleanup)
 
@@ -247,6 +249,36 @@ describe("the example", function()
         local _, record = s_client(port, web, "-servername", "a.example")
         assert.equal("unrecognized_name", record.alert_sent)
         assert.equal(0, (s_client(port, web, "-servername", "other.example", "-verify_hostname", "other.example")).code)
+    end)
+
+    describe_example("proxy_protocol", function()
+        local server = assert(socket.bind("127.0.0.1", 0))
+        server:settimeout(20)
+        local port, web = logged("proxy_protocol", { replace = {
+            ["127.0.0.1:9080"] = "127.0.0.1:" .. select(2, server:getsockname()) } })
+        local function visit()
+            local visitor = bench.start { "openssl", "s_client", "-connect", "127.0.0.1:" .. port, "-CAfile",
+                certs.ca.crt, "-verify_return_error", "-servername", "localhost", stdin = "pipe" }
+            local connection = assert(server:accept())
+            connection:settimeout(20)
+            local header = pp2.receive(connection)
+            connection:close()
+            visitor:stop()
+            return header
+        end
+        local header = visit()
+        assert.same({ "127.0.0.1", port, "localhost", "moongate" },
+            { header.source, header.destination_port, header.tlvs[2], header.tlvs[0xE0] })
+        assert.is_nil(header.tlvs[0xE1])
+        assert.equal("TLSv1.3", header.ssl.tlvs[0x21])
+        web:record(1)
+        local balancer = socket.tcp4()
+        assert(balancer:bind("127.0.0.2", 0))
+        assert(balancer:connect("127.0.0.1", port))
+        balancer:send("\22\3\1")
+        assert.equal("down: no PROXY header", web:record(2).reason)
+        balancer:close()
+        server:close()
     end)
 
     describe_example("passthrough", function()

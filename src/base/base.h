@@ -4,7 +4,7 @@
  *   alloc   allocation with fault injection in test builds
  *   err     one error text, filled by the function that failed
  *   buf     a growing byte string that remembers a failed allocation
- *   addr    socket addresses as users write them
+ *   addr    socket addresses as users write them; cidr: networks
  *   log     one line, one write(2); text or JSON
  *   shared  counters over all workers
  *   limits  connections and rates per client, over all workers
@@ -143,6 +143,21 @@ const char *mg_addr_text(const struct mg_addr *addr, char out[MG_ADDR_TEXT]);
 /* The IP without port ("" for unix), and the port in host order (0 for unix). */
 const char *mg_addr_ip(const struct mg_addr *addr, char out[MG_ADDR_TEXT]);
 uint16_t mg_addr_port(const struct mg_addr *addr);
+
+/* A network: all addresses that have the first `bits` of these bytes. Unix sockets have no bits. */
+struct mg_cidr {
+    int family;
+    unsigned bits;
+    unsigned char bytes[16]; /* 0 behind the prefix */
+    bool inexact;            /* there was something else behind it */
+};
+
+/* Parses "10.0.0.0/8", "2001:db8::/32", "192.0.2.1", "unix:". IPv4 in IPv6 is IPv4, here and below. */
+int mg_cidr_parse(struct mg_cidr *cidr, const char *text, struct mg_err *err);
+
+#define MG_CIDR_TEXT 64
+const char *mg_cidr_text(const struct mg_cidr *cidr, char out[MG_CIDR_TEXT]);
+bool mg_cidr_contains(const struct mg_cidr *cidr, const struct mg_addr *addr);
 
 /* ---- log ------------------------------------------------------------------------------------ */
 

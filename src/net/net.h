@@ -110,6 +110,7 @@ struct mg_stream {
     bool ask;      /* it says so by EAGAIN only, not by a short read */
     bool fin;      /* the other side's has come: nothing follows what is there */
     bool drained;  /* and that has been read */
+    bool prefixed; /* what is stashed waits for the first write */
 };
 
 /*
@@ -145,7 +146,15 @@ void mg_stream_read_stop(struct mg_stream *s);
  */
 int mg_stream_write(struct mg_stream *s, const void *data, size_t len);
 
-/* The same where mg_stream_shutdown follows at once: both leave in one packet. */
+/*
+ * Bytes (copied) that go before the first ones written, in one write with them; before any write. What follows
+ * is mg_stream_write or, where there is nothing yet, mg_stream_flush, which otherwise does nothing and answers
+ * like it. 0, or a libuv code.
+ */
+int mg_stream_prefix(struct mg_stream *s, const void *data, size_t len);
+int mg_stream_flush(struct mg_stream *s);
+
+/* As mg_stream_write, where mg_stream_shutdown follows at once: both leave in one packet. */
 int mg_stream_write_last(struct mg_stream *s, const void *data, size_t len);
 
 /* Bytes that the other side has not taken yet, as far as the platform tells: those of the stash, and

@@ -25,6 +25,7 @@
 #include <sys/ioctl.h>
 #endif
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 static void on_ready(struct mg_watch *watch, unsigned events);
@@ -252,7 +253,7 @@ output(struct mg_stream *s)
         s->ops->on_drain(s);
 }
 
-/* Behind what is stashed already. */
+/* Behind what is stashed already; len may be 0. */
 static int
 stash_add(struct mg_stream *s, const char *data, size_t len)
 {
@@ -284,6 +285,49 @@ nodelay_set(struct mg_stream *s)
     setsockopt(s->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
+int
+mg_stream_prefix(struct mg_stream *s, const void *data, size_t len)
+{
+    s->stash = mg_malloc(len);
+    if (s->stash == NULL)
+        return UV_ENOMEM;
+    memcpy(s->stash, data, len);
+    s->stash_len = len;
+    s->prefixed = true;
+    return 0;
+}
+
+/* The prefix and this. */
+static int
+prefixed_write(struct mg_stream *s, const char *data, size_t len, int flags)
+{
+    struct iovec parts[] = {{s->stash, s->stash_len}, {(char *)(uintptr_t)data, len}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = len > 0 ? 2 : 1};
+    size_t prefix = s->stash_len, done;
+    ssize_t sent;
+
+    s->prefixed = false;
+    s->bytes_out += prefix + len;
+    do
+        sent = sendmsg(s->fd, &message, MSG_NOSIGNAL | flags);
+    while (sent < 0 && errno == EINTR);
+    if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
+        return -errno;
+    done = sent > 0 ? (size_t)sent : 0;
+    if (done < prefix) {
+        s->stash_done = done;
+        return stash_add(s, data, len);
+    }
+    stash_free(s);
+    return done < prefix + len ? stash_add(s, data + (done - prefix), prefix + len - done) : 0;
+}
+
+int
+mg_stream_flush(struct mg_stream *s)
+{
+    return s->prefixed && s->connected && !s->closing ? prefixed_write(s, "", 0, 0) : 0;
+}
+
 static int
 stream_write(struct mg_stream *s, const void *data, size_t len, int flags)
 {
@@ -292,6 +336,8 @@ stream_write(struct mg_stream *s, const void *data, size_t len, int flags)
 
     if (!s->connected || s->closing || s->shutdown_wanted)
         return UV_EPIPE;
+    if (s->prefixed)
+        return prefixed_write(s, rest, len, flags);
     if (s->nodelay_due && s->bytes_out > 0)
         nodelay_set(s);
     s->bytes_out += len;
@@ -348,10 +394,15 @@ mg_stream_unsent(const struct mg_stream *s)
 int
 mg_stream_shutdown(struct mg_stream *s)
 {
+    int rc;
+
     if (s->shutdown_done)
         return 0;
     if (!s->connected || s->closing)
         return UV_ENOTCONN;
+    rc = mg_stream_flush(s);
+    if (rc < 0)
+        return rc;
     s->shutdown_wanted = true;
     return s->writing ? 1 : fin_send(s);
 }

@@ -21,11 +21,12 @@ struct mg_dial {
     uint64_t deadline;     /* loop time; 0 = none */
     struct mg_addr *addrs; /* what the current entry resolved to; owned */
     size_t addr_count, addr_next;
-    size_t entry;       /* the current one */
-    size_t untried;     /* entries */
-    const char *reason; /* of the last failure, constant */
-    char *detail;       /* owned, or NULL */
-    bool tried[];       /* per entry */
+    size_t entry;        /* the current one */
+    size_t untried;      /* entries */
+    struct mg_buf proxy; /* the PROXY header, once it is made; the same for each address; owned */
+    const char *reason;  /* of the last failure, constant */
+    char *detail;        /* owned, or NULL */
+    bool tried[];        /* per entry */
 };
 
 static void entry_next(struct mg_session *s);
@@ -52,6 +53,7 @@ dial_free(struct mg_session *s)
     struct mg_dial *dial = s->dial;
 
     s->dial = NULL;
+    mg_buf_free(&dial->proxy);
     mg_free(dial->addrs);
     mg_free(dial->detail);
     mg_free(dial);
@@ -175,12 +177,34 @@ tls_start(struct mg_session *s)
 void
 mg_dial_done(struct mg_session *s)
 {
+    int rc;
+
     s->connect_us = (uint32_t)((mg_now_ns() - s->dial->started_ns) / 1000);
     dial_free(s);
     mg_session_up_ready(s);
+    rc = mg_stream_flush(&s->up.stream); /* the PROXY header, if nothing was there to go with it */
+    if (rc < 0)
+        mg_session_socket_error(&s->up, rc);
 }
 
 /* ---- TCP ------------------------------------------------------------------------------------- */
+
+/* What is written first begins with the PROXY header. -1: the session has closed. */
+static int
+proxy_put(struct mg_session *s)
+{
+    struct mg_buf header = {0};
+
+    if (s->dial->proxy.len == 0) {
+        if (mg_session_proxy_header(s, &header) != 0)
+            return -1;
+        s->dial->proxy = header;
+    }
+    if (mg_stream_prefix(&s->up.stream, s->dial->proxy.data, s->dial->proxy.len) == 0)
+        return 0;
+    mg_session_close(s, "session: out of memory", NULL);
+    return -1;
+}
 
 void
 mg_dial_connected(struct mg_session *s, int status)
@@ -194,6 +218,8 @@ mg_dial_connected(struct mg_session *s, int status)
     s->keepalive_at = s->listener->tcp_keepalive_s > 0
                           ? uv_now(s->engine->net.loop) + s->listener->tcp_keepalive_s * 500u
                           : 0;
+    if (s->backend->send_proxy != 0 && proxy_put(s) != 0)
+        return;
     if (s->backend->tls != NULL)
         tls_start(s);
     else

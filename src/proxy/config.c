@@ -25,6 +25,9 @@ mg_backend_free(struct mg_backend *backend)
     for (size_t i = 0; i < backend->address_count; i++)
         mg_resolver_free(backend->addresses[i].resolver);
     mg_free(backend->addresses);
+    for (size_t i = 0; i < backend->proxy_tlv_count; i++)
+        mg_free(backend->proxy_tlvs[i].value);
+    mg_free(backend->proxy_tlvs);
     SSL_CTX_free(backend->tls);
     mg_free(backend->name);
     mg_free(backend->servername);
@@ -40,6 +43,7 @@ listener_fini(struct mg_listener *listener)
     for (size_t i = 0; i < listener->address_count; i++)
         mg_free(listener->addresses[i]);
     mg_free(listener->addresses);
+    mg_free(listener->proxy_networks);
     mg_free(listener->name);
     SSL_CTX_free(listener->tls);
     mg_names_unref(listener->names);

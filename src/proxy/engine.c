@@ -10,6 +10,7 @@
  */
 #include "proxy/internal.h"
 
+#include <openssl/rand.h>
 #include <string.h>
 
 #define OTHERS_MS   100 /* since they were last heard */
@@ -63,6 +64,8 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
     engine->full_timer.data = engine;
     engine->handles = 1;
     engine->random = mg_now_ns() | 1;
+    if (RAND_bytes((unsigned char *)&engine->instance, sizeof(engine->instance)) != 1)
+        engine->instance = engine->random;
     return engine;
 }
 

@@ -70,7 +70,7 @@ may_accept(struct mg_acceptor *acceptor, bool must)
     const struct mg_listener *l = f->listener;
 
     atomic_fetch_add(row_of(f->engine, l), 1);
-    if (must || (has_room(l) && (!mg_listener_waits(l) || mg_limits_room(f->engine))))
+    if (must || (has_room(l) && (!mg_listener_hears_first(l) || mg_limits_room(f->engine))))
         return true;
     atomic_fetch_sub(row_of(f->engine, l), 1);
     f->full = true;

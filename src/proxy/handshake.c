@@ -43,9 +43,8 @@ mg_handshake_input(struct mg_peer *peer, const unsigned char *data, size_t len)
     mg_handshake_enqueue(peer);
 }
 
-/* Forgets the first `used` bytes. */
-static void
-held_consume(struct mg_peer *peer, size_t used)
+void
+mg_peer_consume(struct mg_peer *peer, size_t used)
 {
     peer->held_len -= used;
     if (peer->held_len > 0) {
@@ -113,7 +112,7 @@ failure_reason(const struct mg_peer *peer)
 void
 mg_handshake_refused(struct mg_session *s, const char *reason, const char *detail)
 {
-    held_consume(&s->down, s->down.held_len);
+    mg_peer_consume(&s->down, s->down.held_len);
     mg_dial_cancel(s);
     mg_stream_close(&s->up.stream, true);
     if (mg_stream_shutdown(&s->down.stream) < 0)
@@ -140,7 +139,7 @@ failed(struct mg_peer *peer, const char *reason, const char *detail)
     if (mg_peer_is_down(peer)) {
         mg_handshake_refused(peer->session, reason, detail);
     } else {
-        held_consume(peer, peer->held_len);
+        mg_peer_consume(peer, peer->held_len);
         mg_dial_failed(peer->session, reason, detail);
     }
 }
@@ -181,7 +180,7 @@ answer_send(struct mg_peer *peer, const void *data, size_t len)
 static void
 step_over(struct mg_peer *peer, enum mg_tls_status status, size_t used, const struct mg_err *err)
 {
-    held_consume(peer, used);
+    mg_peer_consume(peer, used);
     switch (status) {
     case MG_TLS_OK:
         done(peer);

@@ -46,6 +46,59 @@ mg_link_empty(const struct mg_link *head)
     return head->next == head;
 }
 
+/* ---- proxy_protocol.c: PROXY headers as bytes ------------------------------------------------- */
+
+#define MG_PROXY_HEADER_MAX 16384u /* a longer one is refused, and not written either */
+
+enum mg_proxy_status { MG_PROXY_MORE, MG_PROXY_COMPLETE, MG_PROXY_REFUSED };
+
+enum mg_proxy_refusal {
+    MG_PROXY_NONE,      /* something else than a header */
+    MG_PROXY_MALFORMED, /* detail says where */
+    MG_PROXY_OVERSIZE,
+};
+
+struct mg_proxy_header {
+    unsigned version;                   /* 1 or 2 */
+    size_t len;                         /* of the whole header; what follows is not its */
+    bool local;                         /* LOCAL: on its sender's own behalf */
+    bool own_addresses;                 /* it has none: those of the sockets hold */
+    struct mg_addr source, destination; /* else */
+    struct mg_proxy_tlvs tlvs;          /* points into what was read */
+    /* of REFUSED */
+    enum mg_proxy_refusal refusal;
+    const char *detail; /* constant, or NULL */
+};
+
+/* `data` is all that has come so far. */
+enum mg_proxy_status mg_proxy_read(const unsigned char *data, size_t len,
+                                   struct mg_proxy_header *header);
+
+/* A whole header of version 1; UNKNOWN where not both are IP addresses. */
+void mg_proxy_write_v1(struct mg_buf *out, const struct mg_addr *source,
+                       const struct mg_addr *destination);
+
+/* One of version 2, into an empty buffer, in the order begin, TLVs, end. An address may have len 0. false: not
+ * both are IP addresses; the header is LOCAL, whole, and there are no TLVs. */
+bool mg_proxy_v2_begin(struct mg_buf *out, const struct mg_addr *source,
+                       const struct mg_addr *destination);
+void mg_proxy_v2_tlv(struct mg_buf *out, unsigned type, const void *value, size_t len);
+
+/* An SSL TLV, with the TLVs until _end inside of it. */
+#define MG_PROXY_CLIENT_SSL       1u
+#define MG_PROXY_CLIENT_CERT_CONN 2u
+#define MG_PROXY_CLIENT_CERT_SESS 4u
+size_t mg_proxy_v2_ssl_begin(struct mg_buf *out, unsigned client, uint32_t verify);
+void mg_proxy_v2_ssl_end(struct mg_buf *out, size_t begun);
+
+/* -1: no memory, or too long. */
+int mg_proxy_v2_end(struct mg_buf *out);
+
+/* For a connection of our own (a health check): LOCAL; or a line with its own addresses, as the specification
+ * wants it, in version 1. */
+void mg_proxy_write_own(struct mg_buf *out, unsigned version, const struct mg_addr *local,
+                        const struct mg_addr *peer);
+
 /* ---- engine ---------------------------------------------------------------------------------- */
 
 /* One call's ciphertext out: a full read unit encrypted. */
@@ -79,6 +132,7 @@ struct mg_engine {
     uint64_t records_lost;     /* access records, since the log last went on */
     uint64_t records_lost_at;  /* loop time */
     uint64_t random;           /* xorshift state: balancing, nothing secret */
+    uint64_t instance;         /* drawn at the start: with a session's id unique everywhere */
     struct mg_reuse *reuse;    /* TLS sessions with backends; owned */
     struct mg_link unfinished; /* sessions whose handshake is not over, the oldest first */
     unsigned unfinished_count, unfinished_max;
@@ -105,6 +159,7 @@ bool mg_engine_others_talk(const struct mg_engine *engine);
 /* ---- session --------------------------------------------------------------------------------- */
 
 enum mg_state {
+    S_PROXY, /* the PROXY header, where one is to come */
     S_HELLO, /* the ClientHello, where the policy chooses the context by it; or the first byte */
     S_HANDSHAKE, /* TLS with the client */
     S_ROUTE,     /* which backend */
@@ -135,6 +190,16 @@ struct mg_peer {
     bool ended;         /* its input came to a proper end */
     bool finish_wanted; /* its end is to be told once what is parked has left */
     bool finished; /* it has been told a proper end: close_notify where there is TLS, and FIN */
+};
+
+/* What a PROXY header has said beside the client's address, which is session->remote. */
+struct mg_origin {
+    unsigned version;
+    bool local, own_addresses;
+    struct mg_addr *socket; /* the TCP peer; owned. NULL: it is session->remote */
+    struct mg_addr *target; /* what the client had connected to; owned. NULL: ask the socket */
+    size_t tlv_len;
+    unsigned char tlvs[];
 };
 
 /* One attempt to reach a backend; see backend.c. */
@@ -171,7 +236,8 @@ struct mg_session {
     struct mg_hello_reader hello; /* of S_HELLO */
     char *servername;       /* from the ClientHello, until down has an SSL object, if ever; owned */
     struct mg_addr *remote; /* owned */
-    struct mg_addr *up_addr; /* tried or connected to; owned, or NULL */
+    struct mg_origin *origin; /* owned; NULL: no PROXY header */
+    struct mg_addr *up_addr;  /* tried or connected to; owned, or NULL */
     void *user;
     unsigned live;        /* streams not yet closed: down, up */
     int32_t limits_place; /* for mg_limits_leave, if not negative */
@@ -205,6 +271,9 @@ void mg_session_linger(struct mg_session *s, const char *reason, const char *det
 void mg_session_socket_error(struct mg_peer *peer, int error);
 /* Relayed bytes that were meant for this peer. */
 uint64_t mg_peer_told(const struct mg_peer *peer);
+
+/* Who the client is is settled, and what it has said so far is held: S_HELLO, S_HANDSHAKE or S_ROUTE. */
+void mg_session_begin(struct mg_session *s);
 
 /* The client's context is chosen: S_HANDSHAKE, and the backend is dialled where it is known. */
 void mg_session_handshake(struct mg_session *s);
@@ -244,6 +313,29 @@ const char *mg_peer_flood_reason(const struct mg_peer *peer);
 /* The callbacks of both peers' streams. */
 extern const struct mg_stream_ops mg_peer_ops;
 
+/* ---- proxied.c: PROXY headers of sessions ----------------------------------------------------- */
+
+/* Whether the client has to send one. */
+bool mg_session_proxy_expected(const struct mg_session *s);
+
+/* S_PROXY: more of it. */
+void mg_session_proxy_input(struct mg_session *s, const unsigned char *data, size_t len);
+void mg_session_proxy_eof(struct mg_session *s);
+
+/* Whether what the backend is told depends on the handshake with the client. */
+bool mg_backend_proxy_waits(const struct mg_backend *backend);
+
+/* The header for the session's backend, empty if there is none. -1: the session has closed. */
+int mg_session_proxy_header(struct mg_session *s, struct mg_buf *out);
+
+/* The UNIQUE_ID that a backend gets: the one that came, or one of ours. */
+void mg_session_unique_id(const struct mg_session *s, struct mg_buf *out);
+
+void mg_origin_free(struct mg_origin *origin); /* NULL is fine */
+
+/* The TCP peer, whatever a header says. */
+const struct mg_addr *mg_session_socket(const struct mg_session *s);
+
 /* ---- handshake: handshake.c, hello.c --------------------------------------------------------- */
 
 /* Whether the peer has TLS that is not yet established. */
@@ -255,6 +347,9 @@ mg_peer_in_handshake(const struct mg_peer *peer)
 
 /* Adds to what is held. false: no memory, the session has closed. */
 bool mg_peer_hold(struct mg_peer *peer, const unsigned char *data, size_t len);
+
+/* Forgets the first `used` bytes of what is held. */
+void mg_peer_consume(struct mg_peer *peer, size_t used);
 
 /* Keeps the bytes until the peer's turn; stops reading. */
 void mg_handshake_input(struct mg_peer *peer, const unsigned char *data, size_t len);
@@ -284,6 +379,13 @@ static inline bool
 mg_listener_waits(const struct mg_listener *listener)
 {
     return listener->tls != NULL || listener->hello_asked || listener->names != NULL;
+}
+
+/* Whether there is something of the client's before its connection is more than an unfinished one. */
+static inline bool
+mg_listener_hears_first(const struct mg_listener *listener)
+{
+    return listener->accept_proxy != MG_ACCEPT_PROXY_NONE || mg_listener_waits(listener);
 }
 
 /* Whether the ClientHello is read before there is an SSL object. */

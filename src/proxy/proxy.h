@@ -16,6 +16,52 @@
 struct mg_session;
 struct mg_config;
 
+/* ---- PROXY protocol -------------------------------------------------------------------------- */
+
+enum mg_proxy_type {
+    MG_PROXY_ALPN = 0x01,
+    MG_PROXY_AUTHORITY = 0x02,
+    MG_PROXY_CRC32C = 0x03,
+    MG_PROXY_NOOP = 0x04,
+    MG_PROXY_UNIQUE_ID = 0x05,
+    MG_PROXY_SSL = 0x20,
+    MG_PROXY_SSL_VERSION = 0x21, /* these five inside of SSL only */
+    MG_PROXY_SSL_CN = 0x22,
+    MG_PROXY_SSL_CIPHER = 0x23,
+    MG_PROXY_SSL_SIG_ALG = 0x24,
+    MG_PROXY_SSL_KEY_ALG = 0x25,
+    MG_PROXY_CUSTOM_FIRST = 0xE0, /* whatever applications agree on */
+    MG_PROXY_CUSTOM_LAST = 0xEF,
+    MG_PROXY_EXPERIMENT_LAST = 0xF7, /* for trying things out */
+};
+
+#define MG_PROXY_UNIQUE_ID_MAX 128u
+#define MG_PROXY_VALUE_MAX     1024u /* of a TLV that a script adds */
+
+struct mg_proxy_tlv {
+    unsigned type;
+    const unsigned char *value;
+    size_t len;
+};
+
+/* TLVs one after the other, in somebody's memory. */
+struct mg_proxy_tlvs {
+    const unsigned char *data;
+    size_t len;
+};
+
+/* Takes the first one off the list; false at its end. The first one of a type, in a list that stays. */
+bool mg_proxy_tlv_next(struct mg_proxy_tlvs *list, struct mg_proxy_tlv *tlv);
+bool mg_proxy_tlv_find(struct mg_proxy_tlvs list, unsigned type, struct mg_proxy_tlv *tlv);
+
+/* A TLV that a backend is told of every client. */
+struct mg_backend_tlv {
+    unsigned type;
+    bool asked;  /* policy->proxy_tlv decides per connection */
+    char *value; /* else; owned */
+    size_t len;
+};
+
 /* ---- config --------------------------------------------------------------------------------- */
 
 enum mg_backend_kind {
@@ -40,12 +86,15 @@ struct mg_backend {
     struct mg_backend_address *addresses; /* owned array */
     size_t address_count;
     enum mg_balance balance;
-    SSL_CTX *tls;                 /* originate with it (one reference), or NULL = plain */
-    bool verify_hostname;         /* the name below must match the certificate */
-    bool tls_resumes;             /* sessions are kept and offered, under ... */
-    unsigned char tls_policy[32]; /* ... what they depend on in the context */
-    char *servername;             /* owned; NULL = host of the address that is connected to */
-    bool servername_asked;        /* policy->servername decides per connection */
+    SSL_CTX *tls;                      /* originate with it (one reference), or NULL = plain */
+    bool verify_hostname;              /* the name below must match the certificate */
+    bool tls_resumes;                  /* sessions are kept and offered, under ... */
+    unsigned char tls_policy[32];      /* ... what they depend on in the context */
+    char *servername;                  /* owned; NULL = host of the address that is connected to */
+    bool servername_asked;             /* policy->servername decides per connection */
+    unsigned send_proxy;               /* version of the PROXY header that goes first; 0 = none */
+    struct mg_backend_tlv *proxy_tlvs; /* owned array; of version 2 */
+    size_t proxy_tlv_count;
     unsigned connect_timeout_ms;
     unsigned resolve_interval_s;
     char *reply; /* MG_BACKEND_REPLY: owned bytes */
@@ -104,15 +153,24 @@ uint64_t mg_names_hash(const uint64_t key[2], const char *data, size_t len);
 
 /* ---- listener -------------------------------------------------------------------------------- */
 
+/* Whose connections begin with a PROXY header. */
+enum mg_accept_proxy {
+    MG_ACCEPT_PROXY_NONE,
+    MG_ACCEPT_PROXY_ALL,
+    MG_ACCEPT_PROXY_LISTED, /* those of the networks below; nobody else's bytes are read as one */
+};
+
 struct mg_listener {
     char *name;
     char **addresses; /* owned canonical texts ("127.0.0.1:8443", "*:443", "unix:/x") */
     size_t address_count;
-    SSL_CTX *tls;               /* terminate with it (one reference), or NULL = plain TCP */
-    bool tls_callbacks;         /* the context has callbacks into the script */
-    struct mg_names *names;     /* terminate by name; one reference, or NULL */
-    bool hello_asked;           /* policy->hello decides by the ClientHello */
-    struct mg_backend *backend; /* borrowed from the config; NULL = ask policy->route */
+    SSL_CTX *tls;                   /* terminate with it (one reference), or NULL = plain TCP */
+    bool tls_callbacks;             /* the context has callbacks into the script */
+    struct mg_names *names;         /* terminate by name; one reference, or NULL */
+    bool hello_asked;               /* policy->hello decides by the ClientHello */
+    struct mg_backend *backend;     /* borrowed from the config; NULL = ask policy->route */
+    struct mg_cidr *proxy_networks; /* owned array */
+    size_t proxy_network_count;
     unsigned handshake_timeout_ms, idle_timeout_ms, max_lifetime_ms,
         half_close_timeout_ms;        /* 0 = none */
     int64_t max_connections;          /* over all workers; 0 = none */
@@ -122,6 +180,7 @@ struct mg_listener {
     unsigned backlog;
     bool tcp_nodelay;
     unsigned tcp_keepalive_s; /* 0 = off */
+    enum mg_accept_proxy accept_proxy;
     /* run time */
     struct mg_shared_listener *shared; /* held for `worker` from activation on */
     unsigned worker;
@@ -160,6 +219,9 @@ struct mg_policy {
     /* The SNI for this connection to a backend with servername_asked; -1: refused, err set. */
     int (*servername)(void *data, struct mg_session *session, const struct mg_backend *backend,
                       char out[256], struct mg_err *err);
+    /* The value of a TLV that is `asked`. 1: it is in out; 0: none for this connection; -1: err set. */
+    int (*proxy_tlv)(void *data, struct mg_session *session, const struct mg_backend *backend,
+                     unsigned type, struct mg_buf *out, struct mg_err *err);
     /* The session ends: what the script holds of it must no longer reach it. */
     void (*forget)(void *data, struct mg_session *session);
 };
@@ -267,6 +329,7 @@ struct mg_session_info {
     struct mg_config *config;
     const struct mg_addr *remote;        /* as in Conn: PROXY header's where there is one */
     const struct mg_addr *socket_remote; /* the TCP peer itself */
+    struct mg_proxy_tlvs proxy_tlvs;     /* of the PROXY header */
     struct mg_tls_conn *tls; /* down, without an SSL object until its context is chosen; NULL on a
                                 plain listener */
     const struct mg_tls_conn
@@ -282,7 +345,8 @@ struct mg_session_info {
 
 void mg_session_info(const struct mg_session *session, struct mg_session_info *info);
 
-/* The address that the client has connected to, asked of the socket; len 0 where that does not tell. */
+/* The address that the client has connected to: the PROXY header's, or asked of the socket; len 0 where that
+ * does not tell. */
 void mg_session_local(const struct mg_session *session, struct mg_addr *out);
 
 /* The script's slot on a session (its Conn), kept for policy; NULL at first. */

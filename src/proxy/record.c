@@ -221,6 +221,60 @@ up_tls_fields(struct record *r, const struct mg_tls_conn *tls)
     field_alert(r, "backend_alert_received", tls->alert_received);
 }
 
+/* ---- the PROXY header ------------------------------------------------------------------------ */
+
+/* So much of a header's TLVs is told: bytes of each value, bytes of the whole text. */
+#define TLV_BYTES_MAX 256u
+#define TLV_TEXT_MAX  2048u
+
+/* "0x02=example.com 0x05=…", unprintable bytes escaped. */
+static void
+tlvs_field(struct record *r, const struct mg_origin *origin)
+{
+    struct mg_proxy_tlvs list = {origin->tlvs, origin->tlv_len};
+    struct mg_proxy_tlv tlv;
+    struct mg_buf text = {0};
+
+    while (text.len < TLV_TEXT_MAX && mg_proxy_tlv_next(&list, &tlv)) {
+        mg_buf_addf(&text, "%s0x%02X=", text.len > 0 ? " " : "", tlv.type);
+        mg_buf_add_printable(&text, (const char *)tlv.value,
+                             tlv.len < TLV_BYTES_MAX ? tlv.len : TLV_BYTES_MAX);
+    }
+    if (!text.failed)
+        field_text(r, "proxy_tlvs", text.data);
+    mg_buf_free(&text);
+}
+
+static void
+proxy_fields(struct record *r, const struct mg_session *s)
+{
+    const struct mg_origin *origin = s->origin;
+    struct mg_buf id = {0};
+
+    if (origin != NULL) {
+        field_text(r, "proxy", origin->version == 1 ? "v1" : "v2");
+        if (origin->own_addresses)
+            field_text(r, "proxy_command",
+                       origin->local          ? "LOCAL"
+                       : origin->version == 1 ? "UNKNOWN"
+                                              : "UNSPEC");
+        field_addr(r, "socket", mg_session_socket(s));
+        tlvs_field(r, origin);
+    }
+    if (s->backend == NULL || s->backend->send_proxy != 2 || s->remote == NULL ||
+        s->remote->u.sa.sa_family == AF_UNIX)
+        return;
+    mg_session_unique_id(s, &id);
+    if (!id.failed) { /* one that came may be any bytes */
+        struct mg_buf text = {0};
+
+        mg_buf_add_printable(&text, id.data, id.len);
+        field_text(r, "unique_id", text.data);
+        mg_buf_free(&text);
+    }
+    mg_buf_free(&id);
+}
+
 /* ---- the record ------------------------------------------------------------------------------ */
 
 static void
@@ -237,6 +291,7 @@ record_fill(struct record *r, const struct mg_session *s)
     field_number(r, "generation", s->config->generation);
     field_addr(r, "remote", s->remote);
     field_addr(r, "local", &local);
+    proxy_fields(r, s);
     if (s->down.tls.ssl != NULL)
         down_tls_fields(r, &s->down.tls);
     else if (s->down.deciding || s->passed)

@@ -1,7 +1,8 @@
 /*
  * A session: one client, and what serves it.
  *
- * The happy path is: S_HELLO (only where the policy chooses the context, or TLS is optional, see hello.c) – S_HANDSHAKE
+ * The happy path is: S_PROXY (only where a PROXY header comes first, see proxied.c) – S_HELLO (only where
+ * the policy chooses the context, or TLS is optional, see hello.c) – S_HANDSHAKE
  * (skipped on a plain listener) – S_ROUTE (the backend is chosen; a fixed one has been dialled since
  * the client's first bytes, or since the choice, side by side with the handshake) – S_CONNECT until
  * the backend takes bytes – S_RELAY until both directions have ended – S_LINGER until what was
@@ -23,9 +24,9 @@
 #include <unistd.h>
 
 const char *const mg_state_names[] = {
-    [S_HELLO] = "hello",     [S_HANDSHAKE] = "handshake", [S_ROUTE] = "route",
-    [S_CONNECT] = "connect", [S_RELAY] = "relay",         [S_LINGER] = "linger",
-    [S_CLOSING] = "closing",
+    [S_PROXY] = "proxy",   [S_HELLO] = "hello",     [S_HANDSHAKE] = "handshake",
+    [S_ROUTE] = "route",   [S_CONNECT] = "connect", [S_RELAY] = "relay",
+    [S_LINGER] = "linger", [S_CLOSING] = "closing",
 };
 
 /* ---- deadlines ------------------------------------------------------------------------------- */
@@ -64,6 +65,8 @@ deadline_next(const struct mg_session *s)
     uint64_t dial = mg_dial_deadline(s);
 
     deadline_consider(&best, s->born_at, l->max_lifetime_ms, "session: lifetime over");
+    if (s->state == S_PROXY)
+        deadline_consider(&best, s->born_at, l->handshake_timeout_ms, "down: PROXY header timeout");
     if (s->state == S_HELLO || s->state == S_HANDSHAKE)
         deadline_consider(&best, s->born_at, l->handshake_timeout_ms, "down: handshake timeout");
     if (s->state == S_RELAY || s->state == S_LINGER) {
@@ -159,6 +162,7 @@ session_release(struct mg_session *s)
     mg_free(s->detail);
     mg_free(s->servername);
     mg_free(s->remote);
+    mg_origin_free(s->origin);
     mg_free(s->up_addr);
     mg_free(s);
     if (--engine->session_count == 0 && engine->on_idle != NULL)
@@ -317,7 +321,7 @@ mg_session_dial_early(struct mg_session *s)
     struct mg_backend *backend = s->listener->backend;
 
     if (backend != NULL && backend->kind == MG_BACKEND_ADDRESSES && !backend->servername_asked &&
-        s->backend == NULL) {
+        s->backend == NULL && !mg_backend_proxy_waits(backend)) {
         s->backend = backend;
         mg_dial_start(s);
     }
@@ -357,7 +361,9 @@ on_read(struct mg_stream *stream, const unsigned char *data, size_t len)
         linger_input(s, len);
         return;
     }
-    if (mg_peer_in_handshake(peer)) {
+    if (s->state == S_PROXY) {
+        mg_session_proxy_input(s, data, len);
+    } else if (mg_peer_in_handshake(peer)) {
         mg_handshake_input(peer, data, len);
         if (peer == &s->down && s->hello_us == 0 && s->state <= S_HANDSHAKE)
             first_bytes(s);
@@ -390,13 +396,15 @@ on_eof(struct mg_stream *stream)
 
     if (s->state == S_LINGER)
         linger_check(s);
+    else if (s->state == S_PROXY)
+        mg_session_proxy_eof(s);
     else if (s->state == S_CONNECT && peer == &s->down)
         connect_eof(s);
     else if (!mg_peer_in_handshake(peer))
         mg_pump_eof(peer);
     else if (peer == &s->up)
         mg_dial_failed(s, "up: closed during the handshake", NULL);
-    else if (stream->bytes_in == 0)
+    else if (s->hello_us == 0)
         mg_session_close(s, "down: closed before the handshake", NULL);
     else
         mg_session_close(s, "down: closed during the handshake", NULL);
@@ -597,16 +605,33 @@ tls_begin(struct mg_session *s)
     }
     s->down.stream.read_max = MG_HANDSHAKE_READ;
     mg_session_arm(s);
-    mg_stream_read_start(&s->down.stream);
+    if (s->down.held == NULL) {
+        mg_stream_read_start(&s->down.stream);
+        return;
+    }
+    mg_handshake_enqueue(&s->down); /* came with the PROXY header */
+    first_bytes(s);
 }
 
-static void
-session_begin(struct mg_session *s)
+void
+mg_session_begin(struct mg_session *s)
 {
+    if (!mg_limits_admit(s))
+        return;
     if (mg_listener_waits(s->listener))
         tls_begin(s);
     else
         mg_session_route(s);
+}
+
+static void
+proxy_begin(struct mg_session *s)
+{
+    s->state = S_PROXY;
+    mg_limits_begin(s);
+    s->down.stream.read_max = MG_HANDSHAKE_READ;
+    mg_session_arm(s);
+    mg_stream_read_start(&s->down.stream);
 }
 
 int
@@ -627,8 +652,10 @@ mg_session_open(struct mg_engine *engine, struct mg_config *config, struct mg_li
         mg_session_close(s, "session: out of memory", NULL);
     else if (rc < 0)
         mg_session_close(s, "down: socket error", uv_strerror(rc));
-    else if (mg_limits_admit(s))
-        session_begin(s);
+    else if (listener->accept_proxy != MG_ACCEPT_PROXY_NONE && mg_session_proxy_expected(s))
+        proxy_begin(s);
+    else
+        mg_session_begin(s);
     return 0;
 }
 
@@ -646,7 +673,7 @@ mg_session_info(const struct mg_session *s, struct mg_session_info *info)
         .listener = s->listener,
         .config = s->config,
         .remote = s->remote,
-        .socket_remote = s->remote,
+        .socket_remote = mg_session_socket(s),
         .tls = self->down.deciding || self->down.tls.ssl != NULL ? &self->down.tls : NULL,
         .hello =
             s->passed || self->down.deciding || self->down.tls.ssl != NULL ? &self->down.tls : NULL,
@@ -657,12 +684,22 @@ mg_session_info(const struct mg_session *s, struct mg_session_info *info)
         .bytes_up = s->bytes_up,
         .bytes_down = s->bytes_down,
     };
+    if (s->origin != NULL)
+        info->proxy_tlvs = (struct mg_proxy_tlvs){s->origin->tlvs, s->origin->tlv_len};
 }
 
 void
 mg_session_local(const struct mg_session *s, struct mg_addr *out)
 {
-    mg_stream_local(&s->down.stream, out);
+    const struct mg_addr *target = s->origin != NULL ? s->origin->target : NULL;
+
+    if (target == NULL) {
+        mg_stream_local(&s->down.stream, out);
+        return;
+    }
+    memset(out, 0, sizeof(*out));
+    out->len = target->len;
+    memcpy(&out->u, &target->u, target->len);
 }
 
 void *

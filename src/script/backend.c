@@ -1,6 +1,7 @@
 /* moongate.backend, reply and echo, and the Backend they return. */
 #include "script/internal.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define WHAT "backend"
@@ -9,14 +10,16 @@ static void addresses_read(lua_State *L, const struct mg_option *o, const char *
 static void tls_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void servername_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void balance_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+static void send_proxy_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+static void proxy_tlvs_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 
 static const struct mg_option options[] = {
     {.name = "address", .read = addresses_read},
     {.name = "name", .read = mg_option_string},
     {.name = "tls", .read = tls_read},
     {.name = "servername", .read = servername_read},
-    {.name = "send_proxy", .read = mg_option_later, .fallback = "false"},
-    {.name = "proxy_tlvs", .read = mg_option_later},
+    {.name = "send_proxy", .read = send_proxy_read, .fallback = "false"},
+    {.name = "proxy_tlvs", .read = proxy_tlvs_read},
     {.name = "balance", .read = balance_read, .fallback = "random_two"},
     {.name = "connect_timeout",
      .read = mg_option_duration,
@@ -148,6 +151,100 @@ balance_read(lua_State *L, const struct mg_option *o, const char *what, int valu
     mg_option_word(L, &here, what, value);
 }
 
+static void
+send_proxy_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    static const char *const words[] = {"v1", "v2", NULL};
+    const struct mg_option here = {.name = o->name, .words = words};
+
+    if (lua_isboolean(L, value) && !lua_toboolean(L, value))
+        lua_pushvalue(L, value);
+    else
+        mg_option_word(L, &here, what, value);
+}
+
+#define OWN_TYPES "0xE0 to 0xEF, and 0xF0 to 0xF7 for experiments"
+
+/* The type of the TLV whose key is at the top but one. */
+static lua_Integer
+tlv_type(lua_State *L, const char *what)
+{
+    static const struct {
+        int type;
+        const char *name;
+    } ours[] = {
+        {MG_PROXY_ALPN, "ALPN"}, {MG_PROXY_AUTHORITY, "AUTHORITY"}, {MG_PROXY_CRC32C, "CRC32C"},
+        {MG_PROXY_NOOP, "NOOP"}, {MG_PROXY_UNIQUE_ID, "UNIQUE_ID"}, {MG_PROXY_SSL, "SSL"},
+    };
+    int exact;
+    lua_Integer type = lua_tointegerx(L, -2, &exact), meant;
+    char hex[32];
+
+    if (lua_type(L, -2) == LUA_TSTRING) {
+        const char *text = lua_tostring(L, -2);
+
+        snprintf(hex, sizeof(hex), "0x%.20s", text);
+        if (exact || lua_stringtonumber(L, hex) != 0) {
+            meant = exact ? type : lua_tointeger(L, -1);
+            if (meant >= MG_PROXY_CUSTOM_FIRST && meant <= MG_PROXY_EXPERIMENT_LAST) {
+                snprintf(hex, sizeof(hex), "0x%02X", (unsigned)meant);
+                mg_option_error(L, what,
+                                "proxy_tlvs: the key \"%s\" is a string (did you mean [%s]?)", text,
+                                hex);
+            }
+        }
+        mg_option_error(L, what,
+                        "proxy_tlvs: expected types as numbers (" OWN_TYPES "), got \"%s\"", text);
+    }
+    if (lua_type(L, -2) != LUA_TNUMBER || !exact)
+        mg_option_error(L, what,
+                        "proxy_tlvs: expected types as whole numbers (" OWN_TYPES "), got %s",
+                        luaL_tolstring(L, -2, NULL));
+    for (size_t i = 0; i < MG_ARRAY_LEN(ours); i++)
+        if (type == ours[i].type)
+            mg_option_error(L, what,
+                            "proxy_tlvs: %d is %s, which moongate writes itself where it has one; "
+                            "yours are " OWN_TYPES,
+                            ours[i].type, ours[i].name);
+    if (type < MG_PROXY_CUSTOM_FIRST || type > MG_PROXY_EXPERIMENT_LAST)
+        mg_option_error(L, what, "proxy_tlvs: expected types from " OWN_TYPES ", got %I",
+                        (LUAI_UACINT)type);
+    return type;
+}
+
+/* The normal form is a table of its own, from type to string or function; nil if it is empty. */
+static void
+proxy_tlvs_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    int made;
+
+    (void)o;
+    if (!lua_istable(L, value))
+        mg_option_error(L, what, "proxy_tlvs: expected a table like { [0xE0] = \"text\" }, got %s",
+                        luaL_typename(L, value));
+    lua_newtable(L);
+    made = lua_gettop(L);
+    for (lua_pushnil(L); lua_next(L, value) != 0; lua_settop(L, made + 1)) {
+        lua_Integer type = tlv_type(L, what);
+        char name[8];
+
+        snprintf(name, sizeof(name), "[0x%02X]", (unsigned)type);
+        if (!lua_isfunction(L, -1) && lua_type(L, -1) != LUA_TSTRING)
+            mg_option_error(L, what,
+                            "proxy_tlvs: %s: expected a string or a function of a Conn, got %s",
+                            name, luaL_typename(L, -1));
+        if (lua_isstring(L, -1) && lua_rawlen(L, -1) > MG_PROXY_VALUE_MAX)
+            mg_option_error(L, what, "proxy_tlvs: %s: longer than %d bytes", name,
+                            (int)MG_PROXY_VALUE_MAX);
+        lua_rawseti(L, made, type);
+    }
+    lua_pushnil(L);
+    if (lua_next(L, made) == 0)
+        lua_pushnil(L);
+    else
+        lua_settop(L, made);
+}
+
 /* ---- the class ------------------------------------------------------------------------------ */
 
 static void
@@ -172,11 +269,29 @@ frozen_get(lua_State *L, void *self)
     return 1;
 }
 
+/* A copy: the table is the object's own. */
+static int
+proxy_tlvs_get(lua_State *L, void *self)
+{
+    (void)self;
+    if (mg_option_push(L, 1, "proxy_tlvs") != LUA_TTABLE)
+        return 1;
+    lua_newtable(L);
+    for (lua_pushnil(L); lua_next(L, -3) != 0;) {
+        lua_pushvalue(L, -2);
+        lua_insert(L, -2);
+        lua_rawset(L, -4);
+    }
+    return 1;
+}
+
 static const struct mg_attr attrs[] = {
     {"address", mg_option_get, mg_option_fixed},
     {"name", mg_option_get, mg_option_fixed},
     {"tls", mg_option_get, backend_set},
     {"servername", mg_option_get, backend_set},
+    {"send_proxy", mg_option_get, backend_set},
+    {"proxy_tlvs", proxy_tlvs_get, backend_set},
     {"balance", mg_option_get, backend_set},
     {"connect_timeout", mg_option_get, backend_set},
     {"resolve_interval", mg_option_get, backend_set},
@@ -394,6 +509,25 @@ servername_check(lua_State *L, int idx)
     lua_settop(L, top);
 }
 
+/* Only a v2 header carries TLVs. */
+static void
+proxy_check(lua_State *L, int idx)
+{
+    int top = lua_gettop(L);
+
+    if (mg_option_push(L, idx, "proxy_tlvs") != LUA_TNIL &&
+        (mg_option_push(L, idx, "send_proxy") != LUA_TSTRING ||
+         strcmp(lua_tostring(L, -1), "v2") != 0)) {
+        mg_option_push(L, idx, MG_WHERE);
+        mg_option_push(L, idx, "name");
+        luaL_error(L,
+                   "%s%s: %s: proxy_tlvs: only a header of version 2 carries them: "
+                   "send_proxy = \"v2\"",
+                   lua_tostring(L, -2), WHAT, lua_tostring(L, -1));
+    }
+    lua_settop(L, top);
+}
+
 void
 mg_backend_freeze(lua_State *L, int idx)
 {
@@ -401,5 +535,6 @@ mg_backend_freeze(lua_State *L, int idx)
 
     mg_context_freeze(L, idx, WHAT, true);
     servername_check(L, idx);
+    proxy_check(L, idx);
     self->frozen = true;
 }

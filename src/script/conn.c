@@ -145,6 +145,27 @@ socket_port_get(lua_State *L, void *self)
     return port_push(L, info.socket_remote);
 }
 
+/* A table of its own each time, from type to value; of two of a type the first. */
+static int
+proxy_tlvs_get(lua_State *L, void *self)
+{
+    struct mg_session_info info;
+    struct mg_proxy_tlv tlv;
+
+    info_get(L, self, &info);
+    lua_newtable(L);
+    while (mg_proxy_tlv_next(&info.proxy_tlvs, &tlv)) {
+        bool is_first = lua_rawgeti(L, -1, tlv.type) == LUA_TNIL;
+
+        lua_pop(L, 1);
+        if (!is_first || tlv.type == MG_PROXY_NOOP)
+            continue;
+        lua_pushlstring(L, (const char *)tlv.value, tlv.len);
+        lua_rawseti(L, -2, tlv.type);
+    }
+    return 1;
+}
+
 /* SSLSocket's readers; the dispatcher leaves the name at index 2. Nil on a plain listener. */
 static int
 reader_get(lua_State *L, void *self)
@@ -195,6 +216,7 @@ static const struct mg_attr attrs[] = {
     {"local_port", local_port_get, NULL},
     {"socket_ip", socket_ip_get, NULL},
     {"socket_port", socket_port_get, NULL},
+    {"proxy_tlvs", proxy_tlvs_get, NULL},
     {"ssl_version", reader_get, NULL},
     {"cipher", reader_get, NULL},
     {"alpn_protocol", reader_get, NULL},

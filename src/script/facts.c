@@ -47,6 +47,15 @@ value_add(lua_State *L, struct mg_proof_entry *e, const char *name)
 
     if (mg_option_rate(L, top, &rate)) {
         rate_add(e, name, &rate);
+    } else if (lua_type(L, top) == LUA_TTABLE && strcmp(name, "address") != 0) {
+        lua_pushliteral(L, "");
+        for (lua_Integer i = 1; lua_rawgeti(L, top, i) == LUA_TSTRING; i++) {
+            lua_pushfstring(L, "%s%s%s", lua_tostring(L, -2), i > 1 ? ", " : "",
+                            lua_tostring(L, -1));
+            lua_replace(L, top + 1);
+            lua_settop(L, top + 1);
+        }
+        option_add(e, name, lua_tostring(L, top + 1));
     } else if (lua_type(L, top) == LUA_TTABLE) {
         for (lua_Integer i = 1; lua_rawgeti(L, top, i) == LUA_TSTRING; i++) {
             option_add(e, name, lua_tostring(L, -1));
@@ -75,16 +84,62 @@ values_add(lua_State *L, struct mg_proof_entry *e, int object, const char *const
     }
 }
 
+/* Replaces the value at the top by "0xE0=text", with U+2400 for NULs. */
+static void
+tlv_text(lua_State *L, unsigned type)
+{
+    bool is_text = lua_type(L, -1) == LUA_TSTRING;
+    size_t len;
+    const char *value = is_text ? lua_tolstring(L, -1, &len) : lua_pushliteral(L, "a function");
+    luaL_Buffer text;
+    char name[16];
+
+    len = lua_rawlen(L, -1);
+    snprintf(name, sizeof(name), "0x%02X=", type);
+    luaL_buffinit(L, &text);
+    luaL_addstring(&text, name);
+    for (size_t i = 0; i < len; i++)
+        luaL_addlstring(&text, value[i] != '\0' ? value + i : "\xe2\x90\x80",
+                        value[i] != '\0' ? 1 : 3);
+    luaL_pushresult(&text);
+    lua_replace(L, is_text ? -2 : -3);
+    lua_settop(L, is_text ? -1 : -2);
+}
+
+/* "0xE0=text, 0xE1=a function", by type; may raise. */
+static void
+tlvs_add(lua_State *L, struct mg_proof_entry *e, int object)
+{
+    int list = lua_gettop(L) + 1;
+
+    if (mg_option_push(L, object, "proxy_tlvs") == LUA_TTABLE) {
+        lua_pushliteral(L, "");
+        for (unsigned type = MG_PROXY_CUSTOM_FIRST; type <= MG_PROXY_EXPERIMENT_LAST; type++) {
+            lua_pushstring(L, lua_rawlen(L, list + 1) > 0 ? ", " : "");
+            if (lua_rawgeti(L, list, type) != LUA_TNIL) {
+                tlv_text(L, type);
+                lua_concat(L, 3);
+            }
+            lua_settop(L, list + 1);
+        }
+        option_add(e, "proxy_tlvs", lua_tostring(L, list + 1));
+    }
+    lua_settop(L, list - 1);
+}
+
 void
 mg_facts_options(lua_State *L, int object, struct mg_proof_entry *e)
 {
     static const char *const of_listener[] = {"address", "backend", NULL};
     static const char *const of_backend[] = {
-        "address", "balance", "connect_timeout", "resolve_interval", "servername", NULL,
+        "address",    "balance", "connect_timeout", "resolve_interval", "send_proxy",
+        "servername", NULL,
     };
 
     values_add(L, e, object, e->is_backend ? of_backend : of_listener);
-    if (!e->is_backend)
+    if (e->is_backend)
+        tlvs_add(L, e, object);
+    else
         values_add(L, e, object, mg_listener_limits);
     if (e->options.failed)
         luaL_error(L, "out of memory");

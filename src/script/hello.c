@@ -180,6 +180,7 @@ static const struct mg_attr attrs[] = {
     {"local_port", conn_get, NULL},
     {"socket_ip", conn_get, NULL},
     {"socket_port", conn_get, NULL},
+    {"proxy_tlvs", conn_get, NULL},
     {NULL, NULL, NULL},
 };
 

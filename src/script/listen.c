@@ -14,6 +14,7 @@ static void address_read(lua_State *L, const struct mg_option *o, const char *wh
 static void tls_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void backend_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void rate_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+static void accept_proxy_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 
 #define DURATION_OR_OFF                                                                            \
     .read = mg_option_duration, .min = 0.001, .max = MG_DURATION_MAX, .may_be_off = true
@@ -23,7 +24,7 @@ static const struct mg_option options[] = {
     {.name = "name", .read = mg_option_string},
     {.name = "tls", .read = tls_read},
     {.name = "backend", .read = backend_read},
-    {.name = "accept_proxy", .read = mg_option_later, .fallback = "false"},
+    {.name = "accept_proxy", .read = accept_proxy_read, .fallback = "false"},
     {.name = "max_connections", .read = mg_option_integer, .min = 1, .max = 1e9},
     {.name = "handshake_timeout", DURATION_OR_OFF, .fallback = "10"},
     {.name = "idle_timeout", DURATION_OR_OFF, .fallback = "600"},
@@ -202,6 +203,51 @@ mg_option_rate(lua_State *L, int idx, struct mg_option_rate *out)
     return out->per_second > 0 || out->per_ip > 0;
 }
 
+/* Appends the network at the top, popped, in its canonical form. */
+static void
+network_append(lua_State *L, int list, const char *what)
+{
+    struct mg_cidr cidr;
+    struct mg_err err;
+    char text[MG_CIDR_TEXT];
+
+    if (lua_type(L, -1) != LUA_TSTRING)
+        mg_option_error(L, what, "accept_proxy: expected networks like \"10.0.0.0/8\", got %s",
+                        luaL_typename(L, -1));
+    if (mg_cidr_parse(&cidr, lua_tostring(L, -1), &err) != 0)
+        mg_option_error(L, what, "accept_proxy: %s", err.text);
+    if (cidr.inexact)
+        mg_script_warn(L, "%s: accept_proxy: \"%s\" is taken for %s", what, lua_tostring(L, -1),
+                       mg_cidr_text(&cidr, text));
+    lua_pushstring(L, mg_cidr_text(&cidr, text));
+    lua_rawseti(L, list, (lua_Integer)lua_rawlen(L, list) + 1);
+    lua_pop(L, 1);
+}
+
+/* The normal form is true, false or a list of canonical texts. */
+static void
+accept_proxy_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    int list;
+
+    (void)o;
+    if (lua_isboolean(L, value)) {
+        lua_pushvalue(L, value);
+        return;
+    }
+    if (!lua_istable(L, value))
+        mg_option_error(L, what, "accept_proxy: expected true, false or a list of networks, got %s",
+                        luaL_typename(L, value));
+    lua_newtable(L);
+    list = lua_gettop(L);
+    for (lua_Integer i = 1; lua_rawgeti(L, value, i) != LUA_TNIL; i++)
+        network_append(L, list, what);
+    lua_pop(L, 1);
+    if (lua_rawlen(L, list) == 0)
+        mg_option_error(L, what,
+                        "accept_proxy: an empty list of networks; false: nobody sends a header");
+}
+
 /* ---- the class ------------------------------------------------------------------------------ */
 
 static void
@@ -229,6 +275,7 @@ static const struct mg_attr attrs[] = {
     {"name", mg_option_get, mg_option_fixed},
     {"tls", mg_option_get, listener_set},
     {"backend", mg_option_get, listener_set},
+    {"accept_proxy", mg_option_get, listener_set},
     {"max_connections", mg_option_get, listener_set},
     {"max_connections_per_ip", mg_option_get, listener_set},
     {"handshake_rate", mg_option_get, listener_set},

@@ -150,10 +150,19 @@ target_add(lua_State *L, int listener, struct mg_buf *out)
 }
 
 const char *const mg_listener_limits[] = {
-    "max_connections",    "max_connections_per_ip", "handshake_rate",
-    "handshake_timeout",  "idle_timeout",           "max_lifetime",
-    "half_close_timeout", "tls_optional",           "backlog",
-    "tcp_nodelay",        "tcp_keepalive",          NULL,
+    "accept_proxy",
+    "max_connections",
+    "max_connections_per_ip",
+    "handshake_rate",
+    "handshake_timeout",
+    "idle_timeout",
+    "max_lifetime",
+    "half_close_timeout",
+    "tls_optional",
+    "backlog",
+    "tcp_nodelay",
+    "tcp_keepalive",
+    NULL,
 };
 
 static void
@@ -169,16 +178,39 @@ listener_add(lua_State *L, int object, struct mg_buf *out)
     mg_buf_adds(out, "\n");
 }
 
+/* proxy_tlvs, in the order of their types. */
+static void
+tlvs_add(lua_State *L, int object, struct mg_buf *out)
+{
+    size_t len;
+
+    if (mg_option_push(L, object, "proxy_tlvs") == LUA_TTABLE) {
+        for (unsigned type = MG_PROXY_CUSTOM_FIRST; type <= MG_PROXY_EXPERIMENT_LAST; type++) {
+            int kind = lua_rawgeti(L, -1, type);
+
+            if (kind == LUA_TFUNCTION)
+                mg_buf_addf(out, " 0x%02X=function", type);
+            if (kind == LUA_TSTRING) {
+                mg_buf_addf(out, " 0x%02X=", type);
+                mg_buf_add_json(out, lua_tolstring(L, -1, &len), lua_rawlen(L, -1));
+            }
+            lua_pop(L, 1);
+        }
+    }
+    lua_pop(L, 1);
+}
+
 static void
 backend_add(lua_State *L, int object, struct mg_buf *out)
 {
     static const char *const names[] = {
-        "name",  "address", "servername", "balance", "connect_timeout", "resolve_interval",
-        "reply", NULL,
+        "name",  "address",    "servername", "balance", "connect_timeout", "resolve_interval",
+        "reply", "send_proxy", NULL,
     };
 
     mg_buf_addf(out, "backend kind=%d", (int)mg_backend_test(L, object)->kind);
     options_add(L, object, names, out);
+    tlvs_add(L, object, out);
     context_add(L, object, out);
     mg_buf_adds(out, "\n");
 }
@@ -333,6 +365,36 @@ addresses_fill(lua_State *L, int object, struct mg_backend *b)
 }
 
 static void
+proxy_fill(lua_State *L, int object, struct mg_backend *b)
+{
+    if (mg_option_push(L, object, "send_proxy") == LUA_TSTRING)
+        b->send_proxy = strcmp(lua_tostring(L, -1), "v2") == 0 ? 2 : 1;
+    if (mg_option_push(L, object, "proxy_tlvs") == LUA_TTABLE) {
+        unsigned count = MG_PROXY_EXPERIMENT_LAST - MG_PROXY_CUSTOM_FIRST + 1;
+
+        b->proxy_tlvs = need(L, mg_calloc(count, sizeof(*b->proxy_tlvs)));
+        for (unsigned i = 0; i < count; i++) {
+            struct mg_backend_tlv *tlv = &b->proxy_tlvs[b->proxy_tlv_count];
+            int kind = lua_rawgeti(L, -1, MG_PROXY_CUSTOM_FIRST + i);
+
+            if (kind != LUA_TNIL) {
+                b->proxy_tlv_count++;
+                tlv->type = MG_PROXY_CUSTOM_FIRST + i;
+                tlv->asked = kind == LUA_TFUNCTION;
+            }
+            if (kind == LUA_TSTRING) {
+                const char *value = lua_tolstring(L, -1, &tlv->len);
+
+                tlv->value = need(L, mg_malloc(tlv->len + 1));
+                memcpy(tlv->value, value, tlv->len + 1);
+            }
+            lua_pop(L, 1);
+        }
+    }
+    lua_pop(L, 2);
+}
+
+static void
 backend_fill(lua_State *L, int object, struct mg_backend *b)
 {
     struct mg_backend_object *self = mg_backend_test(L, object);
@@ -350,6 +412,7 @@ backend_fill(lua_State *L, int object, struct mg_backend *b)
         strcmp(lua_tostring(L, -1), "round_robin") == 0)
         b->balance = MG_BALANCE_ROUND_ROBIN;
     lua_pop(L, 1);
+    proxy_fill(L, object, b);
     b->connect_timeout_ms = mg_option_ms(L, object, "connect_timeout");
     b->resolve_interval_s = mg_option_ms(L, object, "resolve_interval") / 1000;
     if (mg_option_push(L, object, "reply") == LUA_TSTRING) {
@@ -392,6 +455,29 @@ rate_fill(lua_State *L, int object, struct mg_listener *l)
 }
 
 static void
+accept_proxy_fill(lua_State *L, int object, struct mg_listener *l)
+{
+    struct mg_err err;
+
+    if (mg_option_push(L, object, "accept_proxy") == LUA_TTABLE) {
+        size_t count = lua_rawlen(L, -1);
+
+        l->accept_proxy = MG_ACCEPT_PROXY_LISTED;
+        l->proxy_networks = need(L, mg_calloc(count, sizeof(*l->proxy_networks)));
+        while (l->proxy_network_count < count) {
+            lua_rawgeti(L, -1, (lua_Integer)l->proxy_network_count + 1);
+            if (mg_cidr_parse(&l->proxy_networks[l->proxy_network_count++], lua_tostring(L, -1),
+                              &err) != 0)
+                luaL_error(L, "%s", err.text);
+            lua_pop(L, 1);
+        }
+    } else if (lua_toboolean(L, -1)) {
+        l->accept_proxy = MG_ACCEPT_PROXY_ALL;
+    }
+    lua_pop(L, 1);
+}
+
+static void
 listener_fill(lua_State *L, int object, struct mg_listener *l)
 {
     const struct mg_servernames_object *names;
@@ -408,6 +494,7 @@ listener_fill(lua_State *L, int object, struct mg_listener *l)
     if (mg_option_push(L, object, "backend") == LUA_TUSERDATA)
         l->backend = mg_backend_test(L, -1)->built;
     lua_pop(L, 1);
+    accept_proxy_fill(L, object, l);
     l->handshake_timeout_ms = mg_option_ms(L, object, "handshake_timeout");
     l->idle_timeout_ms = mg_option_ms(L, object, "idle_timeout");
     l->max_lifetime_ms = mg_option_ms(L, object, "max_lifetime");

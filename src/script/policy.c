@@ -21,6 +21,9 @@ struct question {
     const struct mg_hello *hello;
     struct mg_route *route; /* answers */
     char *servername;
+    unsigned tlv_type;
+    struct mg_buf *tlv;
+    bool tlv_given;
     struct mg_choice *choice;
     struct mg_err *err; /* of choice */
 };
@@ -139,15 +142,23 @@ on_route(void *data, struct mg_session *session, const struct mg_listener *liste
     return -1;
 }
 
+/* The Backend that the question is about, pushed. */
+static void
+backend_push(lua_State *L, const struct question *q)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, MG_BUILT);
+    lua_rawgetp(L, -1, q->backend);
+    lua_remove(L, -2);
+}
+
 static int
 servername_ask(lua_State *L)
 {
     struct question *q = mg_lua_pointer(L, 1);
 
     lua_settop(L, 0);
-    lua_getfield(L, LUA_REGISTRYINDEX, MG_BUILT);
-    lua_rawgetp(L, 1, q->backend);
-    mg_option_push(L, 2, "servername");
+    backend_push(L, q);
+    mg_option_push(L, 1, "servername");
     mg_conn_push(L, q->session);
     lua_call(L, 1, 1);
     if (lua_type(L, -1) != LUA_TSTRING || lua_rawlen(L, -1) == 0 || lua_rawlen(L, -1) > 255 ||
@@ -169,6 +180,49 @@ on_servername(void *data, struct mg_session *session, const struct mg_backend *b
     if (ask(&q, servername_ask, "servername function", info.listener->name) == 0)
         return 0;
     mg_err_setx(err, "the servername function failed");
+    return -1;
+}
+
+static int
+tlv_ask(lua_State *L)
+{
+    struct question *q = mg_lua_pointer(L, 1);
+    size_t len;
+    const char *value;
+
+    lua_settop(L, 0);
+    backend_push(L, q);
+    mg_option_push(L, 1, "proxy_tlvs");
+    lua_rawgeti(L, 2, q->tlv_type);
+    mg_conn_push(L, q->session);
+    lua_call(L, 1, 1);
+    if (lua_isnil(L, -1))
+        return 0;
+    if (lua_type(L, -1) != LUA_TSTRING || lua_rawlen(L, -1) > MG_PROXY_VALUE_MAX)
+        luaL_error(
+            L,
+            "proxy_tlvs: the function for type %d returned a %s; expected at most %d bytes, or nil",
+            (int)q->tlv_type,
+            lua_type(L, -1) == LUA_TSTRING ? "longer string" : luaL_typename(L, -1),
+            (int)MG_PROXY_VALUE_MAX);
+    value = lua_tolstring(L, -1, &len);
+    mg_buf_add(q->tlv, value, len);
+    q->tlv_given = true;
+    return 0;
+}
+
+static int
+on_proxy_tlv(void *data, struct mg_session *session, const struct mg_backend *backend,
+             unsigned type, struct mg_buf *out, struct mg_err *err)
+{
+    struct question q = {
+        .script = data, .session = session, .backend = backend, .tlv_type = type, .tlv = out};
+    struct mg_session_info info;
+
+    mg_session_info(session, &info);
+    if (ask(&q, tlv_ask, "proxy_tlvs function", info.listener->name) == 0)
+        return q.tlv_given;
+    mg_err_setx(err, "the proxy_tlvs function for type 0x%02X failed", type);
     return -1;
 }
 
@@ -325,5 +379,6 @@ const struct mg_policy mg_script_policy = {
     .hello = on_hello,
     .route = on_route,
     .servername = on_servername,
+    .proxy_tlv = on_proxy_tlv,
     .forget = on_forget,
 };

@@ -51,11 +51,13 @@ function moongate.settings(options) end
 ---@field name? string for logs and reports; default: the first address
 ---@field tls? moongate.openssl.SSLContext|moongate.ServerNames|moongate.Decision terminate TLS with it, by name, or decide per connection; nil = plain TCP
 ---@field backend moongate.Target|moongate.Route where connections go
+---@field accept_proxy? boolean|string[] true: every connection begins with a PROXY header; or networks ("10.0.0.0/8", "unix:") whose connections do, while others are served directly (false)
 ---@field max_connections? integer over all workers; more wait in the accept queue; default: no limit
 ---@field max_connections_per_ip? integer over all workers, of an IPv4 address or the /64 of an IPv6 address; more are closed at once; default: no limit
 ---@field handshake_rate? moongate.HandshakeRate new full handshakes a second; default: no limit
 ---@field tls_optional? boolean the first byte decides between TLS and plain; nothing is sent before it (false)
 ---@field handshake_timeout? number|false seconds from accept to a finished handshake (10)
+---@field handshake_timeout? number|false seconds from accept to a finished handshake, PROXY header included (10)
 ---@field idle_timeout? number|false seconds without a byte in either direction (600)
 ---@field max_lifetime? number|false seconds (false)
 ---@field half_close_timeout? number|false seconds without a byte after one direction has ended (60)
@@ -69,6 +71,7 @@ function moongate.settings(options) end
 ---@field name string (read-only)
 ---@field tls? moongate.openssl.SSLContext|moongate.ServerNames|moongate.Decision
 ---@field backend moongate.Backend|moongate.Route
+---@field accept_proxy boolean|string[]
 ---@field max_connections? integer
 ---@field max_connections_per_ip? integer
 ---@field handshake_rate? moongate.HandshakeRate
@@ -100,12 +103,13 @@ function moongate.listen(options) end
 ---@field ja4 string fingerprint of the client's TLS library
 ---@field session_id string
 ---@field raw string the whole message
----@field remote_ip? string these six as in moongate.Conn
+---@field remote_ip? string these seven as in moongate.Conn
 ---@field remote_port? integer
 ---@field local_ip? string
 ---@field local_port? integer
 ---@field socket_ip? string
 ---@field socket_port? integer
+---@field proxy_tlvs table<integer, string>
 
 ---@class moongate.Passthrough
 
@@ -145,12 +149,17 @@ function moongate.certificates(pattern, configure) end
 ---@class moongate.BackendAddress
 ---@field address moongate.Address
 
+--- The value of a TLV for one connection, at most 1024 bytes; nil: none. If it fails, that connection is closed.
+---@alias moongate.ProxyValue fun(conn: moongate.Conn): string?
+
 --- Options of `moongate.backend`. Times are in seconds.
 ---@class moongate.BackendOptions
 ---@field address moongate.Address|moongate.BackendAddress|(moongate.Address|moongate.BackendAddress)[]
 ---@field name? string default: the first address
 ---@field tls? moongate.openssl.SSLContext|boolean originate TLS; true = verify with the default CAs
 ---@field servername? string|fun(conn: moongate.Conn): string name to send and verify; default: the host
+---@field send_proxy? "v1"|"v2"|false each connection begins with a PROXY header (false)
+---@field proxy_tlvs? table<integer, string|moongate.ProxyValue> more TLVs for a v2 header; types are 0xE0 to 0xEF, and 0xF0 to 0xF7 for experiments
 ---@field balance? "random_two"|"round_robin" of two drawn at random the less busy one, or in turn ("random_two")
 ---@field connect_timeout? number seconds per address (5)
 ---@field resolve_interval? number seconds between look-ups of a name (30)
@@ -161,6 +170,8 @@ function moongate.certificates(pattern, configure) end
 ---@field name string (read-only)
 ---@field tls? moongate.openssl.SSLContext
 ---@field servername? string|fun(conn: moongate.Conn): string
+---@field send_proxy "v1"|"v2"|false
+---@field proxy_tlvs? table<integer, string|moongate.ProxyValue>
 ---@field balance? string
 ---@field connect_timeout? number
 ---@field resolve_interval? number
@@ -191,12 +202,13 @@ function moongate.command(argv) end
 ---@field id integer
 ---@field listener string
 ---@field generation integer
----@field remote_ip? string nil on a unix socket
+---@field remote_ip? string the client: a PROXY header's source, where there was one; nil on a unix socket
 ---@field remote_port? integer
----@field local_ip? string
+---@field local_ip? string what it had connected to: a PROXY header's destination, likewise
 ---@field local_port? integer
 ---@field socket_ip? string the TCP peer itself
 ---@field socket_port? integer
+---@field proxy_tlvs table<integer, string> what a PROXY header of version 2 has said beside addresses, by type; {} if nothing
 ---@field ssl_version? string
 ---@field cipher? moongate.openssl.Cipher
 ---@field alpn_protocol? string

@@ -45,8 +45,6 @@ local WRONG = {
     { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", name = "b" }
         moongate.listen { address = "127.0.0.1:2", backend = "a:1", name = "b" }]],
         'listen: name: there is already a listener "b"', line = 2 },
-    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", accept_proxy = true }]],
-        "listen: accept_proxy is not supported by this version" },
     { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", handshake_rate = 5 }]],
         "listen: handshake_rate: expected a table of options, got number" },
     { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", handshake_rate = { burst = 5 } }]],
@@ -63,6 +61,16 @@ local WRONG = {
         "listen: max_connections_per_ip: expected a whole number from 1 to 1000000000, got 0" },
     { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", tls_optional = "yes" }]],
         "listen: tls_optional: expected true or false, got string" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", accept_proxy = "127.0.0.1" }]],
+        "listen: accept_proxy: expected true, false or a list of networks, got string" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", accept_proxy = {} }]],
+        "listen: accept_proxy: an empty list of networks; false: nobody sends a header" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", accept_proxy = { true } }]],
+        'listen: accept_proxy: expected networks like "10.0.0.0/8", got boolean' },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", accept_proxy = { "10.0.0.0/33" } }]],
+        'listen: accept_proxy: "10.0.0.0/33": behind the slash a number from 0 to 32 is expected' },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", accept_proxy = { "::1", "localhost" } }]],
+        'listen: accept_proxy: "localhost": expected an IP address or a network like 10.0.0.0/8 or 2001:db8::/32' },
     { [[moongate.listen { address = "127.0.0.1:1", backend = "a:1", tls_optional = true }]],
         "listen: 127.0.0.1:1: tls_optional: needs tls, and the listener has none" },
 
@@ -84,10 +92,36 @@ local WRONG = {
         'backend: balance = "first" is not supported by this version' },
     { [[moongate.backend { address = "a:1", connect_timeout = false }]],
         "backend: connect_timeout: expected a number of seconds, got boolean" },
-    { [[moongate.backend { address = "a:1", send_proxy = "v2" }]],
-        "backend: send_proxy is not supported by this version" },
-    { [[moongate.backend { address = "a:1", proxy_tlvs = {} }]],
-        "backend: proxy_tlvs is not supported by this version" },
+    { [[moongate.backend { address = "a:1", send_proxy = "v3" }]],
+        'backend: send_proxy: expected "v1" or "v2", got "v3"' },
+    { [[moongate.backend { address = "a:1", send_proxy = true }]],
+        'backend: send_proxy: expected "v1" or "v2", got boolean' },
+    { [[moongate.backend { address = "a:1", send_proxy = "v2", proxy_tlvs = "text" }]],
+        'backend: proxy_tlvs: expected a table like { [0xE0] = "text" }, got string' },
+    { [[moongate.backend { address = "a:1", send_proxy = "v2", proxy_tlvs = { "text" } }]],
+        "backend: proxy_tlvs: 1 is ALPN, which moongate writes itself where it has one; yours are "
+        .. "0xE0 to 0xEF, and 0xF0 to 0xF7 for experiments" },
+    { [[moongate.backend { address = "a:1", send_proxy = "v2", proxy_tlvs = { [0xDF] = "text" } }]],
+        "backend: proxy_tlvs: expected types from 0xE0 to 0xEF, and 0xF0 to 0xF7 for experiments, got 223" },
+    { [[moongate.backend { address = "a:1", send_proxy = "v2", proxy_tlvs = { [0x1E0] = "text" } }]],
+        "backend: proxy_tlvs: expected types from 0xE0 to 0xEF, and 0xF0 to 0xF7 for experiments, got 480" },
+    { [[moongate.backend { address = "a:1", send_proxy = "v2", proxy_tlvs = { [224.5] = "text" } }]],
+        "backend: proxy_tlvs: expected types as whole numbers (0xE0 to 0xEF, and 0xF0 to 0xF7 for experiments), "
+        .. "got 224.5" },
+    { [[moongate.backend { address = "a:1", send_proxy = "v2", proxy_tlvs = { ["0xE0"] = "text" } }]],
+        'backend: proxy_tlvs: the key "0xE0" is a string (did you mean [0xE0]?)' },
+    { [[moongate.backend { address = "a:1", send_proxy = "v2", proxy_tlvs = { e1 = "text" } }]],
+        'backend: proxy_tlvs: the key "e1" is a string (did you mean [0xE1]?)' },
+    { [[moongate.backend { address = "a:1", send_proxy = "v2", proxy_tlvs = { alpn = "text" } }]],
+        'backend: proxy_tlvs: expected types as numbers (0xE0 to 0xEF, and 0xF0 to 0xF7 for experiments), got "alpn"' },
+    { [[moongate.backend { address = "a:1", send_proxy = "v2", proxy_tlvs = { [0xE0] = 5 } }]],
+        "backend: proxy_tlvs: [0xE0]: expected a string or a function of a Conn, got number" },
+    { [[moongate.backend { address = "a:1", send_proxy = "v2", proxy_tlvs = { [0xE0] = ("x"):rep(1025) } }]],
+        "backend: proxy_tlvs: [0xE0]: longer than 1024 bytes" },
+    { [[moongate.backend { address = "a:1", proxy_tlvs = { [0xE0] = "x" } }]],
+        'backend: a:1: proxy_tlvs: only a header of version 2 carries them: send_proxy = "v2"' },
+    { [[moongate.backend { address = "a:1", send_proxy = "v1", proxy_tlvs = { [0xE0] = "x" } }]],
+        'backend: a:1: proxy_tlvs: only a header of version 2 carries them: send_proxy = "v2"' },
     { [[moongate.backend { address = "a:1", health = {} }]], "backend: health is not supported by this version" },
     { [[moongate.backend { address = "a:1", max_connections = 1 }]],
         "backend: max_connections is not supported by this version" },
@@ -190,11 +224,31 @@ describe("an object", function()
                 "NoMethodError: Listener.name: is given once, when the object is made$")
             assert(tostring(select(2, pcall(function() l.idel_timeout = 1 end))):match
                 "NoMethodError: Listener.idel_timeout: no such field %(did you mean idle_timeout%?%)")
+            l.accept_proxy = { "10.1.0.0/16", "::1", "unix:" }
+            assert(l.accept_proxy[1] == "10.1.0.0/16" and l.accept_proxy[2] == "::1/128" and #l.accept_proxy == 3)
+            l.accept_proxy = true
+            assert(l.accept_proxy == true)
+            l.accept_proxy = nil
+            assert(l.accept_proxy == false)
             local b = moongate.backend { address = "a:1" }
+            assert(b.send_proxy == false and b.proxy_tlvs == nil)
+            b.send_proxy, b.proxy_tlvs = "v2", { [0xE0] = "text", [0xF7] = print }
+            b.proxy_tlvs[0xE0] = "changed"
+            assert(b.proxy_tlvs[0xE0] == "text" and b.proxy_tlvs[0xF7] == print)
+            b.proxy_tlvs = {}
+            assert(b.proxy_tlvs == nil)
             b.servername, b.tls = "name", true
             assert(b.servername == "name" and tostring(b.tls):match "^SSLContext")
             assert(not pcall(function() moongate.echo().servername = "x" end))
         ]])
+    end)
+
+    it("takes a network with more than its prefix for the network, and says so", function()
+        local result = checks.run([[
+            moongate.listen { address = "127.0.0.1:1", backend = "a:1", accept_proxy = { "10.1.2.3/8" } }
+        ]])
+        assert.equal(0, result.code, result.err)
+        assert.matches('listen: accept_proxy: "10.1.2.3/8" is taken for 10.0.0.0/8', result.out, 1, true)
     end)
 
     it("made from a failed call is not there", function()
