@@ -235,6 +235,9 @@ record_fill(struct record *r, const struct mg_session *s)
     if (s->backend != NULL)
         field_text(r, "backend", s->backend->name);
     field_addr(r, "backend_address", s->up_addr);
+    if (s->tries > 0)
+        field_number(r, "tries", s->tries);
+    field_text(r, "failures", s->failures);
     if (s->up.tls.ssl != NULL)
         up_tls_fields(r, &s->up.tls);
     field_number(r, "bytes_up", s->bytes_up);
