@@ -17,5 +17,6 @@ int mgtest_ring(lua_State *L); /* of tls: makes a ring */
 int mgtest_net(lua_State *L) __attribute__((weak));
 int mgtest_engine(lua_State *L) __attribute__((weak));
 int mgtest_names(lua_State *L) __attribute__((weak));
+int mgtest_balance(lua_State *L) __attribute__((weak));
 
 #endif

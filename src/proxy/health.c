@@ -261,17 +261,22 @@ state_name(const struct mg_backend_address *address)
 }
 
 static void
-address_status(const struct mg_backend_address *address, struct mg_buf *out)
+address_status(const struct mg_backend *backend, const struct mg_backend_address *address,
+               struct mg_buf *out)
 {
+    const struct mg_shared_address *shared = address->shared;
+    uint32_t rests = atomic_load(&shared->rests);
+
     mg_buf_adds(out, "{\"address\":");
     mg_buf_add_json(out, address->text, strlen(address->text));
     mg_buf_addf(out,
-                ",\"state\":\"%s\",\"open\":%u,\"open_everywhere\":%lld,\"used\":%llu,"
-                "\"failed\":%llu,\"prober\":%s}",
-                state_name(address), address->active,
-                (long long)mg_shared_address_open(address->shared),
-                (unsigned long long)address->used, (unsigned long long)address->failed,
-                atomic_load(&address->shared->prober) == address->worker + 1 ? "true" : "false");
+                ",\"state\":\"%s\",\"rest\":%g,\"prober\":%s,\"open\":%u,"
+                "\"open_everywhere\":%lld,\"used\":%llu,\"failed\":%llu}",
+                state_name(address),
+                rests > 0 ? rest_ms(&backend->health, rests - 1) / 1000.0 : 0.0,
+                atomic_load(&shared->prober) == address->worker + 1 ? "true" : "false",
+                address->active, (long long)mg_shared_address_open(shared),
+                (unsigned long long)address->used, (unsigned long long)address->failed);
 }
 
 /* Of the config in use; what route functions have named is left out, being any number. */
@@ -290,7 +295,7 @@ mg_health_status(const struct mg_engine *engine, struct mg_buf *out)
         mg_buf_adds(out, ",\"addresses\":[");
         for (size_t a = 0; a < backend->address_count; a++) {
             mg_buf_adds(out, a > 0 ? "," : "");
-            address_status(&backend->addresses[a], out);
+            address_status(backend, &backend->addresses[a], out);
         }
         mg_buf_adds(out, "]}");
         comma = ",";
