@@ -61,12 +61,13 @@ describe("source_hash", function()
             for gone = 1, #weights do
                 local after = pick { balance = "source_hash", weights = weights, clients = clients,
                     without = { [gone] = true } }
+                local wrong = 0
                 for i = 1, #before do
-                    if before[i] ~= gone then
-                        assert.equal(before[i], after[i])
+                    if after[i] == gone or (before[i] ~= gone and before[i] ~= after[i]) then
+                        wrong = wrong + 1
                     end
-                    assert.are_not.equal(gone, after[i])
                 end
+                assert.equal(0, wrong)
                 assert.is_true(math.abs(moved(before, after) - had[gone]) < 1e-9)
                 local rest, now = { table.unpack(weights) }, {}
                 table.remove(rest, gone)
@@ -113,8 +114,9 @@ end)
 
 describe("least_connections", function()
     it("fills up evenly, and by weight", function()
-        assert_shares({ 1, 1, 1 }, pick { balance = "least_connections", weights = { 1, 1, 1 }, count = 300, keep = true })
-        assert_shares({ 3, 1 }, pick { balance = "least_connections", weights = { 3, 1 }, count = 400, keep = true })
+        for _, weights in ipairs { { 1, 1, 1 }, { 3, 1 } } do
+            assert_shares(weights, pick { balance = "least_connections", weights = weights, count = 300, keep = true })
+        end
     end)
 
     it("takes turns among those that are equal", function()

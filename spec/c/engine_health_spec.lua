@@ -276,6 +276,22 @@ describe("failures in a row", function()
         silent:close()
     end)
 
+    it("count where TLS is cut off", function()
+        local rude = socket.bind("127.0.0.1", 0)
+        local port = select(2, rude:getsockname())
+        local web = engine.start { backend = { health = { fall = 1 }, servername = "localhost",
+            tls = { ca = certs.ca.crt }, addresses = { at(port) } } }
+        local client = bench.connect(web.port)
+        local up = rude:accept()
+        up:setoption("linger", { on = true, timeout = 0 })
+        up:close()
+        assert.equal("up: reset during the handshake", web:record(1).reason)
+        assert.equal("resting", address(web, at(port)).state)
+        client:close()
+        rude:close()
+        web:stop()
+    end)
+
     it("do not count where what the server got depends on the client", function()
         local port = echo(certs.stranger).port
         local web = engine.start { backend = { health = { fall = 1 }, servername = "localhost", tls_varies = true,
@@ -391,7 +407,7 @@ describe("a probe", function()
             bench.wait("a probe", function() return address(web, at(server.port)).prober end)
             wait_state(web, at(server.port), state)
             if state == "down" then
-                assert.equal(1, log_count(web, "is down: 1 probe failed, the last: no answer within 0.05 s"))
+                assert.equal(1, log_count(web, "is down: 1 probe failed: no answer within 0.05 s"))
             end
             web:stop()
         end
@@ -449,7 +465,8 @@ describe("a probe", function()
 
     it("goes on under a new generation, which knows what was known", function()
         local port = bench.port()
-        local web = engine.start { backend = { addresses = { at(port) }, health = { interval = 10, fall = 2, rise = 1 } } }
+        local web = engine.start { backend = { addresses = { at(port) },
+            health = { interval = 10, fall = 2, rise = 1 } } }
         wait_state(web, at(port), "down")
         for _ = 1, 5 do
             assert.equal("reloaded", web:ask("reload"))

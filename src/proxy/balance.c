@@ -256,7 +256,7 @@ rank_next(struct mg_session *s, const bool *tried, bool *may, unsigned rank, siz
     for (size_t i = 0; i < backend->address_count; i++) {
         const struct mg_backend_address *address = &backend->addresses[i];
 
-        may[i] = !tried[i] && rank_of(address, mg_health_fitness(address)) == rank;
+        may[i] = !tried[i] && rank_of(address, mg_health_fitness(backend, address)) == rank;
         if (may[i] && is_full(backend, address, 1)) {
             may[i] = false;
             *full = true;
@@ -267,7 +267,7 @@ rank_next(struct mg_session *s, const bool *tried, bool *may, unsigned rank, siz
         size_t i = mg_balance_pick(backend, may, s->remote, &s->engine->random);
         struct mg_backend_address *address = &backend->addresses[i];
 
-        if (enter(s, address, mg_health_fitness(address))) {
+        if (enter(s, address, mg_health_fitness(backend, address))) {
             *entry = i;
             return true;
         }

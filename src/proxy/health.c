@@ -27,17 +27,18 @@ now_ms(void)
 /* ---- asking ---------------------------------------------------------------------------------- */
 
 enum mg_fitness
-mg_health_fitness(const struct mg_backend_address *address)
+mg_health_fitness(const struct mg_backend *backend, const struct mg_backend_address *address)
 {
     const struct mg_shared_address *shared = address->shared;
     uint64_t until;
 
     if (shared == NULL)
         return MG_FIT_READY;
-    if (atomic_load(&shared->down) != 0)
+    /* What an earlier generation has known does not count where nobody would find out that it is over. */
+    if (backend->health.probes && atomic_load(&shared->down) != 0)
         return MG_FIT_DOWN;
     until = atomic_load(&shared->rest_until);
-    if (until == 0)
+    if (until == 0 || backend->health.fall == 0)
         return MG_FIT_READY;
     return until > now_ms() ? MG_FIT_RESTS : MG_FIT_TRIAL;
 }
@@ -136,8 +137,9 @@ rest(const struct mg_session *s, uint64_t until, uint64_t now, const char *reaso
                s->address->text, ms / 1000.0, reason);
         return;
     }
-    mg_log(MG_LOG_WARN, "backend %s: %s rests for %g s: %u failures in a row, the last: %s",
-           s->backend->name, s->address->text, ms / 1000.0, s->backend->health.fall, reason);
+    mg_log(MG_LOG_WARN, "backend %s: %s rests for %g s: %u failure%s: %s", s->backend->name,
+           s->address->text, ms / 1000.0, s->backend->health.fall,
+           s->backend->health.fall == 1 ? "" : "s in a row, the last", reason);
     down_count(s->backend, shared);
 }
 
@@ -191,8 +193,9 @@ probe_missed(const struct mg_backend *backend, const struct mg_backend_address *
     if (atomic_fetch_add(&shared->missed, 1) + 1 < backend->health.fall ||
         atomic_exchange(&shared->down, 1) != 0)
         return;
-    mg_log(MG_LOG_WARN, "backend %s: %s is down: %u probe%s failed, the last: %s", backend->name,
-           address->text, backend->health.fall, backend->health.fall == 1 ? "" : "s in a row", why);
+    mg_log(MG_LOG_WARN, "backend %s: %s is down: %u probe%s: %s", backend->name, address->text,
+           backend->health.fall,
+           backend->health.fall == 1 ? " failed" : "s in a row failed, the last", why);
     down_count(backend, shared);
 }
 
@@ -253,11 +256,11 @@ mg_health_unwatch(struct mg_engine *engine)
 /* ---- status ---------------------------------------------------------------------------------- */
 
 static const char *
-state_name(const struct mg_backend_address *address)
+state_name(const struct mg_backend *backend, const struct mg_backend_address *address)
 {
     static const char *const names[] = {"ready", "trial", "resting", "down"};
 
-    return names[mg_health_fitness(address)];
+    return names[mg_health_fitness(backend, address)];
 }
 
 static void
@@ -272,7 +275,7 @@ address_status(const struct mg_backend *backend, const struct mg_backend_address
     mg_buf_addf(out,
                 ",\"state\":\"%s\",\"rest\":%g,\"prober\":%s,\"open\":%u,"
                 "\"open_everywhere\":%lld,\"used\":%llu,\"failed\":%llu}",
-                state_name(address),
+                state_name(backend, address),
                 rests > 0 ? rest_ms(&backend->health, rests - 1) / 1000.0 : 0.0,
                 atomic_load(&shared->prober) == address->worker + 1 ? "true" : "false",
                 address->active, (long long)mg_shared_address_open(shared),

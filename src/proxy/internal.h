@@ -363,7 +363,8 @@ enum mg_fitness {
     MG_FIT_RESTS, /* only when nothing else is left */
     MG_FIT_DOWN,  /* not at all */
 };
-enum mg_fitness mg_health_fitness(const struct mg_backend_address *address);
+enum mg_fitness mg_health_fitness(const struct mg_backend *backend,
+                                  const struct mg_backend_address *address);
 
 /* true: the caller is the one. Others have to wait until connect_timeout is over. */
 bool mg_health_try(const struct mg_backend *backend, const struct mg_backend_address *address);
