@@ -73,16 +73,15 @@ mg_dial_cancel(struct mg_session *s)
 
 /* For the record; without memory, or where there are very many, it has fewer. */
 static void
-failure_note(struct mg_session *s, const char *reason)
+failure_record(struct mg_session *s, const struct mg_addr *addr, const char *reason)
 {
-    const struct mg_addr *addr = s->dial->addr_count > 0 ? s->up_addr : NULL;
-    const char *glue = s->failures != NULL ? "; " : "",
-               *before = glue[0] != '\0' ? s->failures : "";
+    const char *before = s->failures != NULL ? s->failures : "";
     char text[MG_ADDR_TEXT];
     struct mg_buf all = {0};
 
+    s->tries += s->tries < UINT16_MAX;
     if (strlen(before) < FAILURES_TEXT)
-        mg_buf_addf(&all, "%s%s%s: %s", before, glue,
+        mg_buf_addf(&all, "%s%s%s: %s", before, before[0] != '\0' ? "; " : "",
                     addr != NULL ? mg_addr_text(addr, text) : s->address->text, reason);
     if (all.data != NULL && !all.failed) {
         mg_free(s->failures);
@@ -91,22 +90,32 @@ failure_note(struct mg_session *s, const char *reason)
     mg_buf_free(&all);
 }
 
-void
-mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
+/* The last failure is what the session ends with, if there is nobody else to ask. */
+static void
+failure_note(struct mg_session *s, const struct mg_addr *addr, const char *reason,
+             const char *detail)
 {
     struct mg_dial *dial = s->dial;
     char text[MG_ADDR_TEXT];
 
-    mg_resolver_cancel(&dial->wait);
-    mg_reuse_forget(s);
-    dial->deadline = 0;
     dial->reason = reason;
     mg_free(dial->detail);
     dial->detail = detail != NULL ? mg_strdup(detail) : NULL;
-    failure_note(s, reason);
+    failure_record(s, dial->addr_count > 0 ? addr : NULL, reason);
     mg_log(MG_LOG_DEBUG, "connection %llu: backend %s: %s: %s%s%s", (unsigned long long)s->id,
-           s->backend->name, s->up_addr != NULL ? mg_addr_text(s->up_addr, text) : "?", reason,
+           s->backend->name, addr != NULL ? mg_addr_text(addr, text) : "?", reason,
            detail != NULL ? ": " : "", detail != NULL ? detail : "");
+}
+
+void
+mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
+{
+    struct mg_dial *dial = s->dial;
+
+    mg_resolver_cancel(&dial->wait);
+    mg_reuse_forget(s);
+    dial->deadline = 0;
+    failure_note(s, s->up_addr, reason, detail);
     mg_link_remove(&s->up.handshake_link);
     mg_free(s->up.held);
     s->up.held = NULL;
@@ -132,6 +141,8 @@ connect_reason(int error)
     case UV_ENOENT: /* a unix socket that nobody has made, */
     case UV_EAGAIN: /* or whose queue is full */
         return "up: connection refused";
+    case UV_ECONNRESET: /* it was accepted, and that was all */
+        return "up: reset while connecting";
     case UV_ETIMEDOUT:
         return "up: connect timeout";
     case UV_EHOSTUNREACH:
@@ -191,6 +202,7 @@ void
 mg_dial_done(struct mg_session *s)
 {
     s->connect_us = (uint32_t)((mg_now_ns() - s->dial->started_ns) / 1000);
+    s->tries += s->tries < UINT16_MAX;
     mg_health_served(s);
     dial_free(s);
     mg_session_up_ready(s);
@@ -227,7 +239,6 @@ address_connect(struct mg_session *s, const struct mg_addr *addr)
         mg_session_close(s, "session: out of memory", NULL);
         return;
     }
-    s->tries += s->tries < UINT16_MAX;
     deadline_set(s);
     mg_tls_conn_close(&s->up.tls); /* kept so far: the record tells of the last one */
     rc = mg_stream_connect(&s->up.stream, &s->engine->net, addr, &mg_peer_ops, &s->up);

@@ -76,10 +76,8 @@ bool
 mg_health_blames(const struct mg_session *s, const char *reason)
 {
     static const char *const of_connect[] = {
-        "up: connection refused",
-        "up: connect timeout",
-        "up: unreachable",
-        "up: name not resolved",
+        "up: connection refused", "up: reset while connecting", "up: connect timeout",
+        "up: unreachable",        "up: name not resolved",
     };
     static const char *const of_tls[] = {
         "up: closed during the handshake",

@@ -175,7 +175,7 @@ struct mg_session {
     char *failures; /* of addresses, "127.0.0.1:1: up: connection refused; ..."; owned, or NULL */
     void *user;
     uint32_t downs; /* of the address's, when it was chosen */
-    uint16_t tries; /* addresses, of a name each one of its own */
+    uint16_t tries; /* addresses that have failed, or served; of a name each one */
     unsigned live;  /* streams not yet closed: down, up */
     enum mg_state state;
     bool trial;     /* the address's rest is over, and we are the first to see whether it serves */
