@@ -504,6 +504,28 @@ describe("a probe", function()
     end)
 end)
 
+describe("an allocation that fails", function()
+    it("costs a connection or a probe, and no more", function()
+        local dead, good = bench.port(), echo(certs.ec)
+        local web = engine.start { backend = { balance = "first", servername = "localhost", tls = { ca = certs.ca.crt },
+            addresses = { at(dead), at(good.port) }, health = { interval = 10, fall = 1000, rise = 1, tls = true,
+                send = "ping", expect = "ping", rest = 1 } } }
+        for n = 1, 25 do
+            web:ask("fail " .. n)
+            for _ = 1, 2 do
+                local client = open(web)
+                if client then
+                    client:close()
+                end
+            end
+        end
+        web:ask("fail 0")
+        wait_state(web, at(good.port), "ready")
+        bench.wait("a connection", function() return select(2, once(web)) end)
+        web:stop()
+    end)
+end)
+
 describe("an address that goes down", function()
     -- A server whose connections live on when it listens no longer.
     local function server()
