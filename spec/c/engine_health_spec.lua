@@ -375,6 +375,9 @@ describe("a probe", function()
         end
         assert.is_true(address(first, at(port)).prober)
         assert.is_false(address(second, at(port)).prober)
+        local probed = address(first, at(port)).probed
+        bench.wait("more probes", function() return address(first, at(port)).probed > probed + 5 end)
+        assert.equal(0, address(second, at(port)).probed)
         first:stop()
         bench.wait("the other to probe", function() return address(second, at(port)).prober end)
         local server = bench.echo_server { listen = at(port) }
@@ -522,6 +525,34 @@ describe("an allocation that fails", function()
         web:ask("fail 0")
         wait_state(web, at(good.port), "ready")
         bench.wait("a connection", function() return select(2, once(web)) end)
+        web:stop()
+    end)
+end)
+
+describe("a worker without descriptors", function()
+    it("takes no address for dead", function()
+        local good = echo()
+        local web = engine.start { nofile = 50, backend = { addresses = { at(good.port) }, health = { interval = 10,
+            fall = 1, rise = 1 } } }
+        bench.wait("a probe", function() return address(web, at(good.port)).prober end)
+        local clients = {}
+        for i = 1, 30 do
+            clients[i] = bench.connect(web.port)
+            clients[i]:settimeout(0)
+            clients[i]:send("hello\n")
+        end
+        bench.wait("the end of descriptors", function()
+            local log = bench.read(web.options.log)
+            return web:status().sessions >= 15 and (log:find("open files", 1, true) or log:find("descriptor", 1, true))
+        end)
+        local probed = address(web, at(good.port)).probed
+        bench.wait("probes", function() return address(web, at(good.port)).probed > probed + 5 end)
+        assert.equal("ready", address(web, at(good.port)).state)
+        for _, client in ipairs(clients) do
+            client:close()
+        end
+        assert.equal(0, log_count(web, "is down"))
+        assert.equal(0, log_count(web, "rests for"))
         web:stop()
     end)
 end)

@@ -271,13 +271,14 @@ address_status(const struct mg_backend *backend, const struct mg_backend_address
     mg_buf_adds(out, "{\"address\":");
     mg_buf_add_json(out, address->text, strlen(address->text));
     mg_buf_addf(out,
-                ",\"state\":\"%s\",\"rest\":%g,\"prober\":%s,\"open\":%u,"
+                ",\"state\":\"%s\",\"rest\":%g,\"prober\":%s,\"probed\":%llu,\"open\":%u,"
                 "\"open_everywhere\":%lld,\"used\":%llu,\"failed\":%llu}",
                 state_name(backend, address),
                 rests > 0 ? rest_ms(&backend->health, rests - 1) / 1000.0 : 0.0,
                 atomic_load(&shared->prober) == address->worker + 1 ? "true" : "false",
-                address->active, (long long)mg_shared_address_open(shared),
-                (unsigned long long)address->used, (unsigned long long)address->failed);
+                (unsigned long long)address->probed, address->active,
+                (long long)mg_shared_address_open(shared), (unsigned long long)address->used,
+                (unsigned long long)address->failed);
 }
 
 /* Of the config in use; what route functions have named is left out, being any number. */

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #define HEARD_MAX (64u * 1024u) /* in which `expect` has to come */
+#define LATE_MS   50u           /* a loop that was held up for that long has not heard everything */
 
 struct probe {
     struct mg_link link; /* in engine->probes */
@@ -33,6 +34,7 @@ struct probe {
     struct mg_buf heard; /* plaintext */
     uint64_t began_at;   /* loop time */
     bool asking;         /* begun, and without a verdict */
+    bool late;           /* the loop was: what has come meanwhile is to be heard */
     bool stopped;
     unsigned live; /* timer, stream */
 };
@@ -131,6 +133,25 @@ verdict(struct probe *p, const char *why)
     mg_stream_close(&p->stream, why != NULL);
 }
 
+/* There is none: it says nothing of the address. */
+static void
+no_verdict(struct probe *p, const char *why)
+{
+    mg_log(MG_LOG_DEBUG, "backend %s: %s could not be probed: %s", p->backend->name,
+           p->address->text, why);
+    p->asking = false;
+    wait_for_next(p);
+    mg_stream_close(&p->stream, true);
+}
+
+/* Errors of connect that are our own. */
+static bool
+is_shortage(int error)
+{
+    return error == UV_EMFILE || error == UV_ENFILE || error == UV_ENOMEM || error == UV_ENOBUFS ||
+           error == UV_EADDRNOTAVAIL;
+}
+
 /* This address of a name will not do. */
 static void
 attempt_failed(struct probe *p, const char *why)
@@ -176,7 +197,7 @@ listen_to(struct probe *p)
         farewell(p);
         verdict(p, NULL);
     } else if (p->heard.failed) {
-        attempt_failed(p, "out of memory");
+        no_verdict(p, "out of memory");
     } else if (p->heard.len > HEARD_MAX) {
         attempt_failed(p, "what was expected did not come in the first 64 KiB");
     }
@@ -300,6 +321,10 @@ tls_begin(struct probe *p)
 static void
 connected(struct probe *p, int status)
 {
+    if (is_shortage(status)) {
+        no_verdict(p, uv_strerror(status));
+        return;
+    }
     if (status < 0) {
         attempt_failed(p, uv_strerror(status));
         return;
@@ -324,7 +349,7 @@ on_read(struct mg_stream *stream, const unsigned char *data, size_t len)
 
     mg_buf_add(p->tls.ssl != NULL ? &p->held : &p->heard, data, len);
     if (p->held.failed)
-        attempt_failed(p, "out of memory");
+        no_verdict(p, "out of memory");
     else if (p->tls.ssl != NULL)
         tls_step(p);
     else
@@ -400,20 +425,30 @@ on_resolved(struct mg_resolve_wait *wait, const struct mg_addr *addrs, size_t co
     p->addr_next = 0;
     p->addr_count = p->addrs != NULL ? count : 0;
     if (p->addr_count == 0) {
-        verdict(p, uv_strerror(count > 0 ? UV_ENOMEM : error));
+        if (count > 0)
+            no_verdict(p, "out of memory");
+        else
+            verdict(p, uv_strerror(error));
         return;
     }
     memcpy(p->addrs, addrs, count * sizeof(*addrs));
     address_next(p);
 }
 
-/* An end that does not come is an end, too. A stream that still closes has its turn first. */
+/* A loop that was held up runs its timers before it reads what has come: that gets its turn first. So does a
+ * stream that still closes. */
 static void
 on_time(uv_timer_t *timer)
 {
     struct probe *p = timer->data;
     char text[48];
 
+    if (p->asking && !p->late &&
+        uv_now(p->engine->net.loop) > p->began_at + p->backend->health.timeout_ms + LATE_MS) {
+        p->late = true;
+        uv_timer_start(&p->timer, on_time, LATE_MS, 0);
+        return;
+    }
     if (p->asking) {
         snprintf(text, sizeof(text), "no answer within %g s",
                  p->backend->health.timeout_ms / 1000.0);
@@ -426,6 +461,9 @@ on_time(uv_timer_t *timer)
         return;
     }
     p->asking = true;
+    p->late = false;
+    p->address->probed++;
+    p->heard.failed = p->held.failed = false;
     uv_timer_start(&p->timer, on_time, p->backend->health.timeout_ms, 0);
     if (p->address->resolver != NULL)
         mg_resolver_ask(p->address->resolver, &p->wait);

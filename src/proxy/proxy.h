@@ -44,6 +44,7 @@ struct mg_backend_address {
     unsigned worker;
     unsigned active;       /* connections of this worker, being made included */
     int64_t turn;          /* round_robin: how long it has been waiting, by weight */
+    uint64_t probed;       /* by this worker */
     uint64_t used, failed; /* connections of this worker that began with it, and that it failed */
 };
 
