@@ -523,12 +523,12 @@ engine_start(lua_State *L)
         if (getppid() != parent)
             _exit(EXIT_SETUP);
         signal(SIGPIPE, SIG_IGN);
+        if (fd >= 0)
+            dup2(fd, 2);
+        descriptors_close(L, pair[1]); /* as many as there may be without the limit */
         if (nofile.rlim_cur == 0 && getrlimit(RLIMIT_NOFILE, &nofile) == 0)
             nofile.rlim_cur = nofile.rlim_max; /* as the supervisor does */
         setrlimit(RLIMIT_NOFILE, &nofile);
-        if (fd >= 0)
-            dup2(fd, 2);
-        descriptors_close(L, pair[1]);
         _exit(host_run(L, pair[1]));
     }
     close(pair[1]);
