@@ -536,10 +536,13 @@ describe("a worker without descriptors", function()
             fall = 1, rise = 1 } } }
         bench.wait("a probe", function() return address(web, at(good.port)).prober end)
         local clients = {}
-        for i = 1, 30 do
-            clients[i] = bench.connect(web.port)
-            clients[i]:settimeout(0)
-            clients[i]:send("hello\n")
+        for _ = 1, 30 do
+            local client = bench.connect(web.port)
+            if client then -- else it was reset already
+                client:settimeout(0)
+                client:send("hello\n")
+                clients[#clients + 1] = client
+            end
         end
         bench.wait("the end of descriptors", function()
             local log = bench.read(web.options.log)
