@@ -1,5 +1,5 @@
 -- Three servers and a spare one. The second takes twice as many connections as the others, none more than a thousand.
--- One of moongate's workers asks each of them every two seconds whether it answers (redis does); one that has not, three
+-- Every two seconds one of the workers asks each of them whether it answers (redis does); one that has not, three
 -- times, gets no more connections, and those that it has are closed, so that clients connect again – to another one.
 
 local moongate = require "moongate"
