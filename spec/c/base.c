@@ -294,6 +294,45 @@ buckets(lua_State *L)
     return 1;
 }
 
+/* shared_addresses(names) → how many of them found room, whether the next to hold one finds the state that
+ * it was in: while another holds it, after a crash of all that did, after it was given back, under another
+ * backend's name; and its connections and its prober after the crash */
+static int
+shared_addresses(lua_State *L)
+{
+    struct mg_shared *map = shared_make(L);
+    struct mg_shared_address *slot = mg_shared_address_hold(map, "web", "127.0.0.1:1", 3), *other;
+    lua_Integer names = luaL_checkinteger(L, 1), found = 1;
+
+    for (; found < names; found++) {
+        char text[64];
+
+        snprintf(text, sizeof(text), "127.0.0.1:%lld", (long long)found + 1);
+        if (mg_shared_address_hold(map, "web", text, 3) == NULL)
+            break;
+    }
+    lua_pushinteger(L, found);
+    atomic_store(&slot->down, 1);
+    atomic_store(&slot->open[3], 5);
+    atomic_store(&slot->prober, 4);
+    lua_pushboolean(L, mg_shared_address_hold(map, "web", "127.0.0.1:1", 9) == slot &&
+                           atomic_load(&slot->down) == 1);
+    mg_shared_address_release(slot, 9);
+    mg_shared_forget(map, 3);
+    lua_pushboolean(L, mg_shared_address_hold(map, "web", "127.0.0.1:1", 3) == slot &&
+                           atomic_load(&slot->down) == 1);
+    lua_pushinteger(L, (lua_Integer)mg_shared_address_open(slot));
+    lua_pushinteger(L, atomic_load(&slot->prober));
+    mg_shared_address_release(slot, 3);
+    slot = mg_shared_address_hold(map, "web", "127.0.0.1:1", 3);
+    lua_pushboolean(L, atomic_load(&slot->down) == 1);
+    atomic_store(&slot->down, 1);
+    other = mg_shared_address_hold(map, "api", "127.0.0.1:1", 3);
+    lua_pushboolean(L, other == slot || atomic_load(&other->down) == 1);
+    mg_shared_unmap(map);
+    return 7;
+}
+
 /* log_unread(count) → what a pipe held of that many records, and of one more when it was empty again */
 static int
 log_unread(lua_State *L)
@@ -333,6 +372,7 @@ mgtest_base(lua_State *L)
         {"limits_crowd", limits_crowd},
         {"bucket", bucket},
         {"buckets", buckets},
+        {"shared_addresses", shared_addresses},
         {NULL, NULL},
     };
     luaL_newlib(L, functions);

@@ -130,6 +130,12 @@ addresses_read(lua_State *L, int idx, struct mg_backend *backend)
         struct mg_backend_address *address = &backend->addresses[i];
 
         lua_rawgeti(L, -1, (lua_Integer)i + 1);
+        if (lua_istable(L, -1)) { /* { address =, weight =, backup = } */
+            address->weight = (unsigned)opt_integer(L, lua_gettop(L), "weight", 1);
+            address->backup = opt_boolean(L, lua_gettop(L), "backup");
+            lua_getfield(L, -1, "address");
+            lua_remove(L, -2);
+        }
         mg_str_copy(address->text, sizeof(address->text), lua_tostring(L, -1));
         if (mg_endpoint_parse(&address->endpoint, address->text, false, &err) != 0)
             setup_failed(err.text);
@@ -138,19 +144,63 @@ addresses_read(lua_State *L, int idx, struct mg_backend *backend)
     lua_pop(L, 1);
 }
 
+static char *
+text_copy(const char *text, size_t *len)
+{
+    *len = text != NULL ? strlen(text) : 0;
+    return text != NULL ? mg_strdup(text) : NULL;
+}
+
+/* health = { fall=, rest= (ms), interval= (ms: it is probed), timeout= (ms), rise=, tls=, send=, expect= } */
+static void
+health_read(lua_State *L, int idx, struct mg_health *health)
+{
+    *health = (struct mg_health){.fall = 3, .rest_ms = 10000};
+    lua_getfield(L, idx, "health");
+    if (lua_istable(L, -1)) {
+        int at = lua_gettop(L);
+
+        health->fall = (unsigned)opt_integer(L, at, "fall", 3);
+        health->rest_ms = (unsigned)opt_integer(L, at, "rest", 10000);
+        health->interval_ms = (unsigned)opt_integer(L, at, "interval", 0);
+        health->probes = health->interval_ms > 0;
+        health->timeout_ms = (unsigned)opt_integer(L, at, "timeout", 2000);
+        health->rise = (unsigned)opt_integer(L, at, "rise", 2);
+        health->tls = opt_boolean(L, at, "tls");
+        health->send = text_copy(opt_string(L, at, "send"), &health->send_len);
+        health->expect = text_copy(opt_string(L, at, "expect"), &health->expect_len);
+    }
+    lua_pop(L, 1);
+}
+
+static enum mg_balance
+balance_of(const char *name)
+{
+    static const char *const names[] = {"random_two", "round_robin", "least_connections",
+                                        "source_hash", "first"};
+
+    for (size_t i = 0; name != NULL && i < MG_ARRAY_LEN(names); i++)
+        if (strcmp(name, names[i]) == 0)
+            return (enum mg_balance)i;
+    return MG_BALANCE_RANDOM_TWO;
+}
+
 static struct mg_backend *
 backend_make(lua_State *L, int idx)
 {
     struct mg_backend *backend = mg_calloc(1, sizeof(*backend));
-    const char *kind = opt_string(L, idx, "kind"), *balance = opt_string(L, idx, "balance");
+    const char *kind = opt_string(L, idx, "kind");
     const char *servername = opt_string(L, idx, "servername"), *reply = opt_string(L, idx, "reply");
 
     backend->name = mg_strdup("spec");
     addresses_read(L, idx, backend);
     if (kind != NULL)
         backend->kind = strcmp(kind, "echo") == 0 ? MG_BACKEND_ECHO : MG_BACKEND_REPLY;
-    if (balance != NULL && strcmp(balance, "round_robin") == 0)
-        backend->balance = MG_BALANCE_ROUND_ROBIN;
+    backend->balance = balance_of(opt_string(L, idx, "balance"));
+    backend->max_connections = opt_integer(L, idx, "max_connections", 0);
+    backend->close_on_down = opt_boolean(L, idx, "close_on_down");
+    backend->tls_varies = opt_boolean(L, idx, "tls_varies");
+    health_read(L, idx, &backend->health);
     backend->servername = servername != NULL ? mg_strdup(servername) : NULL;
     backend->reply = reply != NULL ? mg_strdup(reply) : NULL;
     backend->reply_len = reply != NULL ? strlen(reply) : 0;
@@ -240,6 +290,7 @@ config_replace(struct host *host)
         setup_failed(err.text);
     host->configs++;
     host->config = config;
+    mg_engine_use(host->engine, config);
     mg_frontend_set(host->frontend, config, listener);
     if (old != NULL)
         mg_config_unref(old);
@@ -477,12 +528,12 @@ engine_start(lua_State *L)
         if (getppid() != parent)
             _exit(EXIT_SETUP);
         signal(SIGPIPE, SIG_IGN);
+        if (fd >= 0)
+            dup2(fd, 2);
+        descriptors_close(L, pair[1]); /* as many as there may be without the limit */
         if (nofile.rlim_cur == 0 && getrlimit(RLIMIT_NOFILE, &nofile) == 0)
             nofile.rlim_cur = nofile.rlim_max; /* as the supervisor does */
         setrlimit(RLIMIT_NOFILE, &nofile);
-        if (fd >= 0)
-            dup2(fd, 2);
-        descriptors_close(L, pair[1]);
         _exit(host_run(L, pair[1]));
     }
     close(pair[1]);

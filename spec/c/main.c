@@ -6,9 +6,10 @@ int
 luaopen_mgtest(lua_State *L)
 {
     static const luaL_Reg rooms[] = {
-        {"base", mgtest_base},   {"snapshot", mgtest_snapshot}, {"ipc", mgtest_ipc},
-        {"tls", mgtest_tls},     {"net", mgtest_net},           {"engine", mgtest_engine},
-        {"cache", mgtest_cache}, {"names", mgtest_names},       {"proxy", mgtest_proxy},
+        {"base", mgtest_base},       {"snapshot", mgtest_snapshot}, {"ipc", mgtest_ipc},
+        {"tls", mgtest_tls},         {"net", mgtest_net},           {"engine", mgtest_engine},
+        {"cache", mgtest_cache},     {"names", mgtest_names},       {"proxy", mgtest_proxy},
+        {"balance", mgtest_balance},
     };
     lua_newtable(L);
     for (size_t i = 0; i < MG_ARRAY_LEN(rooms); i++) {

@@ -19,5 +19,6 @@ int mgtest_net(lua_State *L) __attribute__((weak));
 int mgtest_engine(lua_State *L) __attribute__((weak));
 int mgtest_names(lua_State *L) __attribute__((weak));
 int mgtest_proxy(lua_State *L) __attribute__((weak));
+int mgtest_balance(lua_State *L) __attribute__((weak));
 
 #endif

@@ -54,7 +54,7 @@ end
 
 function Engine:records()
     local list = {}
-    for line in bench.read(self.options.access_log):gmatch("[^\n]+") do
+    for line in bench.read(self.options.access_log):gmatch("([^\n]+)\n") do
         list[#list + 1] = self.options.access_format == "text" and line or cjson.decode(line)
     end
     return list

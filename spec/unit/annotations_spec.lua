@@ -148,6 +148,7 @@ describe("the annotated options of", function()
     it("backend are those of C, with their defaults", function()
         compare("moongate.BackendOptions", (options("src/script/backend.c", "options")))
         compare("moongate.BackendAddress", (options("src/script/backend.c", "entry_options")))
+        compare("moongate.Health", (options("src/script/backend.c", "health_options")))
     end)
 
     it("settings are those of C, with their defaults", function()

@@ -254,11 +254,36 @@ struct mg_limits {
     struct mg_limits_count counts[MG_SHARED_WORKERS][MG_LIMITS_COUNTS];
 };
 
+#define MG_SHARED_ADDRESSES 8192 /* of all backends; likewise */
+
+/*
+ * One address of a backend. What is known of its health is each a number of its own: a worker that dies
+ * between two of them leaves nothing worse than one failure that was not counted. Times are milliseconds of
+ * mg_now_ns, a clock that all processes have in common.
+ */
+struct mg_shared_address {
+    _Atomic uint32_t rows;                    /* of the two below: those behind were never used */
+    _Atomic uint32_t failures;                /* of connections, in a row */
+    _Atomic uint32_t rests;                   /* in a row: each is longer than the one before */
+    _Atomic uint64_t rest_until;              /* 0 = it does not rest */
+    _Atomic uint32_t down;                    /* 1 = so say the probes */
+    _Atomic uint32_t passed, missed;          /* probes in a row; one of them is 0 */
+    _Atomic uint32_t prober;                  /* index + 1 of the worker that probes, or 0 */
+    _Atomic uint32_t downs;                   /* times it went down or to rest; only grows */
+    _Atomic int32_t open[MG_SHARED_WORKERS];  /* connections, per worker */
+    _Atomic int32_t users[MG_SHARED_WORKERS]; /* configs that hold the slot, per worker */
+};
+
 struct mg_shared {
     _Atomic uint64_t next_id; /* connection ids are unique over workers and reloads */
-    _Atomic uint32_t lock;    /* of the table of names: index + 1 of the worker that has it, or 0 */
+    _Atomic uint32_t lock; /* of the tables of names: index + 1 of the worker that has it, or 0 */
+    _Atomic uint32_t
+        downs; /* of all addresses: whoever remembers it sees that something went down */
     struct mg_shared_listener listener[MG_SHARED_LISTENERS];
     struct mg_limits limits;
+    /* Of the names below, apart, so that looking for one touches no other's pages. 0 = never used. */
+    _Atomic uint64_t address_hash[MG_SHARED_ADDRESSES];
+    struct mg_shared_address address[MG_SHARED_ADDRESSES];
 };
 
 /* Memory for several processes: a descriptor without a name whose size is fixed. */
@@ -283,6 +308,15 @@ void mg_shared_listener_release(struct mg_shared_listener *slot, unsigned index)
 /* Connections over all workers. Whoever adds itself to its row first and asks then, is never one too
  * many with another who does the same. */
 int64_t mg_shared_listener_open(const struct mg_shared_listener *slot);
+
+/*
+ * The same for an address of the backend of that name. What is known of it stays for as long as somebody
+ * holds it, and is there again for the successor of a worker that died; whoever gives it back last forgets it.
+ */
+struct mg_shared_address *mg_shared_address_hold(struct mg_shared *shared, const char *backend,
+                                                 const char *address, unsigned index);
+void mg_shared_address_release(struct mg_shared_address *slot, unsigned index);
+int64_t mg_shared_address_open(const struct mg_shared_address *slot);
 
 /* Takes back everything worker `index` had. */
 void mg_shared_forget(struct mg_shared *shared, unsigned index);

@@ -66,7 +66,7 @@ mg_shared_unmap(struct mg_shared *shared)
     munmap(shared, sizeof(*shared));
 }
 
-/* ---- the table of names ---------------------------------------------------------------------- */
+/* ---- the tables of names: of listeners ---------------------------------------------------------------------- */
 
 #define LOCK_TRIES                                                                                 \
     1000 /* a millisecond each; the holder needs microseconds, unless it was killed */
@@ -147,6 +147,99 @@ mg_shared_listener_open(const struct mg_shared_listener *slot)
     return row_sum(slot->open);
 }
 
+/* ---- addresses of backends -------------------------------------------------------------------- */
+
+static int64_t
+rows_sum(const struct mg_shared_address *slot, const _Atomic int32_t row[MG_SHARED_WORKERS])
+{
+    uint32_t rows = atomic_load(&slot->rows);
+    int64_t sum = 0;
+
+    for (uint32_t i = 0; i < rows; i++)
+        sum += atomic_load(&row[i]);
+    return sum;
+}
+
+/* Not `downs`, which others remember. */
+static void
+address_forget(struct mg_shared_address *slot)
+{
+    atomic_store(&slot->failures, 0);
+    atomic_store(&slot->rests, 0);
+    atomic_store(&slot->rest_until, 0);
+    atomic_store(&slot->down, 0);
+    atomic_store(&slot->passed, 0);
+    atomic_store(&slot->missed, 0);
+}
+
+/* Its own place if it has one, else the first that nobody holds; MG_SHARED_ADDRESSES: there is none. */
+static size_t
+address_find(const struct mg_shared *shared, uint64_t hash)
+{
+    size_t unused = MG_SHARED_ADDRESSES;
+
+    for (size_t i = 0; i < MG_SHARED_ADDRESSES; i++) {
+        size_t at = (hash + i) % MG_SHARED_ADDRESSES;
+        uint64_t found = atomic_load(&shared->address_hash[at]);
+        const struct mg_shared_address *slot = &shared->address[at];
+
+        if (found == hash)
+            return at;
+        if (unused == MG_SHARED_ADDRESSES && (found == 0 || rows_sum(slot, slot->users) == 0))
+            unused = at;
+        if (found == 0)
+            break;
+    }
+    return unused;
+}
+
+static uint64_t
+address_hash(const char *backend, const char *address)
+{
+    uint64_t hash = mg_str_hash(backend, strlen(backend)) * 0x9e3779b97f4a7c15u ^
+                    mg_str_hash(address, strlen(address));
+
+    return hash != 0 ? hash : 1;
+}
+
+struct mg_shared_address *
+mg_shared_address_hold(struct mg_shared *shared, const char *backend, const char *address,
+                       unsigned index)
+{
+    uint64_t hash = address_hash(backend, address);
+    struct mg_shared_address *slot = NULL;
+    size_t at;
+
+    if (!lock_take(shared, index))
+        return NULL;
+    at = address_find(shared, hash);
+    if (at < MG_SHARED_ADDRESSES) {
+        slot = &shared->address[at];
+        if (atomic_load(&shared->address_hash[at]) != hash)
+            address_forget(slot);
+        atomic_store(&shared->address_hash[at], hash);
+        if (atomic_load(&slot->rows) <= index)
+            atomic_store(&slot->rows, index + 1);
+        atomic_fetch_add(&slot->users[index], 1);
+    }
+    atomic_store(&shared->lock, 0);
+    return slot;
+}
+
+void
+mg_shared_address_release(struct mg_shared_address *slot, unsigned index)
+{
+    atomic_fetch_sub(&slot->users[index], 1);
+    if (rows_sum(slot, slot->users) == 0)
+        address_forget(slot);
+}
+
+int64_t
+mg_shared_address_open(const struct mg_shared_address *slot)
+{
+    return rows_sum(slot, slot->open);
+}
+
 /* ---- a worker that died ---------------------------------------------------------------------- */
 
 void
@@ -163,5 +256,15 @@ mg_shared_forget(struct mg_shared *shared, unsigned index)
         atomic_store(&slot->users[index], 0);
     }
     mg_limits_forget(shared, index);
+    for (size_t i = 0; i < MG_SHARED_ADDRESSES; i++) {
+        struct mg_shared_address *slot = &shared->address[i];
+        uint32_t prober = index + 1;
+
+        if (atomic_load(&shared->address_hash[i]) == 0)
+            continue;
+        atomic_store(&slot->open[index], 0);
+        atomic_store(&slot->users[index], 0);
+        atomic_compare_exchange_strong(&slot->prober, &prober, 0);
+    }
     atomic_compare_exchange_strong(&shared->lock, &holder, 0);
 }

@@ -22,12 +22,14 @@ struct mg_dial {
     struct mg_addr *addrs; /* what the current entry resolved to; owned */
     size_t addr_count, addr_next;
     size_t entry;        /* the current one */
-    size_t untried;      /* entries */
+    bool *tried;         /* per entry, behind the struct; and as many for mg_balance_next */
     struct mg_buf proxy; /* the PROXY header, once it is made; the same for each address; owned */
     const char *reason;  /* of the last failure, constant */
     char *detail;        /* owned, or NULL */
-    bool tried[];        /* per entry */
+    bool flags[];
 };
+
+#define FAILURES_TEXT 1000u
 
 static void entry_next(struct mg_session *s);
 static void address_next(struct mg_session *s);
@@ -71,29 +73,51 @@ mg_dial_cancel(struct mg_session *s)
 
 /* ---- failing --------------------------------------------------------------------------------- */
 
+/* For the record; without memory, or where there are very many, it has fewer. */
 static void
-address_leave(struct mg_session *s)
+failure_record(struct mg_session *s, const struct mg_addr *addr, const char *reason)
 {
-    if (s->address != NULL)
-        s->address->active--;
-    s->address = NULL;
+    const char *before = s->failures != NULL ? s->failures : "";
+    char text[MG_ADDR_TEXT];
+    struct mg_buf all = {0};
+
+    s->tries += s->tries < UINT16_MAX;
+    if (strlen(before) < FAILURES_TEXT)
+        mg_buf_addf(&all, "%s%s%s: %s", before, before[0] != '\0' ? "; " : "",
+                    addr != NULL ? mg_addr_text(addr, text) : s->address->text, reason);
+    if (all.data != NULL && !all.failed) {
+        mg_free(s->failures);
+        s->failures = mg_buf_take(&all);
+    }
+    mg_buf_free(&all);
+}
+
+/* The last failure is what the session ends with, if there is nobody else to ask. */
+static void
+failure_note(struct mg_session *s, const struct mg_addr *addr, const char *reason,
+             const char *detail)
+{
+    struct mg_dial *dial = s->dial;
+    char text[MG_ADDR_TEXT];
+
+    dial->reason = reason;
+    mg_free(dial->detail);
+    dial->detail = detail != NULL ? mg_strdup(detail) : NULL;
+    failure_record(s, dial->addr_count > 0 ? addr : NULL, reason);
+    mg_log(MG_LOG_DEBUG, "connection %llu: backend %s: %s: %s%s%s", (unsigned long long)s->id,
+           s->backend->name, addr != NULL ? mg_addr_text(addr, text) : "?", reason,
+           detail != NULL ? ": " : "", detail != NULL ? detail : "");
 }
 
 void
 mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
 {
     struct mg_dial *dial = s->dial;
-    char text[MG_ADDR_TEXT];
 
     mg_resolver_cancel(&dial->wait);
     mg_reuse_forget(s);
     dial->deadline = 0;
-    dial->reason = reason;
-    mg_free(dial->detail);
-    dial->detail = detail != NULL ? mg_strdup(detail) : NULL;
-    mg_log(MG_LOG_DEBUG, "connection %llu: backend %s: %s: %s%s%s", (unsigned long long)s->id,
-           s->backend->name, s->up_addr != NULL ? mg_addr_text(s->up_addr, text) : "?", reason,
-           detail != NULL ? ": " : "", detail != NULL ? detail : "");
+    failure_note(s, s->up_addr, reason, detail);
     mg_link_remove(&s->up.handshake_link);
     mg_free(s->up.held);
     s->up.held = NULL;
@@ -119,6 +143,8 @@ connect_reason(int error)
     case UV_ENOENT: /* a unix socket that nobody has made, */
     case UV_EAGAIN: /* or whose queue is full */
         return "up: connection refused";
+    case UV_ECONNRESET: /* it was accepted, and that was all */
+        return "up: reset while connecting";
     case UV_ETIMEDOUT:
         return "up: connect timeout";
     case UV_EHOSTUNREACH:
@@ -180,6 +206,8 @@ mg_dial_done(struct mg_session *s)
     int rc;
 
     s->connect_us = (uint32_t)((mg_now_ns() - s->dial->started_ns) / 1000);
+    s->tries += s->tries < UINT16_MAX;
+    mg_health_served(s);
     dial_free(s);
     mg_session_up_ready(s);
     rc = mg_stream_flush(&s->up.stream); /* the PROXY header, if nothing was there to go with it */
@@ -237,8 +265,6 @@ address_connect(struct mg_session *s, const struct mg_addr *addr)
         mg_session_close(s, "session: out of memory", NULL);
         return;
     }
-    s->address = &s->backend->addresses[s->dial->entry];
-    s->address->active++;
     deadline_set(s);
     mg_tls_conn_close(&s->up.tls); /* kept so far: the record tells of the last one */
     rc = mg_stream_connect(&s->up.stream, &s->engine->net, addr, &mg_peer_ops, &s->up);
@@ -253,7 +279,6 @@ address_next(struct mg_session *s)
 {
     struct mg_dial *dial = s->dial;
 
-    address_leave(s);
     if (dial->addr_next < dial->addr_count)
         address_connect(s, &dial->addrs[dial->addr_next++]);
     else
@@ -261,50 +286,6 @@ address_next(struct mg_session *s)
 }
 
 /* ---- which entry ----------------------------------------------------------------------------- */
-
-/* The n-th of those not yet tried. */
-static size_t
-untried_at(const struct mg_dial *dial, size_t n)
-{
-    size_t i = 0;
-
-    while (dial->tried[i] || n-- > 0)
-        i++;
-    return i;
-}
-
-/* Of two drawn at random the one with fewer connections: nearly as even as asking all of them. */
-static size_t
-random_two(struct mg_session *s)
-{
-    const struct mg_dial *dial = s->dial;
-    const struct mg_backend_address *addresses = s->backend->addresses;
-    size_t first = mg_engine_random(s->engine) % dial->untried, second, a, b;
-
-    if (dial->untried == 1)
-        return untried_at(dial, 0);
-    second = mg_engine_random(s->engine) % (dial->untried - 1);
-    if (second >= first)
-        second++;
-    a = untried_at(dial, first);
-    b = untried_at(dial, second);
-    return addresses[b].active < addresses[a].active ? b : a;
-}
-
-static size_t
-round_robin(struct mg_session *s)
-{
-    const struct mg_dial *dial = s->dial;
-    size_t count = s->backend->address_count, entry;
-
-    if (dial->untried == count)
-        entry = s->backend->next++ % count;
-    else
-        entry = (dial->entry + 1) % count; /* after a failure: its neighbours, in order */
-    while (dial->tried[entry])
-        entry = (entry + 1) % count;
-    return entry;
-}
 
 static void
 on_resolved(struct mg_resolve_wait *wait, const struct mg_addr *addrs, size_t count, int error)
@@ -325,25 +306,34 @@ on_resolved(struct mg_resolve_wait *wait, const struct mg_addr *addrs, size_t co
     address_next(s);
 }
 
+/* None of the current entry's addresses would do: it is left. */
+static void
+entry_leave(struct mg_session *s)
+{
+    if (s->address != NULL && mg_health_blames(s, s->dial->reason))
+        mg_health_failed(s, s->dial->reason);
+    mg_balance_leave(s);
+}
+
 static void
 entry_next(struct mg_session *s)
 {
     struct mg_dial *dial = s->dial;
-    struct mg_backend_address *entry;
+    const char *why;
 
-    if (dial->untried == 0) {
-        mg_session_close(s, dial->reason, dial->detail);
+    entry_leave(s);
+    if (!mg_balance_next(s, dial->tried, dial->tried + s->backend->address_count, &dial->entry,
+                         &why)) {
+        mg_session_close(s, dial->reason != NULL ? dial->reason : why, dial->detail);
         return;
     }
-    dial->entry = s->backend->balance == MG_BALANCE_ROUND_ROBIN ? round_robin(s) : random_two(s);
     dial->tried[dial->entry] = true;
-    dial->untried--;
-    entry = &s->backend->addresses[dial->entry];
-    if (entry->resolver != NULL) {
+    dial->addr_count = 0;
+    if (s->address->resolver != NULL) {
         deadline_set(s);
-        mg_resolver_ask(entry->resolver, &dial->wait);
+        mg_resolver_ask(s->address->resolver, &dial->wait);
     } else {
-        on_resolved(&dial->wait, &entry->endpoint.addr, 1, 0);
+        on_resolved(&dial->wait, &s->address->endpoint.addr, 1, 0);
     }
 }
 
@@ -351,7 +341,7 @@ void
 mg_dial_start(struct mg_session *s)
 {
     size_t count = s->backend->address_count;
-    struct mg_dial *dial = mg_calloc(1, sizeof(*dial) + count * sizeof(dial->tried[0]));
+    struct mg_dial *dial = mg_calloc(1, sizeof(*dial) + 2 * count * sizeof(dial->flags[0]));
 
     if (dial == NULL) {
         mg_session_close(s, "session: out of memory", NULL);
@@ -360,8 +350,7 @@ mg_dial_start(struct mg_session *s)
     s->dial = dial;
     dial->wait.done = on_resolved;
     dial->wait.data = s;
-    dial->untried = count;
-    dial->reason = "up: no address";
+    dial->tried = dial->flags;
     dial->started_ns = mg_now_ns();
     entry_next(s);
 }

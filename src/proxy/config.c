@@ -22,8 +22,15 @@ mg_backend_free(struct mg_backend *backend)
 {
     if (backend == NULL)
         return;
-    for (size_t i = 0; i < backend->address_count; i++)
-        mg_resolver_free(backend->addresses[i].resolver);
+    for (size_t i = 0; i < backend->address_count; i++) {
+        struct mg_backend_address *address = &backend->addresses[i];
+
+        mg_resolver_free(address->resolver);
+        if (address->shared != NULL)
+            mg_shared_address_release(address->shared, address->worker);
+    }
+    if (backend->engine != NULL && backend->close_on_down)
+        mg_health_unwatch(backend->engine);
     mg_free(backend->addresses);
     for (size_t i = 0; i < backend->proxy_tlv_count; i++)
         mg_free(backend->proxy_tlvs[i].value);
@@ -31,6 +38,8 @@ mg_backend_free(struct mg_backend *backend)
     SSL_CTX_free(backend->tls);
     mg_free(backend->name);
     mg_free(backend->servername);
+    mg_free(backend->health.send);
+    mg_free(backend->health.expect);
     mg_free(backend->reply);
     mg_free(backend);
 }
@@ -52,6 +61,10 @@ listener_fini(struct mg_listener *listener)
 void
 mg_config_fini(struct mg_config *config)
 {
+    if (config->engine != NULL && config->engine->config == config) {
+        mg_probes_stop(config->engine);
+        config->engine->config = NULL;
+    }
     for (size_t i = 0; i < config->listener_count; i++)
         listener_fini(&config->listeners[i]);
     for (size_t i = 0; i < config->backend_count; i++)
@@ -64,6 +77,31 @@ mg_config_fini(struct mg_config *config)
 }
 
 /* ---- run-time parts -------------------------------------------------------------------------- */
+
+/* Of a backend that the script has made: what a route function names has one address and no limits, so
+ * that nothing depends on what is known of it. */
+static int
+backend_share(struct mg_engine *engine, struct mg_backend *backend, struct mg_err *err)
+{
+    for (size_t i = 0; i < backend->address_count; i++) {
+        struct mg_backend_address *address = &backend->addresses[i];
+
+        address->worker = engine->options.worker;
+        address->shared = mg_shared_address_hold(engine->options.shared, backend->name,
+                                                 address->text, address->worker);
+        if (address->shared == NULL) {
+            mg_err_setx(err,
+                        "backend %s: more than %d addresses of backends, those of old generations "
+                        "included",
+                        backend->name, MG_SHARED_ADDRESSES);
+            return -1;
+        }
+    }
+    backend->engine = engine;
+    if (backend->close_on_down)
+        mg_health_watch(engine);
+    return 0;
+}
 
 static int
 backend_activate(struct mg_engine *engine, struct mg_backend *backend, struct mg_err *err)
@@ -118,7 +156,8 @@ mg_engine_activate(struct mg_engine *engine, struct mg_config *config, struct mg
         }
     }
     for (size_t i = 0; i < config->backend_count; i++)
-        if (backend_activate(engine, config->backends[i], err) != 0)
+        if (backend_activate(engine, config->backends[i], err) != 0 ||
+            backend_share(engine, config->backends[i], err) != 0)
             return -1;
     config->engine = engine;
     return 0;

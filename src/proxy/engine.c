@@ -60,9 +60,11 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
     mg_link_init(&engine->frontends);
     mg_link_init(&engine->handshakes);
     mg_limits_init(engine);
+    mg_link_init(&engine->probes);
     uv_timer_init(options->loop, &engine->full_timer);
-    engine->full_timer.data = engine;
-    engine->handles = 1;
+    uv_timer_init(options->loop, &engine->down_timer);
+    engine->full_timer.data = engine->down_timer.data = engine;
+    engine->handles = 2;
     engine->random = mg_now_ns() | 1;
     if (RAND_bytes((unsigned char *)&engine->instance, sizeof(engine->instance)) != 1)
         engine->instance = engine->random;
@@ -105,8 +107,19 @@ mg_engine_close(struct mg_engine *engine, void (*closed)(void *data), void *data
     engine->on_closed = closed;
     engine->on_closed_data = data;
     mg_frontends_stop(engine);
+    mg_probes_stop(engine);
     engine->handles += mg_offload_close(engine->offload, on_handle_close);
     uv_close((uv_handle_t *)&engine->full_timer, on_handle_close);
+    uv_close((uv_handle_t *)&engine->down_timer, on_handle_close);
+}
+
+void
+mg_engine_use(struct mg_engine *engine, const struct mg_config *config)
+{
+    mg_probes_stop(engine);
+    engine->config = config;
+    mg_probes_start(engine);
+    mg_reuse_keep(engine->reuse, config);
 }
 
 void
@@ -203,13 +216,4 @@ mg_engine_count_close(struct mg_engine *engine, const char *reason)
     if (row->reason == NULL)
         row->reason = reason;
     row->count++;
-}
-
-uint64_t
-mg_engine_random(struct mg_engine *engine)
-{
-    engine->random ^= engine->random << 13;
-    engine->random ^= engine->random >> 7;
-    engine->random ^= engine->random << 17;
-    return engine->random;
 }

@@ -125,7 +125,7 @@ struct mg_engine {
     uint64_t heard_at;          /* loop time at which an established session was last heard, or 0 */
     struct mg_offload *offload; /* takes them over when there are many; owned */
     uv_timer_t full_timer;      /* runs while a frontend waits for room under max_connections */
-    unsigned handles;           /* that one, and offload's, not yet closed */
+    unsigned handles;           /* of the timers, offload's and the probes', not yet closed */
     size_t session_count;       /* until their memory is freed */
     uint64_t accepted, handshakes_done, bytes_up, bytes_down; /* of closed sessions: the bytes */
     struct mg_reason_count closes[MG_REASONS];
@@ -137,6 +137,11 @@ struct mg_engine {
     struct mg_link unfinished; /* sessions whose handshake is not over, the oldest first */
     unsigned unfinished_count, unfinished_max;
     uint64_t limits_secret[2];
+    const struct mg_config *config; /* in use, or NULL; borrowed */
+    struct mg_link probes;          /* those of its addresses */
+    uv_timer_t down_timer;          /* runs while a backend has on_down = "close" */
+    unsigned down_watchers;         /* such backends */
+    uint32_t downs_seen;            /* of shared->downs */
     bool closing;
     void (*on_idle)(void *data);
     void *on_idle_data;
@@ -145,7 +150,6 @@ struct mg_engine {
 };
 
 void mg_engine_count_close(struct mg_engine *engine, const char *reason);
-uint64_t mg_engine_random(struct mg_engine *engine);
 
 /* Something the engine waits for at its close is gone. */
 void mg_engine_release(struct mg_engine *engine);
@@ -215,7 +219,7 @@ struct mg_session {
     struct mg_config *config; /* one reference */
     struct mg_listener *listener;
     struct mg_backend *backend;         /* chosen, or NULL */
-    struct mg_backend_address *address; /* tried or connected to: its `active` counts us; or NULL */
+    struct mg_backend_address *address; /* tried or connected to: it counts us; or NULL */
     struct mg_dial *dial;               /* owned; NULL unless connecting */
     struct mg_job *job; /* owned; while it is there down.tls and down.held are not ours */
     struct mg_peer down, up;
@@ -238,10 +242,14 @@ struct mg_session {
     struct mg_addr *remote; /* owned */
     struct mg_origin *origin; /* owned; NULL: no PROXY header */
     struct mg_addr *up_addr;  /* tried or connected to; owned, or NULL */
+    char *failures; /* of addresses, "127.0.0.1:1: up: connection refused; ..."; owned, or NULL */
     void *user;
+    uint32_t downs;       /* of the address's, when it was chosen */
+    uint16_t tries;       /* addresses that have failed, or served; of a name each one */
     unsigned live;        /* streams not yet closed: down, up */
     int32_t limits_place; /* for mg_limits_leave, if not negative */
     enum mg_state state;
+    bool trial;     /* the address's rest is over, and we are the first to see whether it serves */
     bool passed;    /* down has TLS, but with the backend: what it sends is relayed as it is */
     bool plain;     /* tls_optional, and down has none */
     bool up_ready;  /* the backend takes bytes */
@@ -467,10 +475,67 @@ void mg_dial_closed(struct mg_session *s);
 uint64_t mg_dial_deadline(const struct mg_session *s);
 void mg_dial_cancel(struct mg_session *s);
 
+/* ---- balance.c: which address ---------------------------------------------------------------- */
+
+/* Of the addresses with may[i], of which there is one at least, the one for that client. */
+size_t mg_balance_pick(struct mg_backend *backend, const bool *may, const struct mg_addr *client,
+                       uint64_t *random);
+
+/* The address that comes next; the session is counted in. `room` is for a bool per address. false: none is
+ * left, *reason says why nothing was tried if nothing was. */
+bool mg_balance_next(struct mg_session *s, const bool *tried, bool *room, size_t *entry,
+                     const char **reason);
+
+/* The session has nothing to do with its address any more. */
+void mg_balance_leave(struct mg_session *s);
+
+/* ---- health.c: which addresses serve ---------------------------------------------------------- */
+
+enum mg_fitness {
+    MG_FIT_READY,
+    MG_FIT_TRIAL, /* its rest is over: one may see whether it serves */
+    MG_FIT_RESTS, /* only when nothing else is left */
+    MG_FIT_DOWN,  /* not at all */
+};
+enum mg_fitness mg_health_fitness(const struct mg_backend *backend,
+                                  const struct mg_backend_address *address);
+
+/* true: the caller is the one. Others have to wait until connect_timeout is over. */
+bool mg_health_try(const struct mg_backend *backend, const struct mg_backend_address *address);
+
+/* What the session has seen of its address: that it serves; that it does not. */
+void mg_health_served(const struct mg_session *s);
+void mg_health_failed(const struct mg_session *s, const char *reason);
+
+/* Whether a failure with that reason says something about the address – and not about us, or what this client
+ * has brought with it. */
+bool mg_health_blames(const struct mg_session *s, const char *reason);
+
+/* What a probe has seen; why is NULL if all was well. */
+void mg_health_probed(const struct mg_backend *backend, const struct mg_backend_address *address,
+                      const char *why);
+
+/* A backend with on_down = "close" is there, or gone. */
+void mg_health_watch(struct mg_engine *engine);
+void mg_health_unwatch(struct mg_engine *engine);
+
+void mg_health_status(const struct mg_engine *engine, struct mg_buf *out);
+
+/* ---- probe.c ---------------------------------------------------------------------------------- */
+
+/* Those of engine->config. Without memory there are fewer, and the log says so. */
+void mg_probes_start(struct mg_engine *engine);
+
+/* Nothing of the config is touched any more. */
+void mg_probes_stop(struct mg_engine *engine);
+
 /* ---- reuse.c --------------------------------------------------------------------------------- */
 
 struct mg_reuse *mg_reuse_new(void);
 void mg_reuse_free(struct mg_reuse *reuse);
+
+/* Only what this config may resume stays. */
+void mg_reuse_keep(struct mg_reuse *reuse, const struct mg_config *config);
 
 /* up is about to shake hands with its backend under that name: a session that is kept is offered, and
  * those to come are kept. */

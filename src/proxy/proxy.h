@@ -70,15 +70,44 @@ enum mg_backend_kind {
     MG_BACKEND_ECHO,  /* send back what comes */
 };
 
-enum mg_balance { MG_BALANCE_RANDOM_TWO, MG_BALANCE_ROUND_ROBIN };
+enum mg_balance {
+    MG_BALANCE_RANDOM_TWO,        /* of two drawn by weight the one with fewer connections */
+    MG_BALANCE_ROUND_ROBIN,       /* in turn, by weight, evenly spread */
+    MG_BALANCE_LEAST_CONNECTIONS, /* over all workers, by weight */
+    MG_BALANCE_SOURCE_HASH,       /* by the client's IP */
+    MG_BALANCE_FIRST,             /* of the list */
+};
 
 struct mg_backend_address {
     struct mg_endpoint endpoint;
     char text[MG_ADDR_TEXT + 256]; /* as written, for records */
+    unsigned weight;               /* 0 counts as 1 */
+    bool backup;                   /* only when no other is to be had */
     /* run time, loop thread only */
     struct mg_resolver *resolver; /* names only; made at activation */
-    unsigned active;              /* connections open now, for random_two */
+    struct mg_shared_address
+        *shared; /* held for `worker` from activation on; NULL: a route function's */
+    unsigned worker;
+    unsigned active;       /* connections of this worker, being made included */
+    int64_t turn;          /* round_robin: how long it has been waiting, by weight */
+    uint64_t probed;       /* by this worker */
+    uint64_t used, failed; /* connections of this worker that began with it, and that it failed */
 };
+
+/* How it is known whether an address serves. */
+struct mg_health {
+    unsigned
+        fall; /* failures in a row, of connections or of probes; 0: those of connections do not count */
+    unsigned
+        rest_ms; /* after so many failed connections; twice as long each time, up to MG_RESTS_MAX times */
+    bool probes;
+    unsigned interval_ms, timeout_ms;
+    unsigned rise;       /* probes in a row that end a rest or a down */
+    bool tls;            /* a probe shakes hands */
+    char *send, *expect; /* owned, or NULL: what it says then, and what it wants to hear */
+    size_t send_len, expect_len;
+};
+#define MG_RESTS_MAX 16u
 
 struct mg_backend {
     char *name;
@@ -95,11 +124,16 @@ struct mg_backend {
     unsigned send_proxy;               /* version of the PROXY header that goes first; 0 = none */
     struct mg_backend_tlv *proxy_tlvs; /* owned array; of version 2 */
     size_t proxy_tlv_count;
+    bool
+        tls_varies; /* so what the server gets to see depends on the client, or for other reasons */
     unsigned connect_timeout_ms;
     unsigned resolve_interval_s;
-    char *reply; /* MG_BACKEND_REPLY: owned bytes */
+    struct mg_health health;
+    int64_t max_connections; /* per address, over all workers; 0 = none */
+    bool close_on_down;      /* connections to an address that goes down are closed */
+    char *reply;             /* MG_BACKEND_REPLY: owned bytes */
     size_t reply_len;
-    unsigned next; /* run time: round_robin */
+    struct mg_engine *engine; /* run time: set at activation */
 };
 
 /* ---- names: which policy a client gets by the name it asks for -------------------------------- */
@@ -277,7 +311,8 @@ void mg_engine_set_access_fd(struct mg_engine *engine, int fd); /* after USR1 */
 /* Makes run-time parts (resolvers, shared slots) of a config; loop thread, before its first use. */
 int mg_engine_activate(struct mg_engine *engine, struct mg_config *config, struct mg_err *err);
 
-/* That config is the current one: TLS sessions with backends that it does not have are dropped. */
+/* That config is the current one: its addresses are probed, as long as it lives, and TLS sessions with
+ * backends that it does not have are dropped. */
 void mg_engine_use(struct mg_engine *engine, const struct mg_config *config);
 
 /* Closes every session (of that config, or of all when NULL) now, with that constant reason. */

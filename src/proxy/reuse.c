@@ -221,10 +221,8 @@ mg_reuse_forget(struct mg_session *s)
 /* ---- life ------------------------------------------------------------------------------------ */
 
 void
-mg_engine_use(struct mg_engine *engine, const struct mg_config *config)
+mg_reuse_keep(struct mg_reuse *reuse, const struct mg_config *config)
 {
-    struct mg_reuse *reuse = engine->reuse;
-
     for (struct mg_link *at = reuse->keys.next, *next; at != &reuse->keys; at = next) {
         struct key *key = MG_CONTAINER_OF(at, struct key, link);
         bool found = false;

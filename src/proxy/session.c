@@ -160,6 +160,7 @@ session_release(struct mg_session *s)
     s->config->sessions--;
     mg_config_unref(s->config);
     mg_free(s->detail);
+    mg_free(s->failures);
     mg_free(s->servername);
     mg_free(s->remote);
     mg_origin_free(s->origin);
@@ -223,8 +224,7 @@ mg_session_close(struct mg_session *s, const char *reason, const char *detail)
     if (s->config->policy != NULL && s->config->policy->forget != NULL)
         s->config->policy->forget(s->config->policy_data, s);
     mg_dial_cancel(s);
-    if (s->address != NULL)
-        s->address->active--;
+    mg_balance_leave(s);
     peer_close(&s->down);
     peer_close(&s->up);
     mg_deadline_close(&engine->net, &s->deadline);

@@ -52,5 +52,7 @@ mg_engine_status(const struct mg_engine *engine, struct mg_buf *out)
     }
     mg_buf_adds(out, "},\"frontends\":[");
     mg_frontend_status(engine, out);
+    mg_buf_adds(out, "],\"backends\":[");
+    mg_health_status(engine, out);
     mg_buf_adds(out, "]}");
 }

@@ -9,9 +9,13 @@
 static void addresses_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void tls_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void servername_read(lua_State *L, const struct mg_option *o, const char *what, int value);
-static void balance_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void send_proxy_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void proxy_tlvs_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+static void health_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+
+static const char *const balances[] = {"random_two",  "round_robin", "least_connections",
+                                       "source_hash", "first",       NULL};
+static const char *const on_downs[] = {"keep", "close", NULL};
 
 static const struct mg_option options[] = {
     {.name = "address", .read = addresses_read},
@@ -20,7 +24,7 @@ static const struct mg_option options[] = {
     {.name = "servername", .read = servername_read},
     {.name = "send_proxy", .read = send_proxy_read, .fallback = "false"},
     {.name = "proxy_tlvs", .read = proxy_tlvs_read},
-    {.name = "balance", .read = balance_read, .fallback = "random_two"},
+    {.name = "balance", .read = mg_option_word, .words = balances, .fallback = "random_two"},
     {.name = "connect_timeout",
      .read = mg_option_duration,
      .min = 0.001,
@@ -31,49 +35,80 @@ static const struct mg_option options[] = {
      .min = 1,
      .max = MG_DURATION_MAX,
      .fallback = "30"},
-    {.name = "health", .read = mg_option_later},
-    {.name = "max_connections", .read = mg_option_later},
-    {.name = "on_down", .read = mg_option_later, .fallback = "keep"},
+    {.name = "health", .read = health_read},
+    {.name = "max_connections", .read = mg_option_integer, .min = 1, .max = 2147483647},
+    {.name = "on_down", .read = mg_option_word, .words = on_downs, .fallback = "keep"},
     {.name = "source", .read = mg_option_later},
     {.name = NULL},
 };
 
 static const struct mg_option entry_options[] = {
     {.name = "address", .read = mg_option_string},
-    {.name = "weight", .read = mg_option_later, .fallback = "1"},
-    {.name = "backup", .read = mg_option_later, .fallback = "false"},
+    {.name = "weight", .read = mg_option_integer, .min = 1, .max = 65535, .fallback = "1"},
+    {.name = "backup", .read = mg_option_boolean, .fallback = "false"},
+    {.name = NULL},
+};
+
+#define TEXT_MAX 4096 /* of what a probe says or expects */
+
+static void text_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+
+static const char *const kinds[] = {"tcp", "tls", NULL};
+
+static const struct mg_option health_options[] = {
+    {.name = "fall", .read = mg_option_integer, .min = 1, .max = 1000, .fallback = "3"},
+    {.name = "rest", .read = mg_option_duration, .min = 0.001, .max = 86400, .fallback = "10"},
+    {.name = "interval", .read = mg_option_duration, .min = 0.01, .max = 86400, .fallback = "2"},
+    {.name = "timeout", .read = mg_option_duration, .min = 0.001, .max = 86400, .fallback = "2"},
+    {.name = "rise", .read = mg_option_integer, .min = 1, .max = 1000, .fallback = "2"},
+    {.name = "kind", .read = mg_option_word, .words = kinds},
+    {.name = "send", .read = text_read},
+    {.name = "expect", .read = text_read},
     {.name = NULL},
 };
 
 /* ---- values --------------------------------------------------------------------------------- */
 
-/* Checks the address at `value`, a string or { address =, weight =, backup = }, and pushes it as
- * text. */
+/*
+ * Checks the address at `value`, a string or { address =, weight =, backup = }, and adds it to the list at
+ * the top, whose fields `weights` and `backups` are lists, too.
+ */
 static void
 address_read(lua_State *L, const char *what, int value)
 {
+    int list = lua_gettop(L), entry = list + 1;
+    lua_Integer at = (lua_Integer)lua_rawlen(L, list) + 1;
     struct mg_endpoint ep;
     struct mg_err err;
 
-    if (lua_istable(L, value)) {
-        lua_newtable(L);
-        mg_options_read(L, what, entry_options, value, lua_gettop(L));
-        if (lua_getfield(L, -1, "address") == LUA_TNIL)
-            mg_option_error(L, what, "address: an entry without address");
-        lua_remove(L, -2);
-    } else if (lua_type(L, value) == LUA_TSTRING) {
+    lua_newtable(L);
+    if (lua_type(L, value) == LUA_TSTRING) { /* as { address = value } */
+        lua_createtable(L, 0, 1);
         lua_pushvalue(L, value);
-    } else {
+        lua_setfield(L, -2, "address");
+        value = lua_gettop(L);
+    } else if (!lua_istable(L, value)) {
         mg_option_error(
             L, what, "address: expected \"host:port\", \"unix:/path\" or a list of these, got %s",
             luaL_typename(L, value));
     }
+    mg_options_read(L, what, entry_options, value, entry);
+    if (lua_getfield(L, entry, "address") == LUA_TNIL)
+        mg_option_error(L, what, "address: an entry without address");
     if (mg_endpoint_parse(&ep, lua_tostring(L, -1), false, &err) != 0)
         mg_option_error(L, what, "address: %s", err.text);
+    lua_rawseti(L, list, at);
+    lua_getfield(L, list, "weights");
+    lua_getfield(L, entry, "weight");
+    lua_rawseti(L, -2, at);
+    lua_getfield(L, list, "backups");
+    lua_getfield(L, entry, "backup");
+    lua_rawseti(L, -2, at);
+    lua_settop(L, list);
 }
 
 /* One entry, or a list of entries; { address = … } alone is an entry. The normal form is a list of
- * texts. */
+ * texts, with the lists of their weights and of whether they are backups as its fields. */
 static void
 addresses_read(lua_State *L, const struct mg_option *o, const char *what, int value)
 {
@@ -81,15 +116,18 @@ addresses_read(lua_State *L, const struct mg_option *o, const char *what, int va
 
     (void)o;
     lua_newtable(L);
+    lua_newtable(L);
+    lua_setfield(L, -2, "weights");
+    lua_newtable(L);
+    lua_setfield(L, -2, "backups");
     if (!is_list) {
         address_read(L, what, value);
-        lua_rawseti(L, -2, 1);
         return;
     }
     for (lua_Integer i = 1; lua_rawgeti(L, value, i) != LUA_TNIL; i++) {
-        address_read(L, what, lua_gettop(L));
-        lua_rawseti(L, -3, i);
-        lua_pop(L, 1);
+        lua_insert(L, -2);
+        address_read(L, what, lua_gettop(L) - 1);
+        lua_remove(L, -2);
     }
     lua_pop(L, 1);
     if (lua_rawlen(L, -1) == 0)
@@ -137,18 +175,59 @@ servername_read(lua_State *L, const struct mg_option *o, const char *what, int v
     mg_option_string(L, o, what, value);
 }
 
+/* What a probe says or expects: any bytes. */
 static void
-balance_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+text_read(lua_State *L, const struct mg_option *o, const char *what, int value)
 {
-    static const char *const words[] = {"random_two", "round_robin", NULL};
-    static const char *const later[] = {"least_connections", "source_hash", "first"};
-    const struct mg_option here = {.name = o->name, .words = words};
+    if (lua_type(L, value) != LUA_TSTRING)
+        mg_option_error(L, what, "%s: expected a string, got %s", o->name, luaL_typename(L, value));
+    if (lua_rawlen(L, value) == 0 || lua_rawlen(L, value) > TEXT_MAX)
+        mg_option_error(L, what, "%s: expected 1 to %d bytes, got %d", o->name, TEXT_MAX,
+                        (int)lua_rawlen(L, value));
+    lua_pushvalue(L, value);
+}
 
-    for (size_t i = 0; lua_type(L, value) == LUA_TSTRING && i < MG_ARRAY_LEN(later); i++) {
-        if (strcmp(lua_tostring(L, value), later[i]) == 0)
-            mg_option_error(L, what, "balance = \"%s\" is not supported by this version", later[i]);
+/* Whether the table at `value` says how probes are to be, or nothing at all, and not only when to rest. */
+static bool
+probes_wanted(lua_State *L, int value)
+{
+    bool passive = false, active = false;
+
+    for (const struct mg_option *o = health_options; o->name != NULL; o++) {
+        bool is_passive = strcmp(o->name, "fall") == 0 || strcmp(o->name, "rest") == 0;
+
+        if (lua_getfield(L, value, o->name) != LUA_TNIL)
+            *(is_passive ? &passive : &active) = true;
+        lua_pop(L, 1);
     }
-    mg_option_word(L, &here, what, value);
+    return active || !passive;
+}
+
+/* false, true or a table. The normal form is false or a table with all options, and `probes`. */
+static void
+health_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    int into;
+
+    (void)o;
+    if (lua_isboolean(L, value) && !lua_toboolean(L, value)) {
+        lua_pushboolean(L, false);
+        return;
+    }
+    lua_newtable(L);
+    into = lua_gettop(L);
+    if (lua_isboolean(L, value)) {
+        lua_newtable(L);
+        value = lua_gettop(L);
+    } else if (!lua_istable(L, value)) {
+        mg_option_error(L, what, "health: expected a table, true or false, got %s",
+                        luaL_typename(L, value));
+    }
+    lua_pushfstring(L, "%s: health", what);
+    mg_options_read(L, lua_tostring(L, -1), health_options, value, into);
+    lua_pushboolean(L, probes_wanted(L, value));
+    lua_setfield(L, into, "probes");
+    lua_settop(L, into);
 }
 
 static void
@@ -285,6 +364,21 @@ proxy_tlvs_get(lua_State *L, void *self)
     return 1;
 }
 
+/* Likewise. */
+static int
+health_get(lua_State *L, void *self)
+{
+    (void)self;
+    if (mg_option_push(L, 1, "health") != LUA_TTABLE)
+        return 1;
+    lua_newtable(L);
+    for (const struct mg_option *o = health_options; o->name != NULL; o++) {
+        lua_getfield(L, -2, o->name);
+        lua_setfield(L, -2, o->name);
+    }
+    return 1;
+}
+
 static const struct mg_attr attrs[] = {
     {"address", mg_option_get, mg_option_fixed},
     {"name", mg_option_get, mg_option_fixed},
@@ -295,6 +389,9 @@ static const struct mg_attr attrs[] = {
     {"balance", mg_option_get, backend_set},
     {"connect_timeout", mg_option_get, backend_set},
     {"resolve_interval", mg_option_get, backend_set},
+    {"health", health_get, backend_set},
+    {"max_connections", mg_option_get, backend_set},
+    {"on_down", mg_option_get, backend_set},
     {"frozen", frozen_get, mg_option_fixed},
     {NULL, NULL, NULL},
 };
@@ -528,11 +625,30 @@ proxy_check(lua_State *L, int idx)
     lua_settop(L, top);
 }
 
+/* A probe shakes hands as connections do, or says why not. */
+static void
+health_check(lua_State *L, int idx)
+{
+    int top = lua_gettop(L);
+    bool plain = mg_option_push(L, idx, "tls") == LUA_TNIL;
+
+    if (mg_option_push(L, idx, "health") == LUA_TTABLE &&
+        lua_getfield(L, -1, "kind") == LUA_TSTRING && plain &&
+        strcmp(lua_tostring(L, -1), "tls") == 0) {
+        mg_option_push(L, idx, MG_WHERE);
+        mg_option_push(L, idx, "name");
+        luaL_error(L, "%s%s: %s: health: kind = \"tls\" needs the backend's tls",
+                   lua_tostring(L, -2), WHAT, lua_tostring(L, -1));
+    }
+    lua_settop(L, top);
+}
+
 void
 mg_backend_freeze(lua_State *L, int idx)
 {
     struct mg_backend_object *self = mg_class_check(L, idx, &backend_class);
 
+    health_check(L, idx);
     mg_context_freeze(L, idx, WHAT, true);
     servername_check(L, idx);
     proxy_check(L, idx);

@@ -127,20 +127,67 @@ tlvs_add(lua_State *L, struct mg_proof_entry *e, int object)
     lua_settop(L, list - 1);
 }
 
+/* A list that goes with the addresses as one value, "3, 1, 1"; popped. */
+static void
+beside_addresses_add(lua_State *L, struct mg_proof_entry *e, int object, const char *field)
+{
+    int top = lua_gettop(L);
+
+    if (mg_option_push(L, object, "address") == LUA_TTABLE) {
+        lua_getfield(L, -1, field);
+        lua_pushliteral(L, "");
+        for (lua_Integer i = 1; lua_rawgeti(L, top + 2, i) != LUA_TNIL; i++) {
+            luaL_tolstring(L, -1, NULL);
+            lua_remove(L, -2);
+            lua_pushstring(L, i > 1 ? ", " : "");
+            lua_insert(L, -2);
+            lua_concat(L, 3);
+        }
+        lua_pop(L, 1);
+        option_add(e, field, lua_tostring(L, -1));
+    }
+    lua_settop(L, top);
+}
+
+static void
+health_options_add(lua_State *L, struct mg_proof_entry *e, int object)
+{
+    int top = lua_gettop(L);
+    char key[40];
+
+    if (mg_option_push(L, object, "health") == LUA_TTABLE) {
+        lua_getfield(L, -1, "probes");
+        option_add(e, "health", lua_toboolean(L, -1) ? "probes" : "failed connections");
+        for (const char *const *name = mg_backend_health; *name != NULL; name++) {
+            snprintf(key, sizeof(key), "health %s", *name);
+            lua_getfield(L, top + 1, *name);
+            value_add(L, e, key);
+        }
+    } else if (lua_isboolean(L, -1)) {
+        option_add(e, "health", "off");
+    }
+    lua_settop(L, top);
+}
+
 void
 mg_facts_options(lua_State *L, int object, struct mg_proof_entry *e)
 {
     static const char *const of_listener[] = {"address", "backend", NULL};
     static const char *const of_backend[] = {
-        "address",    "balance", "connect_timeout", "resolve_interval", "send_proxy",
-        "servername", NULL,
+        "address",          "balance",         "connect_timeout",
+        "resolve_interval", "max_connections", "on_down",
+        "send_proxy",       "servername",      NULL,
     };
 
     values_add(L, e, object, e->is_backend ? of_backend : of_listener);
-    if (e->is_backend)
+    if (e->is_backend) {
         tlvs_add(L, e, object);
-    else
+        beside_addresses_add(L, e, object, "weights");
+        beside_addresses_add(L, e, object, "backups");
+        health_options_add(L, e, object);
+    } else {
         values_add(L, e, object, mg_listener_limits);
+    }
     if (e->options.failed)
         luaL_error(L, "out of memory");
 }

@@ -377,6 +377,9 @@ bool mg_passthrough_test(lua_State *L, int idx);
 /* A listener's options that are numbers or truths; ended by NULL. */
 extern const char *const mg_listener_limits[];
 
+/* What a backend's health may say; likewise. */
+extern const char *const mg_backend_health[];
+
 /* Appends the frozen listeners and backends as canonical text, one line each. */
 int mg_plan_manifest(struct mg_script *s, struct mg_buf *out, struct mg_err *err);
 

@@ -5,6 +5,7 @@
  */
 #include "script/internal.h"
 
+#include <math.h>
 #include <string.h>
 
 struct protected
@@ -200,17 +201,75 @@ tlvs_add(lua_State *L, int object, struct mg_buf *out)
     lua_pop(L, 1);
 }
 
+/* The weights of the addresses, and which are backups. */
+static void
+weights_add(lua_State *L, int object, struct mg_buf *out)
+{
+    static const char *const fields[] = {"weights", "backups"};
+    int top = lua_gettop(L);
+
+    if (mg_option_push(L, object, "address") == LUA_TTABLE) {
+        for (size_t f = 0; f < MG_ARRAY_LEN(fields); f++) {
+            lua_getfield(L, top + 1, fields[f]);
+            mg_buf_addf(out, " %s=", fields[f]);
+            for (lua_Integer i = 1; lua_rawgeti(L, top + 2, i) != LUA_TNIL; i++) {
+                mg_buf_addf(out, "%s%s", i > 1 ? "," : "", luaL_tolstring(L, -1, NULL));
+                lua_pop(L, 2);
+            }
+            lua_settop(L, top + 1);
+        }
+    }
+    lua_settop(L, top);
+}
+
+const char *const mg_backend_health[] = {
+    "fall", "rest", "interval", "timeout", "rise", "kind", "send", "expect", NULL,
+};
+
+static void
+health_add(lua_State *L, int object, struct mg_buf *out)
+{
+    int top = lua_gettop(L);
+    size_t len;
+    const char *text;
+
+    if (mg_option_push(L, object, "health") == LUA_TTABLE) {
+        lua_getfield(L, top + 1, "probes");
+        mg_buf_adds(out, lua_toboolean(L, -1) ? " probes" : " health");
+        for (const char *const *name = mg_backend_health; *name != NULL; name++) {
+            lua_getfield(L, top + 1, *name);
+            text = luaL_tolstring(L, -1, &len);
+            mg_buf_adds(out, " ");
+            mg_buf_add_json(out, text, len);
+        }
+    } else {
+        mg_buf_addf(out, " health=%s", luaL_typename(L, top + 1));
+    }
+    lua_settop(L, top);
+}
+
 static void
 backend_add(lua_State *L, int object, struct mg_buf *out)
 {
     static const char *const names[] = {
-        "name",  "address",    "servername", "balance", "connect_timeout", "resolve_interval",
-        "reply", "send_proxy", NULL,
+        "name",
+        "address",
+        "servername",
+        "balance",
+        "connect_timeout",
+        "resolve_interval",
+        "max_connections",
+        "on_down",
+        "reply",
+        "send_proxy",
+        NULL,
     };
 
     mg_buf_addf(out, "backend kind=%d", (int)mg_backend_test(L, object)->kind);
     options_add(L, object, names, out);
     tlvs_add(L, object, out);
+    weights_add(L, object, out);
+    health_add(L, object, out);
     context_add(L, object, out);
     mg_buf_adds(out, "\n");
 }
@@ -354,14 +413,104 @@ addresses_fill(lua_State *L, int object, struct mg_backend *b)
         size_t count = lua_rawlen(L, -1);
 
         b->addresses = need(L, mg_calloc(count, sizeof(*b->addresses)));
+        lua_getfield(L, -1, "weights");
+        lua_getfield(L, -2, "backups");
         while (b->address_count < count) {
-            lua_rawgeti(L, -1, (lua_Integer)b->address_count + 1);
-            if (address_fill(&b->addresses[b->address_count++], lua_tostring(L, -1), &err) != 0)
+            lua_Integer at = (lua_Integer)b->address_count + 1;
+            struct mg_backend_address *address = &b->addresses[b->address_count++];
+
+            lua_rawgeti(L, -3, at);
+            lua_rawgeti(L, -3, at);
+            lua_rawgeti(L, -3, at);
+            address->weight = (unsigned)lua_tointeger(L, -2);
+            address->backup = lua_toboolean(L, -1);
+            if (address_fill(address, lua_tostring(L, -3), &err) != 0)
                 luaL_error(L, "%s", err.text);
-            lua_pop(L, 1);
+            lua_pop(L, 3);
         }
+        lua_pop(L, 2);
     }
     lua_pop(L, 1);
+}
+
+/* Of the table at the top. */
+static unsigned
+health_ms(lua_State *L, const char *name)
+{
+    unsigned ms;
+
+    lua_getfield(L, -1, name);
+    ms = (unsigned)ceil(lua_tonumber(L, -1) * 1000);
+    lua_pop(L, 1);
+    return ms;
+}
+
+static unsigned
+health_count(lua_State *L, const char *name)
+{
+    unsigned count;
+
+    lua_getfield(L, -1, name);
+    count = (unsigned)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    return count;
+}
+
+static char *
+health_text(lua_State *L, const char *name, size_t *len)
+{
+    const char *text;
+    char *copy = NULL;
+
+    if (lua_getfield(L, -1, name) == LUA_TSTRING) {
+        text = lua_tolstring(L, -1, len);
+        copy = need(L, mg_malloc(*len + 1));
+        memcpy(copy, text, *len + 1);
+    }
+    lua_pop(L, 1);
+    return copy;
+}
+
+/* Passive health with its defaults, unless the script says something else. */
+static void
+health_fill(lua_State *L, int object, struct mg_backend *b)
+{
+    struct mg_health *health = &b->health;
+
+    *health = (struct mg_health){.fall = 3, .rest_ms = 10000};
+    if (mg_option_push(L, object, "health") == LUA_TTABLE) {
+        health->fall = health_count(L, "fall");
+        health->rest_ms = health_ms(L, "rest");
+        health->interval_ms = health_ms(L, "interval");
+        health->timeout_ms = health_ms(L, "timeout");
+        health->rise = health_count(L, "rise");
+        health->send = health_text(L, "send", &health->send_len);
+        health->expect = health_text(L, "expect", &health->expect_len);
+        health->tls = b->tls != NULL;
+        if (lua_getfield(L, -1, "kind") == LUA_TSTRING)
+            health->tls = strcmp(lua_tostring(L, -1), "tls") == 0;
+        lua_getfield(L, -2, "probes");
+        health->probes = lua_toboolean(L, -1);
+        lua_pop(L, 2);
+    } else if (lua_isboolean(L, -1)) {
+        health->fall = 0;
+    }
+    lua_pop(L, 1);
+}
+
+/* In the order of enum mg_balance. */
+static enum mg_balance
+balance_of(lua_State *L, int object)
+{
+    static const char *const names[] = {"random_two", "round_robin", "least_connections",
+                                        "source_hash", "first"};
+    size_t i = 0;
+
+    if (mg_option_push(L, object, "balance") == LUA_TSTRING)
+        while (i + 1 < MG_ARRAY_LEN(names) && strcmp(lua_tostring(L, -1), names[i]) != 0)
+            i++;
+    lua_pop(L, 1);
+    return (enum mg_balance)i;
 }
 
 static void
@@ -408,9 +557,10 @@ backend_fill(lua_State *L, int object, struct mg_backend *b)
     b->servername_asked = mg_option_push(L, object, "servername") == LUA_TFUNCTION;
     lua_pop(L, 1);
     b->servername = option_copy(L, object, "servername");
-    if (mg_option_push(L, object, "balance") == LUA_TSTRING &&
-        strcmp(lua_tostring(L, -1), "round_robin") == 0)
-        b->balance = MG_BALANCE_ROUND_ROBIN;
+    b->balance = balance_of(L, object);
+    b->max_connections = option_integer(L, object, "max_connections");
+    if (mg_option_push(L, object, "on_down") == LUA_TSTRING)
+        b->close_on_down = strcmp(lua_tostring(L, -1), "close") == 0;
     lua_pop(L, 1);
     proxy_fill(L, object, b);
     b->connect_timeout_ms = mg_option_ms(L, object, "connect_timeout");
@@ -426,7 +576,9 @@ backend_fill(lua_State *L, int object, struct mg_backend *b)
     b->verify_hostname = facts.verify_hostname;
     /* Where the script chooses our certificate each time, a session would bring back an earlier one. */
     b->tls_resumes = b->tls != NULL && !facts.client_cert_cb;
+    b->tls_varies = b->servername_asked || facts.client_cert_cb;
     memcpy(b->tls_policy, facts.session_policy, sizeof(b->tls_policy));
+    health_fill(L, object, b);
     self->built = b;
 }
 

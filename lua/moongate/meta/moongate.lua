@@ -148,6 +148,22 @@ function moongate.certificates(pattern, configure) end
 --- An address in a list.
 ---@class moongate.BackendAddress
 ---@field address moongate.Address
+---@field weight? integer its share beside the others' (1)
+---@field backup? boolean used only when no other can be (false)
+
+--- How it is known whether an address serves. With `fall` and `rest` alone it is the connections that tell: so many in a row
+--- that fail, and the address rests, twice as long each time up to 16 times, and is used only when nothing else is left. With
+--- any other option it is probed, too, by one of the workers: `fall` probes in a row that fail take it out altogether.
+--- Times are in seconds.
+---@class moongate.Health
+---@field fall? integer failures in a row (3)
+---@field rest? number seconds of the first rest (10)
+---@field interval? number seconds between probes (2)
+---@field timeout? number seconds for one probe (2)
+---@field rise? integer probes in a row that have to pass before the address is used again (2)
+---@field kind? "tcp"|"tls" default: "tls" where the backend has tls
+---@field send? string what a probe says
+---@field expect? string what it wants to hear then: this text, as it is, anywhere in the first 64 KiB
 
 --- The value of a TLV for one connection, at most 1024 bytes; nil: none. If it fails, that connection is closed.
 ---@alias moongate.ProxyValue fun(conn: moongate.Conn): string?
@@ -160,9 +176,12 @@ function moongate.certificates(pattern, configure) end
 ---@field servername? string|fun(conn: moongate.Conn): string name to send and verify; default: the host
 ---@field send_proxy? "v1"|"v2"|false each connection begins with a PROXY header (false)
 ---@field proxy_tlvs? table<integer, string|moongate.ProxyValue> more TLVs for a v2 header; types are 0xE0 to 0xEF, and 0xF0 to 0xF7 for experiments
----@field balance? "random_two"|"round_robin" of two drawn at random the less busy one, or in turn ("random_two")
+---@field balance? "random_two"|"round_robin"|"least_connections"|"source_hash"|"first" which address comes first ("random_two")
 ---@field connect_timeout? number seconds per address (5)
 ---@field resolve_interval? number seconds between look-ups of a name (30)
+---@field health? moongate.Health|boolean true: probes with the defaults; false: not even failed connections count; default: they do
+---@field max_connections? integer per address, over all workers; default: no limit
+---@field on_down? "keep"|"close" what becomes of connections to an address that goes down or to rest ("keep")
 
 --- What `moongate.backend` returns: its options as fields, which may be assigned until the script has returned.
 ---@class moongate.Backend
@@ -175,6 +194,9 @@ function moongate.certificates(pattern, configure) end
 ---@field balance? string
 ---@field connect_timeout? number
 ---@field resolve_interval? number
+---@field health? moongate.Health|boolean
+---@field max_connections? integer
+---@field on_down? string
 ---@field frozen boolean (read-only) true once the script has returned
 
 --- A server, or several that do the same, to connect to.

@@ -78,18 +78,21 @@ local WRONG = {
     { [[moongate.backend { }]], 'backend: address is required: "host:port", "unix:/path" or a list' },
     { [[moongate.backend { address = { "a:1", 2 } }]],
         'backend: address: expected "host:port", "unix:/path" or a list of these, got number' },
-    { [[moongate.backend { address = { { address = "a:1", weight = 2 } } }]],
-        "backend: weight is not supported by this version" },
-    { [[moongate.backend { address = { { address = "a:1", backup = true } } }]],
-        "backend: backup is not supported by this version" },
+    { [[moongate.backend { address = { { address = "a:1", weight = 0 } } }]],
+        "backend: weight: expected a whole number from 1 to 65535, got 0" },
+    { [[moongate.backend { address = { { address = "a:1", backup = "yes" } } }]],
+        "backend: backup: expected true or false, got string" },
+    { [[moongate.backend { address = { { address = "a:1", wieght = 2 } } }]],
+        'backend: unknown option "wieght" (did you mean "weight"?)' },
+    { [[moongate.backend { address = { { weight = 2 } } }]], "backend: address: an entry without address" },
+    { [[moongate.backend { address = {} }]], "backend: address: an empty list" },
     { [[moongate.backend { address = "a:1", tls = "yes" }]],
         "backend: tls: expected an SSLContext, true or false, got string" },
     { [[moongate.backend { address = "a:1", servername = 5 }]],
         "backend: servername: expected a string or a function of a Conn, got number" },
     { [[moongate.backend { address = "a:1", balance = "frist" }]],
-        'backend: balance: expected "random_two" or "round_robin", got "frist"' },
-    { [[moongate.backend { address = "a:1", balance = "first" }]],
-        'backend: balance = "first" is not supported by this version' },
+        'backend: balance: expected "random_two", "round_robin", "least_connections", "source_hash" or "first", ' ..
+        'got "frist"' },
     { [[moongate.backend { address = "a:1", connect_timeout = false }]],
         "backend: connect_timeout: expected a number of seconds, got boolean" },
     { [[moongate.backend { address = "a:1", send_proxy = "v3" }]],
@@ -122,11 +125,25 @@ local WRONG = {
         'backend: a:1: proxy_tlvs: only a header of version 2 carries them: send_proxy = "v2"' },
     { [[moongate.backend { address = "a:1", send_proxy = "v1", proxy_tlvs = { [0xE0] = "x" } }]],
         'backend: a:1: proxy_tlvs: only a header of version 2 carries them: send_proxy = "v2"' },
-    { [[moongate.backend { address = "a:1", health = {} }]], "backend: health is not supported by this version" },
-    { [[moongate.backend { address = "a:1", max_connections = 1 }]],
-        "backend: max_connections is not supported by this version" },
-    { [[moongate.backend { address = "a:1", on_down = "close" }]],
-        "backend: on_down is not supported by this version" },
+    { [[moongate.backend { address = "a:1", health = 5 }]], "backend: health: expected a table, true or false, got number" },
+    { [[moongate.backend { address = "a:1", health = { intervall = 1 } }]],
+        'backend: health: unknown option "intervall" (did you mean "interval"?)' },
+    { [[moongate.backend { address = "a:1", health = { interval = 0 } }]],
+        "backend: health: interval: expected a number of seconds from 0.01 to 86400, got 0" },
+    { [[moongate.backend { address = "a:1", health = { fall = 1.5 } }]],
+        "backend: health: fall: expected a whole number from 1 to 1000, got 1.5" },
+    { [[moongate.backend { address = "a:1", health = { kind = "http" } }]],
+        'backend: health: kind: expected "tcp" or "tls", got "http"' },
+    { [[moongate.backend { address = "a:1", health = { send = "" } }]],
+        "backend: health: send: expected 1 to 4096 bytes, got 0" },
+    { [[moongate.backend { address = "a:1", health = { expect = ("x"):rep(4097) } }]],
+        "backend: health: expect: expected 1 to 4096 bytes, got 4097" },
+    { [[moongate.listen { address = "127.0.0.1:1", backend = moongate.backend { address = "a:1",
+            health = { kind = "tls" } } }]], 'backend: a:1: health: kind = "tls" needs the backend\'s tls' },
+    { [[moongate.backend { address = "a:1", max_connections = 0 }]],
+        "backend: max_connections: expected a whole number from 1 to 2147483647, got 0" },
+    { [[moongate.backend { address = "a:1", on_down = "panic" }]],
+        'backend: on_down: expected "keep" or "close", got "panic"' },
     { [[moongate.backend { address = "a:1", source = "client" }]], "backend: source is not supported by this version" },
     { [[moongate.reply(5)]], "reply: expected the text to answer with, got number" },
 
@@ -176,6 +193,11 @@ describe("an option", function()
             local backend = moongate.backend { address = { "a:1", { address = "[::1]:2", weight = 1, backup = false },
                 "unix:/run/x.sock" }, name = "b", tls = false, servername = "x", send_proxy = false,
                 balance = "round_robin", connect_timeout = 0.1, resolve_interval = 5, on_down = "keep" }
+            moongate.backend { address = { address = "a:1", weight = 65535, backup = true }, health = true,
+                max_connections = 1, on_down = "close", balance = "source_hash" }
+            moongate.backend { address = "a:1", health = false, balance = "first" }
+            moongate.backend { address = "a:1", tls = true, balance = "least_connections", health = { interval = 0.05,
+                timeout = 1, rise = 1, fall = 1, rest = 0.5, kind = "tls", send = "\0", expect = "." } }
             moongate.listen { address = { "127.0.0.1:1", "[::1]:1", "*:2", "unix:/tmp/x", "unix:@x" }, name = "l",
                 backend = backend, accept_proxy = false, max_connections = 5, max_connections_per_ip = 2,
                 handshake_timeout = 1.5,
@@ -240,6 +262,13 @@ describe("an object", function()
             b.servername, b.tls = "name", true
             assert(b.servername == "name" and tostring(b.tls):match "^SSLContext")
             assert(not pcall(function() moongate.echo().servername = "x" end))
+            assert(b.health == nil and b.max_connections == nil and b.on_down == "keep")
+            b.health = { fall = 2 }
+            assert(b.health.fall == 2 and b.health.rest == 10 and b.health.send == nil)
+            b.health.fall = 5 -- of a copy
+            assert(b.health.fall == 2)
+            b.health, b.max_connections, b.on_down = false, 7, "close"
+            assert(b.health == false and b.max_connections == 7 and b.on_down == "close")
         ]])
     end)
 

@@ -1,0 +1,94 @@
+--[[
+backends: what specs of several servers behind one listener ask of a running moongate (proxy.lua) with two workers.
+]]
+
+local bench = require "bench"
+local socket = require "socket"
+
+local backends = {}
+
+function backends.at(port)
+    return "127.0.0.1:" .. port
+end
+
+function backends.quoted(list)
+    local texts = {}
+    for i, text in ipairs(list) do
+        texts[i] = ("%q"):format(text)
+    end
+    return table.concat(texts, ", ")
+end
+
+-- What each worker says of an address.
+function backends.views(web, address)
+    local list = {}
+    for _, worker in ipairs(web:status().workers) do
+        for _, backend in ipairs(worker.engine and worker.engine.backends or {}) do
+            for _, each in ipairs(backend.addresses) do
+                if each.address == address then
+                    list[#list + 1] = each
+                end
+            end
+        end
+    end
+    return list
+end
+
+function backends.wait_state(web, address, state)
+    bench.wait(address .. " to be " .. state, function()
+        local list = backends.views(web, address)
+        for _, view in ipairs(list) do
+            if view.state ~= state then
+                return false
+            end
+        end
+        return #list == 2
+    end)
+end
+
+function backends.total(web, address, field)
+    local sum = 0
+    for _, view in ipairs(backends.views(web, address)) do
+        sum = sum + view[field]
+    end
+    return sum
+end
+
+function backends.log_count(web, text)
+    local count = 0
+    for line in web:log_text():gmatch("[^\n]+") do
+        count = count + (line:find(text, 1, true) and 1 or 0)
+    end
+    return count
+end
+
+-- An answer of one line to one line, or nil.
+function backends.ask(port, question, from)
+    local client = socket.tcp4()
+    client:settimeout(10)
+    if from then
+        client:bind(from, 0)
+    end
+    local answer = client:connect("127.0.0.1", port) and client:send(question) and client:receive("*l")
+    client:close()
+    return answer
+end
+
+function backends.open(port)
+    local client = bench.connect(port)
+    if client and client:send("hello\n") and client:receive("*l") == "hello" then
+        return client
+    end
+    if client then
+        client:close()
+    end
+end
+
+function backends.redis(port)
+    local program = bench.start { "redis-server", "--port", tostring(port), "--bind", "127.0.0.1", "--save", "",
+        "--appendonly", "no", "--dir", bench.dir }
+    bench.wait("redis", function() return backends.ask(port, "PING\r\n") == "+PONG" end)
+    return program
+end
+
+return backends
