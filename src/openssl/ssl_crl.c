@@ -1,9 +1,10 @@
 /*
  * ssl_crl: what a context knows of revoked certificates – add_crl, load_crl – and whom that concerns.
  *
- * CRLs of a context are in a store of its own, which then looks at every certificate of a chain: those of an issuer that has a CRL there must not be on it, and it must be valid. An issuer without any has
- * nothing to say: OpenSSL would refuse its certificates, so its complaint is answered here (on_verify in
- * ssl_callback.c asks). Whoever wants a CRL from every issuer says so by the flags of the cert_store.
+ * CRLs of a context are in a store of its own, which then looks at every certificate of a chain: those of an issuer that
+ * has a CRL there must not be on it, and it must be valid. An issuer without any has nothing to say: OpenSSL would
+ * refuse its certificates, so its complaint is answered here (on_verify in ssl_callback.c asks). Whoever wants a CRL
+ * from every issuer says so by the flags of the cert_store.
  *
  * Possible failure modes are: a file is no CRL or has none (load_crl raises), a CRL has ended or is signed by somebody
  * else (its issuer's certificates are refused, check warns), a delta comes without its base, or a list is about less
