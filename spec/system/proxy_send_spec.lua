@@ -226,7 +226,9 @@ describe("send_proxy", function()
     it("goes to unix sockets, and tells of clients on them", function()
         local listening = bench.start { "socat", "-u", "UNIX-LISTEN:" .. bench.path("server"),
             "CREATE:" .. bench.path("heard") }
-        bench.wait("socat to listen", function() return bench.exists(bench.path("server")) end)
+        bench.wait("socat to listen", function() -- the path is there before that
+            return bench.must { "ss", "-lxH" }:find(bench.path("server"), 1, true)
+        end)
         local client = open("unix")
         client:send("hello")
         client:shutdown("send")
