@@ -155,6 +155,15 @@ mg_addr_port(const struct mg_addr *addr)
     return 0;
 }
 
+void
+mg_addr_set_port(struct mg_addr *addr, uint16_t port)
+{
+    if (addr->u.sa.sa_family == AF_INET)
+        addr->u.in.sin_port = htons(port);
+    if (addr->u.sa.sa_family == AF_INET6)
+        addr->u.in6.sin6_port = htons(port);
+}
+
 struct mg_addr *
 mg_addr_keep(const struct mg_addr *addr)
 {

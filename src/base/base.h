@@ -142,6 +142,7 @@ const char *mg_addr_text(const struct mg_addr *addr, char out[MG_ADDR_TEXT]);
 /* The IP without port ("" for unix), and the port in host order (0 for unix). */
 const char *mg_addr_ip(const struct mg_addr *addr, char out[MG_ADDR_TEXT]);
 uint16_t mg_addr_port(const struct mg_addr *addr);
+void mg_addr_set_port(struct mg_addr *addr, uint16_t port);
 
 /* ---- log ------------------------------------------------------------------------------------ */
 

@@ -22,8 +22,10 @@ mg_backend_free(struct mg_backend *backend)
 {
     if (backend == NULL)
         return;
-    for (size_t i = 0; i < backend->address_count; i++)
+    for (size_t i = 0; i < backend->address_count; i++) {
         mg_resolver_free(backend->addresses[i].resolver);
+        mg_free(backend->addresses[i].shunned);
+    }
     mg_free(backend->addresses);
     SSL_CTX_free(backend->tls);
     mg_free(backend->name);
@@ -61,16 +63,46 @@ mg_config_fini(struct mg_config *config)
 
 /* ---- run-time parts -------------------------------------------------------------------------- */
 
+/* One worker speaks: all of them find the same, and each would say so. */
+static void
+on_resolve_notice(void *data, enum mg_resolve_event event, const char *text)
+{
+    const struct mg_backend_address *address = data;
+    enum mg_log_level bad = address->quiet ? MG_LOG_DEBUG : MG_LOG_WARN;
+    enum mg_log_level good = address->quiet ? MG_LOG_DEBUG : MG_LOG_INFO;
+    const char *backend = address->backend->name, *name = address->endpoint.host;
+
+    switch (event) {
+    case MG_RESOLVE_FAILED:
+        mg_log(bad, "backend %s: %s cannot be resolved (%s): no connections to it until it can",
+               backend, name, text);
+        break;
+    case MG_RESOLVE_STALE:
+        mg_log(bad, "backend %s: %s cannot be resolved (%s): its last addresses stay in use",
+               backend, name, text);
+        break;
+    case MG_RESOLVE_AGAIN:
+        mg_log(good, "backend %s: %s can be resolved again: %s", backend, name, text);
+        break;
+    case MG_RESOLVE_CHANGED:
+        mg_log(good, "backend %s: %s is %s now", backend, name, text);
+        break;
+    }
+}
+
 static int
 backend_activate(struct mg_engine *engine, struct mg_backend *backend, struct mg_err *err)
 {
     for (size_t i = 0; i < backend->address_count; i++) {
         struct mg_backend_address *address = &backend->addresses[i];
 
+        address->backend = backend;
+        address->quiet = engine->options.worker != 0;
         if (address->endpoint.kind != MG_ENDPOINT_NAME || address->resolver != NULL)
             continue;
-        address->resolver = mg_resolver_new(&engine->net, address->endpoint.host,
-                                            address->endpoint.port, backend->resolve_interval_s);
+        address->resolver =
+            mg_resolver_new(&engine->net, address->endpoint.host, address->endpoint.port,
+                            backend->resolve_interval_s, on_resolve_notice, address);
         if (address->resolver == NULL) {
             mg_err_setx(err, "backend %s: out of memory", backend->name);
             return -1;

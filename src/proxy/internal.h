@@ -174,6 +174,7 @@ struct mg_session {
     bool passed;    /* down has TLS, but with the backend: what it sends is relayed as it is */
     bool up_ready;  /* the backend takes bytes */
     bool connected; /* up_ready was reached: connect_us is true */
+    bool settled;   /* it needs no further descriptor, or none that was counted */
 };
 
 /* Takes the accepted fd over, also on failure. The listener's shared count is the session's from
@@ -208,6 +209,9 @@ void mg_session_route(struct mg_session *s);
 
 /* The backend takes bytes. */
 void mg_session_up_ready(struct mg_session *s);
+
+/* It has, or will not need, the descriptor that it was expected to want. Idempotent. */
+void mg_session_settle(struct mg_session *s);
 
 /* Sets the deadline if there is one earlier than what it is set to. */
 void mg_session_arm(struct mg_session *s);
@@ -332,6 +336,22 @@ void mg_dial_closed(struct mg_session *s);
 /* Loop time of the current address's deadline; 0 = none. */
 uint64_t mg_dial_deadline(const struct mg_session *s);
 void mg_dial_cancel(struct mg_session *s);
+
+/* ---- order.c --------------------------------------------------------------------------------- */
+
+/* Where the connection to s->backend is to come from. */
+void mg_source_get(const struct mg_session *s, struct mg_source *source);
+
+/*
+ * All that can be reached from that source: the `first`-th (any number) first, the families in turn, those that
+ * are shunned last. `out` has room for all; returns how many.
+ */
+size_t mg_addrs_order(const struct mg_backend_address *entry, const struct mg_addr *addrs,
+                      size_t count, const struct mg_source *source, unsigned first, uint64_t now,
+                      struct mg_addr *out);
+
+/* It has failed, or others were faster. */
+void mg_addr_shun(struct mg_backend_address *entry, const struct mg_addr *addr, uint64_t now);
 
 /* ---- reuse.c --------------------------------------------------------------------------------- */
 

@@ -30,7 +30,11 @@ struct mg_backend_address {
     struct mg_endpoint endpoint;
     char text[MG_ADDR_TEXT + 256]; /* as written, for records */
     /* run time, loop thread only */
+    struct mg_backend *backend;   /* whose it is; set at activation */
     struct mg_resolver *resolver; /* names only; made at activation */
+    struct mg_shunned *shunned;   /* of what it resolves to, what does not work; owned, or NULL */
+    bool quiet;                   /* another worker says what becomes of it */
+    unsigned next;                /* of what it resolves to: who is first for the next connection */
     unsigned active;              /* connections open now, for random_two */
 };
 
@@ -48,7 +52,8 @@ struct mg_backend {
     bool servername_asked;        /* policy->servername decides per connection */
     unsigned connect_timeout_ms;
     unsigned resolve_interval_s;
-    char *reply; /* MG_BACKEND_REPLY: owned bytes */
+    struct mg_source source; /* where connections come from; transparent: from their client */
+    char *reply;             /* MG_BACKEND_REPLY: owned bytes */
     size_t reply_len;
     unsigned next; /* run time: round_robin */
 };
