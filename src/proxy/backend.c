@@ -255,6 +255,7 @@ on_race_failed(void *data, const struct mg_addr *addr, int error)
 
     mg_addr_shun(s->address, addr, uv_now(s->engine->net.loop));
     failure_note(s, addr, connect_reason(s, error), uv_strerror(error));
+    up_addr_set(s, addr); /* whose failure the record may have to tell */
 }
 
 static void
