@@ -173,19 +173,21 @@ struct addresses {
 static void
 listener_add(lua_State *L, struct addresses *a)
 {
-    int listener = lua_gettop(L);
-    char value[32];
+    int listener = lua_gettop(L), backlog;
 
     mg_option_push(L, listener, "backlog");
-    snprintf(value, sizeof(value), "backlog=%d\n", (int)lua_tointeger(L, -1));
+    backlog = (int)lua_tointeger(L, -1);
     a->text.len = 0;
     mg_option_push(L, listener, "address");
-    for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
-        const char *text = lua_tostring(L, -1);
+    for (lua_Integer i = 1; lua_rawgeti(L, listener + 2, i) != LUA_TNIL; i++) {
+        const char *text = lua_tostring(L, -1), *file, *value;
 
+        lua_getfield(L, listener + 2, text);
+        file = lua_tostring(L, -1);
+        value = lua_pushfstring(L, "backlog=%d\n%s", backlog, file != NULL ? file : "");
         record_add(a->writer, MG_RECORD_ADDRESS, text, value, strlen(value));
         mg_buf_addf(&a->text, "%s%s", i > 1 ? "," : "", text);
-        lua_pop(L, 1);
+        lua_pop(L, 3);
     }
     mg_option_push(L, listener, "name");
     if (!a->text.failed)

@@ -74,6 +74,13 @@ enum mg_socket_state {
     MG_SOCKET_GOING, /* no longer wanted; workers empty its queue and close it */
 };
 
+/* Of a unix socket. */
+struct mg_socket_file {
+    mode_t mode;
+    uid_t uid; /* -1: as it comes */
+    gid_t gid;
+};
+
 struct mg_socket {
     struct mg_socket *next;
     char *address;
@@ -83,7 +90,8 @@ struct mg_socket {
     uint64_t unsocket_at_ns; /* GOING: when the workers are told; 0 = they have been */
     bool emptied;            /* GOING: nobody waits in its queue any more */
     bool wanted;             /* by the generation that is being prepared */
-    char *unlink_path;       /* of a unix socket, or NULL */
+    struct mg_socket_file file, file_wanted; /* as it is; as that generation wants it */
+    char *unlink_path;                       /* of a unix socket, or NULL */
     dev_t unlink_dev;
     ino_t unlink_ino;
     bool held[MG_SHARED_WORKERS]; /* workers that have a descriptor of it */

@@ -39,9 +39,16 @@ local moongate = {}
 ---@param options moongate.Settings
 function moongate.settings(options) end
 
+--- A unix socket, and whose its file is.
+---@class moongate.ListenAddress
+---@field address moongate.Address "unix:/path"
+---@field mode? string who may connect, as octal digits: "0660" ("0666")
+---@field owner? string a user; default: who started moongate
+---@field group? string
+
 --- Options of `moongate.listen`. Times are in seconds; `false` switches one off.
 ---@class moongate.ListenOptions
----@field address moongate.Address|moongate.Address[] also "*:port" for IPv4 and IPv6
+---@field address moongate.Address|moongate.ListenAddress|(moongate.Address|moongate.ListenAddress)[] also "*:port" for IPv4 and IPv6
 ---@field name? string for logs and reports; default: the first address
 ---@field tls? moongate.openssl.SSLContext|moongate.ServerNames|moongate.Decision terminate TLS with it, by name, or decide per connection; nil = plain TCP
 ---@field backend moongate.Target|moongate.Route where connections go
@@ -142,6 +149,7 @@ function moongate.certificates(pattern, configure) end
 ---@field balance? "random_two"|"round_robin" of two drawn at random the less busy one, or in turn ("random_two")
 ---@field connect_timeout? number seconds per address (5)
 ---@field resolve_interval? number seconds between look-ups of a name (30)
+---@field source? string local IP address to connect from; "client" = each client's own (Linux, CAP_NET_RAW, and routes back to us)
 
 --- What `moongate.backend` returns: its options as fields, which may be assigned until the script has returned.
 ---@class moongate.Backend
