@@ -72,6 +72,12 @@ ip_parse(struct mg_addr *addr, const char *host, uint16_t port)
     return true;
 }
 
+bool
+mg_addr_parse_ip(struct mg_addr *addr, const char *text)
+{
+    return ip_parse(addr, text, 0);
+}
+
 /* Letters, digits, hyphen, underscore and dots (RFC 1123, and what people really use). */
 static bool
 name_ok(const char *host)

@@ -130,6 +130,9 @@ struct mg_endpoint {
 /* Parses "host:port", "[::1]:port", "*:port" (allow_any), "unix:/path". Port 1..65535. */
 int mg_endpoint_parse(struct mg_endpoint *ep, const char *text, bool allow_any, struct mg_err *err);
 
+/* A literal IPv4 or IPv6 address (with %zone), without brackets; the port is 0. */
+bool mg_addr_parse_ip(struct mg_addr *addr, const char *text);
+
 /* A copy for mg_free without the room that this address does not need: for the functions below only,
  * never to be copied as a whole. NULL: no memory. */
 struct mg_addr *mg_addr_keep(const struct mg_addr *addr);

@@ -90,9 +90,38 @@ on_resolve_notice(void *data, enum mg_resolve_event event, const char *text)
     }
 }
 
+/* Better now than at the first connection. */
+static int
+source_permitted(const struct mg_backend *backend, struct mg_err *err)
+{
+    struct mg_source loopback = {.transparent = true};
+    int rc;
+
+    if (!backend->source.transparent)
+        return 0;
+    mg_addr_parse_ip(&loopback.addr, "127.0.0.1");
+    rc = mg_source_check(&loopback);
+    if (rc == 0 || mg_net_is_short(rc))
+        return 0;
+    if (rc == UV_ENOTSUP)
+        mg_err_setx(err,
+                    "backend %s: source = \"client\": this system has no transparent connections",
+                    backend->name);
+    else
+        mg_err_setx(
+            err,
+            "backend %s: source = \"client\": %s: workers need CAP_NET_RAW, which they have if "
+            "moongate is started as root, or with that capability, under a script that asks "
+            "for it (a reload cannot give it back)",
+            backend->name, uv_strerror(rc));
+    return -1;
+}
+
 static int
 backend_activate(struct mg_engine *engine, struct mg_backend *backend, struct mg_err *err)
 {
+    if (source_permitted(backend, err) != 0)
+        return -1;
     for (size_t i = 0; i < backend->address_count; i++) {
         struct mg_backend_address *address = &backend->addresses[i];
 

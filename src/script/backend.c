@@ -9,6 +9,7 @@ static void addresses_read(lua_State *L, const struct mg_option *o, const char *
 static void tls_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void servername_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void balance_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+static void source_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 
 static const struct mg_option options[] = {
     {.name = "address", .read = addresses_read},
@@ -31,7 +32,7 @@ static const struct mg_option options[] = {
     {.name = "health", .read = mg_option_later},
     {.name = "max_connections", .read = mg_option_later},
     {.name = "on_down", .read = mg_option_later, .fallback = "keep"},
-    {.name = "source", .read = mg_option_later},
+    {.name = "source", .read = source_read},
     {.name = NULL},
 };
 
@@ -65,6 +66,8 @@ address_read(lua_State *L, const char *what, int value)
             L, what, "address: expected \"host:port\", \"unix:/path\" or a list of these, got %s",
             luaL_typename(L, value));
     }
+    if (strlen(lua_tostring(L, -1)) != lua_rawlen(L, -1))
+        mg_option_error(L, what, "address: the string contains a zero byte");
     if (mg_endpoint_parse(&ep, lua_tostring(L, -1), false, &err) != 0)
         mg_option_error(L, what, "address: %s", err.text);
 }
@@ -148,6 +151,20 @@ balance_read(lua_State *L, const struct mg_option *o, const char *what, int valu
     mg_option_word(L, &here, what, value);
 }
 
+static void
+source_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    struct mg_addr addr;
+
+    mg_option_string(L, o, what, value);
+    if (strcmp(lua_tostring(L, -1), MG_SOURCE_CLIENT) != 0 &&
+        !mg_addr_parse_ip(&addr, lua_tostring(L, -1)))
+        mg_option_error(L, what,
+                        "source: expected an IP address of this machine (without port), or "
+                        "\"client\", got \"%s\"",
+                        lua_tostring(L, -1));
+}
+
 /* ---- the class ------------------------------------------------------------------------------ */
 
 static void
@@ -180,6 +197,7 @@ static const struct mg_attr attrs[] = {
     {"balance", mg_option_get, backend_set},
     {"connect_timeout", mg_option_get, backend_set},
     {"resolve_interval", mg_option_get, backend_set},
+    {"source", mg_option_get, backend_set},
     {"frozen", frozen_get, mg_option_fixed},
     {NULL, NULL, NULL},
 };

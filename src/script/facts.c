@@ -62,7 +62,7 @@ mg_facts_options(lua_State *L, int object, struct mg_proof_entry *e)
 {
     static const char *const of_listener[] = {"address", "backend", NULL};
     static const char *const of_backend[] = {
-        "address", "balance", "connect_timeout", "resolve_interval", "servername", NULL,
+        "address", "balance", "connect_timeout", "resolve_interval", "servername", "source", NULL,
     };
 
     values_add(L, e, object, e->is_backend ? of_backend : of_listener);

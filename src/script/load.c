@@ -205,6 +205,24 @@ listeners_add(lua_State *L, void *data)
     }
 }
 
+/* What workers must not give up, because a backend needs it. */
+static void
+rights_add(lua_State *L, void *data)
+{
+    struct addresses *a = data;
+    bool transparent = false;
+
+    lua_getfield(L, LUA_REGISTRYINDEX, MG_BACKENDS);
+    for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
+        if (mg_option_push(L, lua_gettop(L), "source") == LUA_TSTRING &&
+            strcmp(lua_tostring(L, -1), MG_SOURCE_CLIENT) == 0)
+            transparent = true;
+        lua_pop(L, 2);
+    }
+    if (transparent)
+        record_add(a->writer, MG_RECORD_SETTING, "transparent", "true", strlen("true"));
+}
+
 static void
 report_add(struct mg_snapshot_writer *w, const char *key, const struct mg_buf *text)
 {
@@ -222,6 +240,8 @@ records_add(struct mg_script *s, const struct mg_script_load *load, const char *
 
     if (status == 0)
         status = mg_script_protect(s, listeners_add, &addresses, err);
+    if (status == 0)
+        status = mg_script_protect(s, rights_add, &addresses, err);
     if (status == 0 && addresses.text.failed) {
         mg_err_setx(err, "out of memory");
         status = -1;

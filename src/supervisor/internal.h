@@ -32,6 +32,7 @@ struct mg_super;
 struct mg_settings {
     unsigned workers; /* at least 1 */
     char user[64], group[64];
+    bool transparent; /* workers keep the right to connect from foreign addresses */
     uint64_t drain_timeout_ms, generation_timeout_ms; /* 0 = for ever */
     uint64_t drain_delay_ms, watchdog_ms, reload_timeout_ms;
     double refuse_reload_above;   /* share of recent clients; -1 = never */

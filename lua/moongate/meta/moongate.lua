@@ -160,6 +160,7 @@ function moongate.certificates(pattern, configure) end
 ---@field balance? string
 ---@field connect_timeout? number
 ---@field resolve_interval? number
+---@field source? string
 ---@field frozen boolean (read-only) true once the script has returned
 
 --- A server, or several that do the same, to connect to.
