@@ -160,6 +160,64 @@ describe("source = \"client\"", function()
     end)
 end)
 
+describe("a client of another network", function()
+    local possible = bench.is_root and bench.run { "unshare", "--net", "true" }.code == 0
+    if not possible then
+        pending("is who the backend sees: needs network namespaces")
+        return
+    end
+
+    local function network()
+        local holder = bench.start { "unshare", "--net", "sleep", "300" }
+        local ours = process.readlink("/proc/self/ns/net")
+        bench.wait("a network namespace", function()
+            local link = process.readlink(("/proc/%d/ns/net"):format(holder.pid))
+            return link and link ~= ours
+        end)
+        return holder.pid
+    end
+
+    local function within(pid, command)
+        return table.move(command, 1, #command, 5, { "nsenter", "--target", tostring(pid), "--net" })
+    end
+
+    it("is who the backend sees, where its answers come back through us", function()
+        local here, clients, backends = network(), network(), network()
+        bench.must { "sh", "-e", "-c", [[
+at() { pid=$1; shift; nsenter --target "$pid" --net "$@"; }
+for pid; do at "$pid" ip link set lo up; done
+at $1 ip link add c0 type veth peer name c1
+at $1 ip link add b0 type veth peer name b1
+at $1 ip link set c1 netns $2
+at $1 ip link set b1 netns $3
+at $1 ip addr add 10.91.0.1/24 dev c0
+at $1 ip addr add 10.92.0.1/24 dev b0
+at $2 ip addr add 10.91.0.2/24 dev c1
+at $3 ip addr add 10.92.0.2/24 dev b1
+at $1 ip link set c0 up
+at $1 ip link set b0 up
+at $2 ip link set c1 up
+at $3 ip link set b1 up
+at $3 ip route add default via 10.92.0.1
+at $1 ip rule add iif b0 lookup 100
+at $1 ip route add local default dev lo table 100
+]], "sh", tostring(here), tostring(clients), tostring(backends) }
+        local backend = proxy.start { workers = 1, prefix = within(backends, {}), script = [[
+moongate.listen { name = "to", address = "10.92.0.2:80", backend = moongate.echo() }
+]] }
+        local web = proxy.start { workers = 1, prefix = within(here, {}), settings = "user = 'nobody'", script = [[
+moongate.listen { name = "from", address = "10.91.0.1:80",
+    backend = moongate.backend { address = "10.92.0.2:80", source = "client" } }
+]] }
+        local command = within(clients, { "socat", "-t", "10", "-", "TCP:10.91.0.1:80" })
+        command.input = "hello"
+        assert.equal("hello", bench.run(command).out)
+        assert.matches("^10%.91%.0%.2:", backend:record(1).remote)
+        web:stop()
+        backend:stop()
+    end)
+end)
+
 describe("without a local port", function()
     local possible = bench.is_root and bench.run { "unshare", "--net", "true" }.code == 0
     if not possible then
