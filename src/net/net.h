@@ -138,6 +138,9 @@ struct mg_source {
 int mg_stream_connect(struct mg_stream *s, struct mg_net *net, const struct mg_addr *addr,
                       const struct mg_source *source, const struct mg_stream_ops *ops, void *data);
 
+/* Whether there is a way to that address, and an address of ours for it. */
+bool mg_net_reaches(const struct mg_addr *to);
+
 /* Whether anything can be connected from there; 0 or a libuv code. */
 int mg_source_check(const struct mg_source *source);
 

@@ -90,6 +90,18 @@ mg_source_check(const struct mg_source *source)
     return rc;
 }
 
+/* Connecting UDP sends nothing, and takes none of TCP's ports. */
+bool
+mg_net_reaches(const struct mg_addr *to)
+{
+    int fd = socket(to->u.sa.sa_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    bool reached = fd >= 0 && connect(fd, &to->u.sa, to->len) == 0;
+
+    if (fd >= 0)
+        close(fd);
+    return reached;
+}
+
 bool
 mg_net_is_short(int error)
 {

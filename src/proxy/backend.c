@@ -130,7 +130,7 @@ mg_dial_closed(struct mg_session *s)
 }
 
 static const char *
-connect_reason(const struct mg_session *s, int error)
+connect_reason(const struct mg_session *s, const struct mg_addr *addr, int error)
 {
     const struct mg_source *source = &s->dial->source;
 
@@ -148,8 +148,8 @@ connect_reason(const struct mg_session *s, int error)
     case UV_EHOSTUNREACH:
     case UV_ENETUNREACH:
         return "up: unreachable";
-    case UV_EADDRNOTAVAIL:
-        return "up: no local port left";
+    case UV_EADDRNOTAVAIL: /* or no IPv6 here */
+        return mg_net_reaches(addr) ? "up: no local port left" : "up: unreachable";
     case UV_EMFILE:
     case UV_ENFILE:
         return "up: no descriptor left";
@@ -220,7 +220,7 @@ void
 mg_dial_connected(struct mg_session *s, int status)
 {
     if (status < 0) {
-        mg_dial_failed(s, connect_reason(s, status), uv_strerror(status));
+        mg_dial_failed(s, connect_reason(s, s->up_addr, status), uv_strerror(status));
         return;
     }
     mg_session_settle(s);
@@ -253,8 +253,9 @@ on_race_failed(void *data, const struct mg_addr *addr, int error)
 {
     struct mg_session *s = data;
 
-    mg_addr_shun(s->address, addr, uv_now(s->engine->net.loop));
-    failure_note(s, addr, connect_reason(s, error), uv_strerror(error));
+    if (!mg_net_is_short(error))
+        mg_addr_shun(s->address, addr, uv_now(s->engine->net.loop));
+    failure_note(s, addr, connect_reason(s, addr, error), uv_strerror(error));
     up_addr_set(s, addr); /* whose failure the record may have to tell */
 }
 

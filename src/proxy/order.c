@@ -90,7 +90,8 @@ is_reachable(const struct mg_addr *addr, const struct mg_source *source)
 {
     int family = addr->u.sa.sa_family;
 
-    return source->addr.len == 0 || family == AF_UNIX || family == source->addr.u.sa.sa_family;
+    return (source->addr.len == 0 && !source->transparent) || family == AF_UNIX ||
+           family == source->addr.u.sa.sa_family;
 }
 
 /* ---- order ----------------------------------------------------------------------------------- */
