@@ -109,12 +109,18 @@ local function sanitizer_options()
     }
 end
 
+-- `prefix` comes before the command: a program that becomes it.
+local function prefixed(prefix, command)
+    local all = table.move(prefix, 1, #prefix, 1, {})
+    return table.move(command, 1, #command, #all + 1, all)
+end
+
 function Proxy:launch()
     if self.options.as then -- who may have no way to where it was built, below root's home for one
         self.program_path = bench.path("moongate")
         bench.must { "cp", bench.moongate, self.program_path }
     end
-    local command = self:arguments()
+    local command = prefixed(self.options.prefix or {}, self:arguments())
     command.log = self.log
     command.cwd = self.options.cwd
     command.user = self.options.as
@@ -153,7 +159,7 @@ function proxy.check(options)
     local self = new(options)
     self:write_script()
     self.stopped = true
-    local command = { bench.moongate, "check", self.script }
+    local command = prefixed(options.prefix or {}, { bench.moongate, "check", self.script })
     for _, argument in ipairs(options.arguments or {}) do
         command[#command + 1] = argument
     end

@@ -72,6 +72,12 @@ ip_parse(struct mg_addr *addr, const char *host, uint16_t port)
     return true;
 }
 
+bool
+mg_addr_parse_ip(struct mg_addr *addr, const char *text)
+{
+    return ip_parse(addr, text, 0);
+}
+
 /* Letters, digits, hyphen, underscore and dots (RFC 1123, and what people really use). */
 static bool
 name_ok(const char *host)
@@ -153,6 +159,15 @@ mg_addr_port(const struct mg_addr *addr)
     if (addr->u.sa.sa_family == AF_INET6)
         return ntohs(addr->u.in6.sin6_port);
     return 0;
+}
+
+void
+mg_addr_set_port(struct mg_addr *addr, uint16_t port)
+{
+    if (addr->u.sa.sa_family == AF_INET)
+        addr->u.in.sin_port = htons(port);
+    if (addr->u.sa.sa_family == AF_INET6)
+        addr->u.in6.sin6_port = htons(port);
 }
 
 struct mg_addr *

@@ -131,6 +131,9 @@ struct mg_endpoint {
 /* Parses "host:port", "[::1]:port", "*:port" (allow_any), "unix:/path". Port 1..65535. */
 int mg_endpoint_parse(struct mg_endpoint *ep, const char *text, bool allow_any, struct mg_err *err);
 
+/* A literal IPv4 or IPv6 address (with %zone), without brackets; the port is 0. */
+bool mg_addr_parse_ip(struct mg_addr *addr, const char *text);
+
 /* A copy for mg_free without the room that this address does not need: for the functions below only,
  * never to be copied as a whole. NULL: no memory. */
 struct mg_addr *mg_addr_keep(const struct mg_addr *addr);
@@ -143,6 +146,7 @@ const char *mg_addr_text(const struct mg_addr *addr, char out[MG_ADDR_TEXT]);
 /* The IP without port ("" for unix), and the port in host order (0 for unix). */
 const char *mg_addr_ip(const struct mg_addr *addr, char out[MG_ADDR_TEXT]);
 uint16_t mg_addr_port(const struct mg_addr *addr);
+void mg_addr_set_port(struct mg_addr *addr, uint16_t port);
 
 /* A network: all addresses that have the first `bits` of these bytes. Unix sockets have no bits. */
 struct mg_cidr {

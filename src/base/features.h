@@ -16,6 +16,7 @@
 #define MG_HAVE_THREAD_NICE   1 /* nice() is about the calling thread alone */
 #define MG_HAVE_EPOLL         1
 #define MG_HAVE_SOCKET_FILTER 1 /* SO_ATTACH_FILTER */
+#define MG_HAVE_TRANSPARENT   1 /* IP_TRANSPARENT, IP_BIND_ADDRESS_NO_PORT */
 #define MG_HAVE_SIOCOUTQ      1 /* how much of a socket's output the other side has not taken */
 #endif
 

@@ -36,6 +36,9 @@ int mg_ready_listen_init(struct mg_acceptor *a);
 int mg_ready_listen(struct mg_acceptor *a, bool wanted);
 int mg_ready_accepted(struct mg_acceptor *a); /* once for each */
 
+/* Before s->fd goes on without s. */
+void mg_ready_forget(struct mg_stream *s);
+
 /* Before the descriptor is closed. What has happened already may still be told. */
 void mg_ready_close(struct mg_watch *watch);
 
@@ -56,5 +59,53 @@ void mg_stream_due(struct mg_stream *s);
 /* At the end of this turn mg_stream_closed is called. */
 void mg_net_closed(struct mg_net *net, struct mg_stream *s);
 void mg_stream_closed(struct mg_stream *s);
+
+/* ---- shortage.c: without descriptors ----------------------------------------------------------- */
+
+void mg_shortage_init(struct mg_net *net);
+void mg_shortage_fini(struct mg_net *net);
+
+/* accept has returned fd: that may have been one of the last. */
+void mg_net_accepted(struct mg_net *net, int fd);
+
+/* Polls or does not, as things are. */
+void mg_acceptor_update(struct mg_acceptor *a);
+
+/* ---- lookup.c: asking the system --------------------------------------------------------------- */
+
+struct mg_lookups;
+
+/* One question. Freed after `done`, which is called on the loop, or after mg_lookup_abandon. */
+struct mg_lookup {
+    struct mg_lookup *next;
+    struct mg_lookups *pool;
+    void (*done)(struct mg_lookup *lookup);
+    void *data; /* the asker's */
+    int progress;
+    bool slow, abandoned;
+    uint64_t began_ns, took_ms;
+    int status; /* 0, or a libuv code */
+    struct mg_addr *addrs;
+    size_t count; /* at most MG_RESOLVE_MAX; the ports are 0 */
+    char host[];
+};
+
+/* `slow`: it was, the last time. NULL: no memory or no thread. */
+struct mg_lookup *mg_lookup_start(struct mg_net *net, const char *host, bool slow,
+                                  void (*done)(struct mg_lookup *lookup), void *data);
+
+/* done() will not be called, at any moment before it was. NULL is fine. */
+void mg_lookup_abandon(struct mg_lookup *lookup);
+
+/* To be called every second while it returns true: questions wait for a thread. */
+bool mg_lookups_help(struct mg_net *net);
+
+/* Nobody asks any more, and everybody has gone away. */
+void mg_lookups_close(struct mg_net *net);
+
+/* ---- resolve.c --------------------------------------------------------------------------------- */
+
+/* net closes; what resolvers need goes with the last of them. */
+void mg_resolving_close(struct mg_net *net);
 
 #endif

@@ -4,8 +4,7 @@
  * The happy path is: open, resume, ready, at most ACCEPTS_PER_TURN times may_accept +
  * accept4 + on_accept, back to the loop. Possible failure modes are: another process was faster
  * (EAGAIN, normal), the owner is full (may_accept: paused until it resumes), no descriptor or
- * memory left (starved: the timer tries again), the socket does not listen yet (likewise, sooner
- * and silently).
+ * memory left (shortage.c), the socket does not listen yet or fails (starved: the timer tries again).
  */
 #include "net/internal.h"
 
@@ -23,10 +22,10 @@
 static void starve(struct mg_acceptor *a, unsigned ms);
 static void on_look(uv_timer_t *timer);
 
-static void
-watching_update(struct mg_acceptor *a)
+void
+mg_acceptor_update(struct mg_acceptor *a)
 {
-    bool wanted = !a->paused && !a->starved;
+    bool wanted = !a->paused && !a->starved && !a->net->is_short;
 
     if (a->closing)
         return;
@@ -42,7 +41,7 @@ on_retry(uv_timer_t *timer)
     struct mg_acceptor *a = timer->data;
 
     a->starved = false;
-    watching_update(a);
+    mg_acceptor_update(a);
 }
 
 static void
@@ -53,13 +52,14 @@ starve(struct mg_acceptor *a, unsigned ms)
     uv_timer_start(&a->retry, on_retry, ms, 0);
 }
 
-/* false: no further try now. */
-static bool
+enum accepted { A_ACCEPTED, A_AGAIN, A_NONE, A_LATER };
+
+static enum accepted
 accept_failed(struct mg_acceptor *a, int error)
 {
     switch (error) {
     case EAGAIN:
-        return false;
+        return A_NONE;
     case EINTR:
     case ECONNABORTED: /* gone while it waited; so are the errors that the kernel passes on: */
     case EPROTO:
@@ -68,21 +68,25 @@ accept_failed(struct mg_acceptor *a, int error)
     case EHOSTDOWN:
     case EHOSTUNREACH:
     case ENETUNREACH:
-        return true;
+        return A_AGAIN;
     case EINVAL:
         starve(a, NOT_YET_MS);
-        return false;
+        return A_LATER;
     default:
+        if (mg_net_is_short(-error)) {
+            mg_net_shortage(a->net, -error);
+            return A_LATER;
+        }
         if (!a->starvation_said)
             mg_log(MG_LOG_WARN, "accept: %s; trying again every %d ms", strerror(error),
                    STARVED_MS);
         a->starvation_said = true;
         starve(a, STARVED_MS);
-        return false;
+        return A_LATER;
     }
 }
 
-static bool
+static enum accepted
 accept_one(struct mg_acceptor *a, bool must)
 {
     struct mg_addr peer = {.len = sizeof(peer.u)};
@@ -90,7 +94,7 @@ accept_one(struct mg_acceptor *a, bool must)
 
     if (a->ops->may_accept != NULL && !a->ops->may_accept(a, must) && !must) {
         mg_acceptor_pause(a);
-        return false;
+        return A_LATER;
     }
     fd = accept4(a->fd, &peer.u.sa, &peer.len, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) {
@@ -103,7 +107,8 @@ accept_one(struct mg_acceptor *a, bool must)
     if (mg_ready_accepted(a) < 0)
         starve(a, STARVED_MS);
     a->ops->on_accept(a, fd, &peer);
-    return true;
+    mg_net_accepted(a->net, fd);
+    return A_ACCEPTED;
 }
 
 /* The error is taken off the socket, or it would be there again at once. */
@@ -133,8 +138,8 @@ accept_some(struct mg_acceptor *a)
     int most = now - a->accepted_at <= 1 ? ACCEPTS_PER_TURN : 1;
 
     a->accepted_at = now;
-    for (int i = 0; i < most && !a->closing && !a->paused; i++)
-        if (!accept_one(a, false))
+    for (int i = 0; i < most && !a->closing && !a->paused && !a->net->is_short; i++)
+        if (accept_one(a, false) > A_AGAIN)
             return;
 }
 
@@ -143,7 +148,7 @@ on_ready(struct mg_watch *watch, unsigned events)
 {
     struct mg_acceptor *a = MG_CONTAINER_OF(watch, struct mg_acceptor, watch);
 
-    if (a->closing || a->paused || a->starved)
+    if (a->closing || a->paused || a->starved || a->net->is_short)
         return;
     if (events & MG_EVENT_ERROR && socket_failed(a))
         return;
@@ -186,6 +191,11 @@ mg_acceptor_open(struct mg_acceptor *a, struct mg_net *net, int fd,
     a->data = data;
     a->is_unix = local.u.sa.sa_family == AF_UNIX;
     a->paused = true;
+    a->next = net->acceptors;
+    a->pprev = &net->acceptors;
+    if (a->next != NULL)
+        a->next->pprev = &a->next;
+    net->acceptors = a;
     mg_net_hold(net);
     return 0;
 }
@@ -205,28 +215,33 @@ void
 mg_acceptor_pause(struct mg_acceptor *a)
 {
     a->paused = true;
-    watching_update(a);
+    mg_acceptor_update(a);
 }
 
 void
 mg_acceptor_resume(struct mg_acceptor *a)
 {
     a->paused = false;
-    watching_update(a);
+    mg_acceptor_update(a);
 }
 
 static void
 on_flush(uv_timer_t *timer)
 {
     struct mg_acceptor *a = timer->data;
+    unsigned wait_ms = 0;
 
-    for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
-        if (a->flush_left-- == 0 || !accept_one(a, true)) {
+    for (int i = 0; i < ACCEPTS_PER_TURN && wait_ms == 0; i++) {
+        enum accepted how = a->flush_left-- > 0 ? accept_one(a, true) : A_NONE;
+
+        if (how == A_LATER && a->net->is_short) {
+            wait_ms = STARVED_MS;
+        } else if (how > A_AGAIN) {
             mg_acceptor_close(a);
             return;
         }
     }
-    uv_timer_start(&a->retry, on_flush, 0, 0);
+    uv_timer_start(&a->retry, on_flush, wait_ms, 0);
 }
 
 void
@@ -260,6 +275,9 @@ mg_acceptor_close(struct mg_acceptor *a)
     a->closing = true;
     mg_ready_listen(a, false);
     mg_ready_close(&a->watch);
+    *a->pprev = a->next;
+    if (a->next != NULL)
+        a->next->pprev = a->pprev;
     uv_close((uv_handle_t *)&a->retry, on_close);
     close(a->fd);
     a->fd = -1;

@@ -129,6 +129,7 @@ mg_net_init(struct mg_net *net, uv_loop_t *loop, struct mg_err *err)
         return -1;
     }
     mg_deadlines_init(net);
+    mg_shortage_init(net);
     return 0;
 }
 
@@ -163,4 +164,6 @@ mg_net_close(struct mg_net *net, void (*on_close)(struct mg_net *net))
     net->closing = true;
     net->on_close = on_close;
     mg_deadlines_fini(net);
+    mg_resolving_close(net);
+    mg_shortage_fini(net);
 }

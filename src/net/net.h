@@ -46,7 +46,15 @@ struct mg_net {
     uv_timer_t timer; /* of the earliest */
     /* A deadline has passed; it is not set any more. */
     void (*on_deadline)(struct mg_net *net, struct mg_deadline *deadline);
-    unsigned live; /* streams, acceptors and look-ups that are not yet over, and the timer */
+    struct mg_lookups *lookups; /* made when first needed */
+    struct mg_resolving *names; /* likewise: what resolvers share */
+    struct mg_acceptor *acceptors;
+    uint64_t descriptors_max; /* of the process */
+    size_t streams;           /* open ones */
+    size_t wanted; /* descriptors that those who are accepted will need; the owner's to count */
+    uv_timer_t shortage;
+    bool is_short, shortage_said; /* nothing is accepted; the log knows */
+    unsigned live; /* streams, acceptors, resolvers and handles that are not yet over */
     bool closing;
     void (*on_close)(struct mg_net *net);
     /* Late in each turn, for the owner's work, of which each turn is to get a piece. true: there is more of
@@ -120,10 +128,31 @@ struct mg_stream {
 int mg_stream_accept(struct mg_stream *s, struct mg_net *net, int fd, bool is_unix,
                      const struct mg_stream_ops *ops, void *data);
 
+/* Where a connection is to come from; len 0: wherever the kernel likes. The port is the kernel's choice. */
+struct mg_source {
+    struct mg_addr addr;
+    bool transparent; /* addr is not ours */
+};
+
 /* Starts connecting. 0: on_connect follows; 1: connected already (unix sockets), on_connect does not
- * come; < 0: a libuv code known at once. */
+ * come; < 0: a libuv code known at once. source may be NULL; it is not for unix sockets. */
 int mg_stream_connect(struct mg_stream *s, struct mg_net *net, const struct mg_addr *addr,
-                      const struct mg_stream_ops *ops, void *data);
+                      const struct mg_source *source, const struct mg_stream_ops *ops, void *data);
+
+/* Whether there is a way to that address, and an address of ours for it. */
+bool mg_net_reaches(const struct mg_addr *to);
+
+/* Whether anything can be connected from there; 0 or a libuv code. */
+int mg_source_check(const struct mg_source *source);
+
+/* `error` is one of mg_net_is_short's: accepting pauses for a while. */
+void mg_net_shortage(struct mg_net *net, int error);
+
+/* There is no descriptor, or no memory for a socket: not the other side's fault, and it passes. */
+bool mg_net_is_short(int error);
+
+/* The socket of a connected stream is the caller's from here on; the stream closes. */
+int mg_stream_take_fd(struct mg_stream *s);
 
 /* Our end's address; len 0 where the socket does not tell. */
 void mg_stream_local(const struct mg_stream *s, struct mg_addr *out);
@@ -173,6 +202,33 @@ void mg_stream_shutdown_by_close(struct mg_stream *s);
  * stream that was never opened is left alone. */
 void mg_stream_close(struct mg_stream *s, bool reset);
 
+/* ---- race ------------------------------------------------------------------------------------ */
+
+#define MG_RACE_DELAY_MS 250 /* RFC 8305: connection attempt delay */
+
+/*
+ * Connects to one of several addresses of a host ("happy eyeballs", RFC 8305): to the first, and to the next
+ * whenever one has failed or the last attempt is MG_RACE_DELAY_MS old, without giving up those before.
+ * Who connects first wins, the others are closed. Without a descriptor to connect with it waits for one.
+ */
+struct mg_race;
+
+struct mg_race_ops {
+    /* error is a libuv code: UV_ETIMEDOUT after timeout_ms. */
+    void (*on_failed)(void *data, const struct mg_addr *addr, int error);
+    /* The race is over, and not to be cancelled any more. `tried` were begun. fd is the callee's,
+     * connected to addr since started_at (loop time); or -1: all have failed. */
+    void (*on_over)(void *data, size_t tried, const struct mg_addr *addr, int fd,
+                    uint64_t started_at);
+};
+
+/* None of the callbacks comes from inside. addrs must stay, and is not looked at after the race. NULL: no
+ * memory. */
+struct mg_race *mg_race_start(struct mg_net *net, const struct mg_addr *addrs, size_t count,
+                              const struct mg_source *source, unsigned timeout_ms,
+                              const struct mg_race_ops *ops, void *data);
+void mg_race_cancel(struct mg_race *race); /* NULL is fine */
+
 /* ---- listen --------------------------------------------------------------------------------- */
 
 struct mg_acceptor;
@@ -190,9 +246,10 @@ struct mg_acceptor_ops {
 
 /*
  * Polls a listening socket that other processes poll too. EAGAIN after a wake-up is normal. At most
- * 16 connections per turn. On EMFILE, ENFILE, ENOBUFS, ENOMEM it pauses itself for 100 ms at a time and says so once.
+ * 16 connections per turn. On EMFILE, ENFILE, ENOBUFS, ENOMEM all of net's pause until that is over.
  */
 struct mg_acceptor {
+    struct mg_acceptor *next, **pprev; /* in net->acceptors */
     struct mg_net *net;
     const struct mg_acceptor_ops *ops;
     void *data; /* the owner's */
@@ -225,8 +282,10 @@ void mg_acceptor_close(struct mg_acceptor *a);
 #define MG_RESOLVE_MAX 32
 
 /*
- * A name's addresses, looked up in the thread pool, again every interval when somebody asks; a failed
- * look-up keeps the last good answer. Lives on the loop's thread only.
+ * A name's addresses, looked up by threads, again every interval for as long as there is a resolver for
+ * it; a failed look-up keeps the last good answer. Resolvers for the same name share what is known of
+ * it, those of another generation, too: a reload asks nobody anew. Live on the loop's thread only, and net
+ * lives at least as long as they do.
  */
 struct mg_resolver;
 
@@ -235,18 +294,33 @@ struct mg_resolve_wait {
     void (*done)(struct mg_resolve_wait *wait, const struct mg_addr *addrs, size_t count,
                  int error);
     void *data;
-    struct mg_resolve_wait *next, **pprev; /* private */
+    struct mg_resolver *resolver; /* private, like the rest */
+    struct mg_resolve_wait *next, **pprev;
 };
 
-struct mg_resolver *mg_resolver_new(struct mg_net *net, const char *host, uint16_t port,
-                                    unsigned interval_s);
+enum mg_resolve_event {
+    MG_RESOLVE_FAILED,  /* there is no answer yet */
+    MG_RESOLVE_STALE,   /* a look-up has failed, the last answer stays */
+    MG_RESOLVE_AGAIN,   /* one has not, after either of these */
+    MG_RESOLVE_CHANGED, /* there are other addresses than before */
+};
 
-/* Calls back at once when an answer is known (and refreshes it in the background when it is old),
- * else later. Cancel with mg_resolver_cancel before the wait's memory goes. */
+/* Begins to look the name up. `notice` may be NULL; the text is an error's, or the addresses. NULL: no
+ * memory. */
+struct mg_resolver *
+mg_resolver_new(struct mg_net *net, const char *host, uint16_t port, unsigned interval_s,
+                void (*notice)(void *data, enum mg_resolve_event event, const char *text),
+                void *data);
+
+/* Calls back at once when an answer is known, else later, but at once, too, when the last look-up has
+ * failed a moment ago. Cancel with mg_resolver_cancel before the wait's memory goes. */
 void mg_resolver_ask(struct mg_resolver *r, struct mg_resolve_wait *wait);
 void mg_resolver_cancel(struct mg_resolve_wait *wait);
 
-/* Asynchronous: frees itself when no look-up is under way; waits still registered are forgotten. */
+/* Waits still registered are forgotten. NULL is fine. */
 void mg_resolver_free(struct mg_resolver *r);
+
+/* Adds a JSON object for each name, with commas between. */
+void mg_resolvers_status(const struct mg_net *net, struct mg_buf *out);
 
 #endif

@@ -132,6 +132,12 @@ mg_ready_update(struct mg_stream *s)
 }
 
 void
+mg_ready_forget(struct mg_stream *s)
+{
+    stream_control(s, EPOLL_CTL_DEL);
+}
+
+void
 mg_ready_close(struct mg_watch *watch)
 {
     (void)watch;
@@ -282,6 +288,12 @@ int
 mg_ready_listen_init(struct mg_acceptor *a)
 {
     return watch_open(&a->watch, a->net, a->fd);
+}
+
+void
+mg_ready_forget(struct mg_stream *s)
+{
+    watch_set(&s->watch, 0);
 }
 
 int

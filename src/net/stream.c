@@ -45,6 +45,7 @@ stream_open(struct mg_stream *s, struct mg_net *net, int fd, bool is_unix,
     s->is_unix = is_unix;
     s->read_max = MG_NET_UNIT;
     s->open = true;
+    net->streams++;
     mg_net_hold(net);
 }
 
@@ -57,17 +58,71 @@ mg_stream_accept(struct mg_stream *s, struct mg_net *net, int fd, bool is_unix,
     return mg_ready_open(s);
 }
 
+/* With IP_BIND_ADDRESS_NO_PORT a port is chosen when it is known where to, so that ports are not the
+ * source's alone: there are as many connections as for each address that is connected to. */
+static int
+source_bind(int fd, const struct mg_source *source)
+{
+    int on = 1, v6 = source->addr.u.sa.sa_family == AF_INET6;
+
+#ifdef MG_HAVE_TRANSPARENT
+    if (source->transparent && setsockopt(fd, v6 ? IPPROTO_IPV6 : IPPROTO_IP,
+                                          v6 ? IPV6_TRANSPARENT : IP_TRANSPARENT, &on, sizeof(on)))
+        return -errno;
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on));
+#else
+    (void)on;
+    (void)v6;
+    if (source->transparent)
+        return UV_ENOTSUP;
+#endif
+    return bind(fd, &source->addr.u.sa, source->addr.len) == 0 ? 0 : -errno;
+}
+
+int
+mg_source_check(const struct mg_source *source)
+{
+    int fd = socket(source->addr.u.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), rc;
+
+    if (fd < 0)
+        return -errno;
+    rc = source_bind(fd, source);
+    close(fd);
+    return rc;
+}
+
+/* Connecting UDP sends nothing, and takes none of TCP's ports. */
+bool
+mg_net_reaches(const struct mg_addr *to)
+{
+    int fd = socket(to->u.sa.sa_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    bool reached = fd >= 0 && connect(fd, &to->u.sa, to->len) == 0;
+
+    if (fd >= 0)
+        close(fd);
+    return reached;
+}
+
+bool
+mg_net_is_short(int error)
+{
+    return error == UV_EMFILE || error == UV_ENFILE || error == UV_ENOMEM || error == UV_ENOBUFS;
+}
+
 /* A unix socket connects or fails at once. */
 int
 mg_stream_connect(struct mg_stream *s, struct mg_net *net, const struct mg_addr *addr,
-                  const struct mg_stream_ops *ops, void *data)
+                  const struct mg_source *source, const struct mg_stream_ops *ops, void *data)
 {
     int family = addr->u.sa.sa_family, rc;
-    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), error = errno;
 
     stream_open(s, net, fd, family == AF_UNIX, ops, data);
     if (fd < 0)
-        return -errno;
+        return -error;
+    if (source != NULL && source->addr.len > 0 && !s->is_unix &&
+        (rc = source_bind(fd, source)) != 0)
+        return rc;
     s->connected = connect(fd, &addr->u.sa, addr->len) == 0;
     if (!s->connected && errno != EINPROGRESS && errno != EINTR)
         return -errno;
@@ -455,8 +510,20 @@ mg_stream_closed(struct mg_stream *s)
     struct mg_net *net = s->net;
 
     s->open = false;
+    net->streams--;
     s->ops->on_close(s);
     mg_net_release(net);
+}
+
+int
+mg_stream_take_fd(struct mg_stream *s)
+{
+    int fd = s->fd;
+
+    mg_ready_forget(s);
+    s->fd = -1;
+    mg_stream_close(s, false);
+    return fd;
 }
 
 void

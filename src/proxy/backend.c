@@ -17,10 +17,13 @@
 
 struct mg_dial {
     struct mg_resolve_wait wait;
+    struct mg_race *race; /* where there are several addresses; NULL unless it runs */
+    struct mg_source source;
     uint64_t started_ns;
     uint64_t deadline;     /* loop time; 0 = none */
     struct mg_addr *addrs; /* what the current entry resolved to; owned */
     size_t addr_count, addr_next;
+    bool short_of;       /* descriptors, when it was tried to connect */
     size_t entry;        /* the current one */
     bool *tried;         /* per entry, behind the struct; and as many for mg_balance_next */
     struct mg_buf proxy; /* the PROXY header, once it is made; the same for each address; owned */
@@ -68,6 +71,7 @@ mg_dial_cancel(struct mg_session *s)
     if (s->dial == NULL)
         return;
     mg_resolver_cancel(&s->dial->wait);
+    mg_race_cancel(s->dial->race);
     dial_free(s);
 }
 
@@ -109,12 +113,18 @@ failure_note(struct mg_session *s, const struct mg_addr *addr, const char *reaso
            detail != NULL ? ": " : "", detail != NULL ? detail : "");
 }
 
+static const char reason_unresolved[] = "up: name not resolved";
+
 void
 mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
 {
     struct mg_dial *dial = s->dial;
 
-    mg_resolver_cancel(&dial->wait);
+    if (dial->wait.pprev != NULL) { /* it is the look-up that took too long */
+        mg_resolver_cancel(&dial->wait);
+        reason = reason_unresolved;
+        detail = "no answer in time";
+    }
     mg_reuse_forget(s);
     dial->deadline = 0;
     failure_note(s, s->up_addr, reason, detail);
@@ -136,8 +146,14 @@ mg_dial_closed(struct mg_session *s)
 }
 
 static const char *
-connect_reason(int error)
+connect_reason(const struct mg_session *s, const struct mg_addr *addr, int error)
 {
+    const struct mg_source *source = &s->dial->source;
+
+    /* The same codes come of connect, too. */
+    if (source->addr.len > 0 && error != UV_ECONNREFUSED && error != UV_ETIMEDOUT &&
+        !mg_net_is_short(error) && mg_source_check(source) == error)
+        return "up: source not usable";
     switch (error) {
     case UV_ECONNREFUSED:
     case UV_ENOENT: /* a unix socket that nobody has made, */
@@ -150,6 +166,14 @@ connect_reason(int error)
     case UV_EHOSTUNREACH:
     case UV_ENETUNREACH:
         return "up: unreachable";
+    case UV_EADDRNOTAVAIL: /* or no IPv6 here */
+        return mg_net_reaches(addr) ? "up: no local port left" : "up: unreachable";
+    case UV_EMFILE:
+    case UV_ENFILE:
+        return "up: no descriptor left";
+    case UV_ENOMEM:
+    case UV_ENOBUFS:
+        return "up: no memory for a socket";
     default:
         return "up: connect failed";
     }
@@ -238,9 +262,10 @@ void
 mg_dial_connected(struct mg_session *s, int status)
 {
     if (status < 0) {
-        mg_dial_failed(s, connect_reason(status), uv_strerror(status));
+        mg_dial_failed(s, connect_reason(s, s->up_addr, status), uv_strerror(status));
         return;
     }
+    mg_session_settle(s);
     mg_stream_nodelay(&s->up.stream, s->listener->tcp_nodelay);
     /* In time: the kernel counts from the last byte, whenever it is told. */
     s->keepalive_at = s->listener->tcp_keepalive_s > 0
@@ -254,21 +279,94 @@ mg_dial_connected(struct mg_session *s, int status)
         mg_dial_done(s);
 }
 
-static void
-address_connect(struct mg_session *s, const struct mg_addr *addr)
+/* It is tried, or has won. false: no memory, the session has closed. */
+static bool
+up_addr_set(struct mg_session *s, const struct mg_addr *addr)
 {
-    int rc;
+    struct mg_addr *kept = mg_addr_keep(addr);
 
     mg_free(s->up_addr);
-    s->up_addr = mg_addr_keep(addr);
-    if (s->up_addr == NULL) {
+    s->up_addr = kept;
+    if (kept == NULL)
         mg_session_close(s, "session: out of memory", NULL);
+    return kept != NULL;
+}
+
+static void
+on_race_failed(void *data, const struct mg_addr *addr, int error)
+{
+    struct mg_session *s = data;
+
+    if (!mg_net_is_short(error))
+        mg_addr_shun(s->address, addr, uv_now(s->engine->net.loop));
+    failure_note(s, addr, connect_reason(s, addr, error), uv_strerror(error));
+    up_addr_set(s, addr); /* whose failure the record may have to tell */
+}
+
+static void
+on_race_over(void *data, size_t tried, const struct mg_addr *addr, int fd, uint64_t started_at)
+{
+    struct mg_session *s = data;
+    struct mg_dial *dial = s->dial;
+    int rc;
+
+    dial->race = NULL;
+    dial->addr_next += tried;
+    if (fd < 0) {
+        address_next(s);
         return;
     }
-    deadline_set(s);
-    mg_tls_conn_close(&s->up.tls); /* kept so far: the record tells of the last one */
-    rc = mg_stream_connect(&s->up.stream, &s->engine->net, addr, &mg_peer_ops, &s->up);
+    for (const struct mg_addr *a = dial->addrs + dial->addr_next - tried; a != addr; a++)
+        mg_addr_shun(s->address, a, uv_now(s->engine->net.loop)); /* they were first */
+    rc = mg_stream_accept(&s->up.stream, &s->engine->net, fd, false, &mg_peer_ops, &s->up);
     s->live++;
+    if (!up_addr_set(s, addr))
+        return;
+    dial->deadline =
+        s->backend->connect_timeout_ms > 0 ? started_at + s->backend->connect_timeout_ms : 0;
+    mg_session_arm(s);
+    mg_dial_connected(s, rc);
+}
+
+static const struct mg_race_ops race_ops = {
+    .on_failed = on_race_failed,
+    .on_over = on_race_over,
+};
+
+/* To those not yet tried, the next one first. */
+static void
+addresses_race(struct mg_session *s)
+{
+    struct mg_dial *dial = s->dial;
+
+    dial->deadline = 0; /* the race has one for each attempt */
+    dial->race = mg_race_start(&s->engine->net, dial->addrs + dial->addr_next,
+                               dial->addr_count - dial->addr_next, &dial->source,
+                               s->backend->connect_timeout_ms, &race_ops, s);
+    if (dial->race == NULL)
+        mg_session_close(s, "session: out of memory", NULL);
+}
+
+/* One address needs no race, unless there is no descriptor: that can wait for one. */
+static void
+address_connect(struct mg_session *s)
+{
+    struct mg_dial *dial = s->dial;
+    const struct mg_addr *addr = &dial->addrs[dial->addr_next];
+    int rc;
+
+    rc = mg_stream_connect(&s->up.stream, &s->engine->net, addr, &dial->source, &mg_peer_ops,
+                           &s->up);
+    s->live++;
+    if (mg_net_is_short(rc)) {
+        mg_net_shortage(&s->engine->net, rc);
+        dial->short_of = true;
+        dial->deadline = 0;
+        mg_stream_close(&s->up.stream, false); /* and then address_next */
+        return;
+    }
+    dial->addr_next++;
+    deadline_set(s);
     if (rc != 0)
         mg_dial_connected(s, rc < 0 ? rc : 0);
 }
@@ -278,11 +376,19 @@ static void
 address_next(struct mg_session *s)
 {
     struct mg_dial *dial = s->dial;
+    size_t left = dial->addr_count - dial->addr_next;
 
-    if (dial->addr_next < dial->addr_count)
-        address_connect(s, &dial->addrs[dial->addr_next++]);
-    else
+    if (left == 0) {
         entry_next(s);
+        return;
+    }
+    if (!up_addr_set(s, &dial->addrs[dial->addr_next]))
+        return;
+    mg_tls_conn_close(&s->up.tls); /* kept so far: the record tells of the last one */
+    if (left > 1 || dial->short_of)
+        addresses_race(s);
+    else
+        address_connect(s);
 }
 
 /* ---- which entry ----------------------------------------------------------------------------- */
@@ -292,18 +398,23 @@ on_resolved(struct mg_resolve_wait *wait, const struct mg_addr *addrs, size_t co
 {
     struct mg_session *s = wait->data;
     struct mg_dial *dial = s->dial;
+    struct mg_backend_address *entry = &s->backend->addresses[dial->entry];
     struct mg_addr *copy = count > 0 ? mg_calloc(count, sizeof(*copy)) : NULL;
 
     if (copy == NULL) {
-        mg_dial_failed(s, "up: name not resolved", uv_strerror(count > 0 ? UV_ENOMEM : error));
+        mg_dial_failed(s, reason_unresolved, uv_strerror(count > 0 ? UV_ENOMEM : error));
         return;
     }
-    memcpy(copy, addrs, count * sizeof(*copy));
+    mg_source_get(s, &dial->source);
     mg_free(dial->addrs);
     dial->addrs = copy;
-    dial->addr_count = count;
     dial->addr_next = 0;
-    address_next(s);
+    dial->addr_count = mg_addrs_order(entry, addrs, count, &dial->source, entry->next++,
+                                      uv_now(s->engine->net.loop), copy);
+    if (dial->addr_count > 0)
+        address_next(s);
+    else
+        mg_dial_failed(s, "up: source not usable", "it is not of the address's family");
 }
 
 /* None of the current entry's addresses would do: it is left. */

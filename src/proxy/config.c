@@ -26,6 +26,7 @@ mg_backend_free(struct mg_backend *backend)
         struct mg_backend_address *address = &backend->addresses[i];
 
         mg_resolver_free(address->resolver);
+        mg_free(address->shunned);
         if (address->shared != NULL)
             mg_shared_address_release(address->shared, address->worker);
     }
@@ -103,16 +104,75 @@ backend_share(struct mg_engine *engine, struct mg_backend *backend, struct mg_er
     return 0;
 }
 
+/* One worker speaks: all of them find the same, and each would say so. */
+static void
+on_resolve_notice(void *data, enum mg_resolve_event event, const char *text)
+{
+    const struct mg_backend_address *address = data;
+    enum mg_log_level bad = address->quiet ? MG_LOG_DEBUG : MG_LOG_WARN;
+    enum mg_log_level good = address->quiet ? MG_LOG_DEBUG : MG_LOG_INFO;
+    const char *backend = address->backend->name, *name = address->endpoint.host;
+
+    switch (event) {
+    case MG_RESOLVE_FAILED:
+        mg_log(bad, "backend %s: %s cannot be resolved (%s): no connections to it until it can",
+               backend, name, text);
+        break;
+    case MG_RESOLVE_STALE:
+        mg_log(bad, "backend %s: %s cannot be resolved (%s): its last addresses stay in use",
+               backend, name, text);
+        break;
+    case MG_RESOLVE_AGAIN:
+        mg_log(good, "backend %s: %s can be resolved again: %s", backend, name, text);
+        break;
+    case MG_RESOLVE_CHANGED:
+        mg_log(good, "backend %s: %s is %s now", backend, name, text);
+        break;
+    }
+}
+
+/* Better now than at the first connection. */
+static int
+source_permitted(const struct mg_backend *backend, struct mg_err *err)
+{
+    struct mg_source loopback = {.transparent = true};
+    int rc;
+
+    if (!backend->source.transparent)
+        return 0;
+    mg_addr_parse_ip(&loopback.addr, "127.0.0.1");
+    rc = mg_source_check(&loopback);
+    if (rc == 0 || mg_net_is_short(rc))
+        return 0;
+    if (rc == UV_ENOTSUP)
+        mg_err_setx(err,
+                    "backend %s: source = \"client\": this system has no transparent connections",
+                    backend->name);
+    else
+        mg_err_setx(
+            err,
+            "backend %s: source = \"client\": %s: workers need CAP_NET_RAW, which they have if "
+            "moongate is started as root, or with that capability, under a script that asks "
+            "for it (a reload cannot give it back)",
+            backend->name, uv_strerror(rc));
+    return -1;
+}
+
 static int
 backend_activate(struct mg_engine *engine, struct mg_backend *backend, struct mg_err *err)
 {
+    if (source_permitted(backend, err) != 0)
+        return -1;
     for (size_t i = 0; i < backend->address_count; i++) {
         struct mg_backend_address *address = &backend->addresses[i];
 
+        address->backend = backend;
+        address->quiet = engine->options.worker != 0;
         if (address->endpoint.kind != MG_ENDPOINT_NAME || address->resolver != NULL)
             continue;
-        address->resolver = mg_resolver_new(&engine->net, address->endpoint.host,
-                                            address->endpoint.port, backend->resolve_interval_s);
+        address->resolver =
+            mg_resolver_new(&engine->net, address->endpoint.host, address->endpoint.port,
+                            backend->resolve_interval_s, on_resolve_notice, address);
         if (address->resolver == NULL) {
             mg_err_setx(err, "backend %s: out of memory", backend->name);
             return -1;

@@ -254,6 +254,7 @@ struct mg_session {
     bool plain;     /* tls_optional, and down has none */
     bool up_ready;  /* the backend takes bytes */
     bool connected; /* up_ready was reached: connect_us is true */
+    bool settled;   /* it needs no further descriptor, or none that was counted */
 };
 
 /* Takes the accepted fd over, also on failure. The listener's shared count is the session's from
@@ -294,6 +295,9 @@ void mg_session_route(struct mg_session *s);
 
 /* The backend takes bytes. */
 void mg_session_up_ready(struct mg_session *s);
+
+/* It has, or will not need, the descriptor that it was expected to want. Idempotent. */
+void mg_session_settle(struct mg_session *s);
 
 /* Sets the deadline if there is one earlier than what it is set to. */
 void mg_session_arm(struct mg_session *s);
@@ -528,6 +532,22 @@ void mg_probes_start(struct mg_engine *engine);
 
 /* Nothing of the config is touched any more. */
 void mg_probes_stop(struct mg_engine *engine);
+
+/* ---- order.c --------------------------------------------------------------------------------- */
+
+/* Where the connection to s->backend is to come from. */
+void mg_source_get(const struct mg_session *s, struct mg_source *source);
+
+/*
+ * All that can be reached from that source: the `first`-th (any number) first, the families in turn, those that
+ * are shunned last. `out` has room for all; returns how many.
+ */
+size_t mg_addrs_order(const struct mg_backend_address *entry, const struct mg_addr *addrs,
+                      size_t count, const struct mg_source *source, unsigned first, uint64_t now,
+                      struct mg_addr *out);
+
+/* It has failed, or others were faster. */
+void mg_addr_shun(struct mg_backend_address *entry, const struct mg_addr *addr, uint64_t now);
 
 /* ---- reuse.c --------------------------------------------------------------------------------- */
 

@@ -148,8 +148,7 @@ no_verdict(struct probe *p, const char *why)
 static bool
 is_shortage(int error)
 {
-    return error == UV_EMFILE || error == UV_ENFILE || error == UV_ENOMEM || error == UV_ENOBUFS ||
-           error == UV_EADDRNOTAVAIL;
+    return mg_net_is_short(error) || error == UV_EADDRNOTAVAIL;
 }
 
 /* This address of a name will not do. */
@@ -318,6 +317,25 @@ tls_begin(struct probe *p)
 
 /* ---- the stream ------------------------------------------------------------------------------ */
 
+/* Who wants a PROXY header takes nothing without one: of a connection of our own. */
+static bool
+proxy_say(struct probe *p)
+{
+    struct mg_buf header = {0};
+    struct mg_addr local;
+    bool said;
+
+    if (p->backend->send_proxy == 0)
+        return true;
+    mg_stream_local(&p->stream, &local);
+    mg_proxy_write_own(&header, p->backend->send_proxy, &local, &p->addrs[p->addr_next - 1]);
+    if (header.failed)
+        no_verdict(p, "out of memory");
+    said = !header.failed && say(p, header.data, header.len);
+    mg_buf_free(&header);
+    return said;
+}
+
 static void
 connected(struct probe *p, int status)
 {
@@ -329,6 +347,8 @@ connected(struct probe *p, int status)
         attempt_failed(p, uv_strerror(status));
         return;
     }
+    if (!proxy_say(p))
+        return;
     mg_stream_read_start(&p->stream);
     if (p->backend->health.tls)
         tls_begin(p);
@@ -406,10 +426,13 @@ static void
 address_next(struct probe *p)
 {
     const struct mg_addr *addr = &p->addrs[p->addr_next++];
+    struct mg_source source = p->backend->source;
     int rc;
 
+    source.transparent = false; /* there is no client */
+
     p->held.len = p->heard.len = 0;
-    rc = mg_stream_connect(&p->stream, &p->engine->net, addr, &stream_ops, p);
+    rc = mg_stream_connect(&p->stream, &p->engine->net, addr, &source, &stream_ops, p);
     p->live++;
     if (rc != 0)
         connected(p, rc < 0 ? rc : 0);

@@ -84,6 +84,7 @@ struct mg_backend_address {
     unsigned weight;               /* 0 counts as 1 */
     bool backup;                   /* only when no other is to be had */
     /* run time, loop thread only */
+    struct mg_backend *backend;   /* whose it is; set at activation */
     struct mg_resolver *resolver; /* names only; made at activation */
     struct mg_shared_address
         *shared; /* held for `worker` from activation on; NULL: a route function's */
@@ -92,6 +93,9 @@ struct mg_backend_address {
     int64_t turn;          /* round_robin: how long it has been waiting, by weight */
     uint64_t probed;       /* by this worker */
     uint64_t used, failed; /* connections of this worker that began with it, and that it failed */
+    struct mg_shunned *shunned; /* of what it resolves to, what does not work; owned, or NULL */
+    bool quiet;                 /* another worker says what becomes of it */
+    unsigned next;              /* of what it resolves to: who is first for the next connection */
 };
 
 /* How it is known whether an address serves. */
@@ -131,6 +135,7 @@ struct mg_backend {
     struct mg_health health;
     int64_t max_connections; /* per address, over all workers; 0 = none */
     bool close_on_down;      /* connections to an address that goes down are closed */
+    struct mg_source source; /* where connections come from; transparent: from their client */
     char *reply;             /* MG_BACKEND_REPLY: owned bytes */
     size_t reply_len;
     struct mg_engine *engine; /* run time: set at activation */

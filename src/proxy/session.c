@@ -187,6 +187,14 @@ on_stream_close(struct mg_stream *stream)
 
 /* ---- closing --------------------------------------------------------------------------------- */
 
+void
+mg_session_settle(struct mg_session *s)
+{
+    if (!s->settled)
+        s->engine->net.wanted--;
+    s->settled = true;
+}
+
 static void
 detail_set(struct mg_session *s, const char *detail)
 {
@@ -213,6 +221,7 @@ mg_session_close(struct mg_session *s, const char *reason, const char *detail)
     s->reason = reason;
     detail_set(s, detail);
     mg_offload_cancel(s);
+    mg_session_settle(s);
     mg_record_write(s);
     s->state = S_CLOSING;
     mg_limits_end(s);
@@ -464,6 +473,7 @@ relay(struct mg_session *s)
     bool direct = s->backend->kind == MG_BACKEND_ADDRESSES;
 
     s->state = S_RELAY;
+    mg_session_settle(s);
     s->active_at = uv_now(s->engine->net.loop);
     s->down.stream.read_max = MG_NET_UNIT;
     s->down.twin = direct ? &s->up : &s->down;
@@ -566,6 +576,7 @@ session_new(struct mg_engine *engine, struct mg_config *config, struct mg_listen
     mg_config_ref(config);
     config->sessions++;
     engine->session_count++;
+    engine->net.wanted++;
     engine->accepted++;
     listener->accepted++;
     listener->open++;

@@ -54,5 +54,7 @@ mg_engine_status(const struct mg_engine *engine, struct mg_buf *out)
     mg_frontend_status(engine, out);
     mg_buf_adds(out, "],\"backends\":[");
     mg_health_status(engine, out);
+    mg_buf_adds(out, "],\"names\":[");
+    mg_resolvers_status(&engine->net, out);
     mg_buf_adds(out, "]}");
 }

@@ -11,6 +11,7 @@ static void tls_read(lua_State *L, const struct mg_option *o, const char *what, 
 static void servername_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void send_proxy_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void proxy_tlvs_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+static void source_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void health_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 
 static const char *const balances[] = {"random_two",  "round_robin", "least_connections",
@@ -38,7 +39,7 @@ static const struct mg_option options[] = {
     {.name = "health", .read = health_read},
     {.name = "max_connections", .read = mg_option_integer, .min = 1, .max = 2147483647},
     {.name = "on_down", .read = mg_option_word, .words = on_downs, .fallback = "keep"},
-    {.name = "source", .read = mg_option_later},
+    {.name = "source", .read = source_read},
     {.name = NULL},
 };
 
@@ -95,6 +96,8 @@ address_read(lua_State *L, const char *what, int value)
     mg_options_read(L, what, entry_options, value, entry);
     if (lua_getfield(L, entry, "address") == LUA_TNIL)
         mg_option_error(L, what, "address: an entry without address");
+    if (strlen(lua_tostring(L, -1)) != lua_rawlen(L, -1))
+        mg_option_error(L, what, "address: the string contains a zero byte");
     if (mg_endpoint_parse(&ep, lua_tostring(L, -1), false, &err) != 0)
         mg_option_error(L, what, "address: %s", err.text);
     lua_rawseti(L, list, at);
@@ -324,6 +327,20 @@ proxy_tlvs_read(lua_State *L, const struct mg_option *o, const char *what, int v
         lua_settop(L, made);
 }
 
+static void
+source_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    struct mg_addr addr;
+
+    mg_option_string(L, o, what, value);
+    if (strcmp(lua_tostring(L, -1), MG_SOURCE_CLIENT) != 0 &&
+        !mg_addr_parse_ip(&addr, lua_tostring(L, -1)))
+        mg_option_error(L, what,
+                        "source: expected an IP address of this machine (without port), or "
+                        "\"client\", got \"%s\"",
+                        lua_tostring(L, -1));
+}
+
 /* ---- the class ------------------------------------------------------------------------------ */
 
 static void
@@ -392,6 +409,7 @@ static const struct mg_attr attrs[] = {
     {"health", health_get, backend_set},
     {"max_connections", mg_option_get, backend_set},
     {"on_down", mg_option_get, backend_set},
+    {"source", mg_option_get, backend_set},
     {"frozen", frozen_get, mg_option_fixed},
     {NULL, NULL, NULL},
 };

@@ -174,9 +174,8 @@ mg_facts_options(lua_State *L, int object, struct mg_proof_entry *e)
 {
     static const char *const of_listener[] = {"address", "backend", NULL};
     static const char *const of_backend[] = {
-        "address",          "balance",         "connect_timeout",
-        "resolve_interval", "max_connections", "on_down",
-        "send_proxy",       "servername",      NULL,
+        "address", "balance",    "connect_timeout", "resolve_interval", "max_connections",
+        "on_down", "send_proxy", "servername",      "source",           NULL,
     };
 
     values_add(L, e, object, e->is_backend ? of_backend : of_listener);

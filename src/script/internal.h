@@ -310,6 +310,9 @@ struct mg_backend_object *mg_backend_test(lua_State *L, int idx);
  * with its listener, at the end of the script, where it is known to be used. */
 void mg_backend_push_address(lua_State *L, const char *what, const char *text);
 
+/* Backend.source: each connection comes from its client's address. */
+#define MG_SOURCE_CLIENT "client"
+
 /* The object at idx joins MG_BACKENDS, if it is a Backend that has not yet. */
 void mg_backend_join(lua_State *L, int idx);
 

@@ -1,6 +1,8 @@
 /* moongate.listen and the Listener it returns. */
 #include "script/internal.h"
 
+#include <grp.h>
+#include <pwd.h>
 #include <string.h>
 
 #define WHAT "listen"
@@ -54,7 +56,44 @@ static const struct mg_option rate_options[] = {
     {.name = NULL},
 };
 
+static void mode_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+static void owner_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+
+/* Of an address that is a table: what becomes of a unix socket's file. */
+static const struct mg_option entry_options[] = {
+    {.name = "address", .read = mg_option_string},
+    {.name = "mode", .read = mode_read},
+    {.name = "owner", .read = owner_read},
+    {.name = "group", .read = owner_read},
+    {.name = NULL},
+};
+
 /* ---- values --------------------------------------------------------------------------------- */
+
+static void
+mode_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    const char *text = lua_type(L, value) == LUA_TSTRING ? lua_tostring(L, value) : "";
+    size_t digits = strspn(text, "01234567");
+
+    if (digits < 3 || digits > 4 || text[digits] != '\0' || (digits == 4 && text[0] != '0'))
+        mg_option_error(L, what, "%s: expected octal digits in a string, like \"0660\", got %s",
+                        o->name, luaL_tolstring(L, value, NULL));
+    lua_pushvalue(L, value);
+}
+
+/* A user or group that there is; where the script is only replayed, the loader has looked. */
+static void
+owner_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    bool user = strcmp(o->name, "owner") == 0;
+
+    mg_option_string(L, o, what, value);
+    if (mg_script_of(L)->world.mode != MG_WORLD_REPLAY &&
+        !(user ? getpwnam(lua_tostring(L, -1)) != NULL : getgrnam(lua_tostring(L, -1)) != NULL))
+        mg_option_error(L, what, "%s: there is no %s \"%s\"", o->name, user ? "user" : "group",
+                        lua_tostring(L, -1));
+}
 
 /* Appends a canonical address to a list. */
 static void
@@ -102,6 +141,8 @@ address_parse(lua_State *L, int list, const char *what, int value)
     if (lua_type(L, value) != LUA_TSTRING)
         mg_option_error(L, what, "address: expected \"host:port\" or a list of these, got %s",
                         luaL_typename(L, value));
+    if (strlen(lua_tostring(L, value)) != lua_rawlen(L, value))
+        mg_option_error(L, what, "address: the string contains a zero byte");
     if (mg_endpoint_parse(&ep, lua_tostring(L, value), true, &err) != 0)
         mg_option_error(L, what, "address: %s", err.text);
     switch (ep.kind) {
@@ -119,7 +160,54 @@ address_parse(lua_State *L, int list, const char *what, int value)
     }
 }
 
-/* The normal form is a list of canonical texts. */
+/* The file of the last address, as `entry` wants it: in the list, under the address, the lines for the
+ * supervisor. */
+static void
+file_note(lua_State *L, int list, const char *what, int entry)
+{
+    const char *address;
+    int top = lua_gettop(L);
+
+    lua_pushliteral(L, "");
+    for (const struct mg_option *o = entry_options + 1; o->name != NULL; o++) {
+        if (lua_getfield(L, entry, o->name) == LUA_TNIL) {
+            lua_pop(L, 1);
+            continue;
+        }
+        lua_pushfstring(L, "%s=%s\n", o->name, lua_tostring(L, -1));
+        lua_remove(L, -2);
+        lua_concat(L, 2);
+    }
+    lua_rawgeti(L, list, (lua_Integer)lua_rawlen(L, list));
+    address = lua_tostring(L, -1);
+    if (lua_rawlen(L, top + 1) > 0 && strncmp(address, "unix:/", 6) != 0)
+        mg_option_error(L, what, "address: %s is no file: mode, owner and group are for unix:/path",
+                        address);
+    lua_pushvalue(L, top + 1);
+    lua_setfield(L, list, address);
+    lua_settop(L, top);
+}
+
+/* One address: a text, or { address =, mode =, owner =, group = }. */
+static void
+entry_read(lua_State *L, int list, const char *what, int value)
+{
+    int top = lua_gettop(L);
+
+    if (!lua_istable(L, value)) {
+        address_parse(L, list, what, value);
+        return;
+    }
+    lua_newtable(L);
+    mg_options_read(L, what, entry_options, value, top + 1);
+    if (lua_getfield(L, top + 1, "address") == LUA_TNIL)
+        mg_option_error(L, what, "address: an entry without address");
+    address_parse(L, list, what, lua_gettop(L));
+    file_note(L, list, what, top + 1);
+    lua_settop(L, top);
+}
+
+/* The normal form is a list of canonical texts; for some of them, under the text, its file's options. */
 static void
 address_read(lua_State *L, const struct mg_option *o, const char *what, int value)
 {
@@ -128,12 +216,14 @@ address_read(lua_State *L, const struct mg_option *o, const char *what, int valu
     (void)o;
     lua_newtable(L);
     list = lua_gettop(L);
-    if (!lua_istable(L, value)) {
-        address_parse(L, list, what, value);
+    if (!lua_istable(L, value) || lua_getfield(L, value, "address") != LUA_TNIL) {
+        lua_settop(L, list);
+        entry_read(L, list, what, value);
         return;
     }
+    lua_settop(L, list);
     for (lua_Integer i = 1; lua_rawgeti(L, value, i) != LUA_TNIL; i++) {
-        address_parse(L, list, what, lua_gettop(L));
+        entry_read(L, list, what, lua_gettop(L));
         lua_pop(L, 1);
     }
     lua_pop(L, 1);

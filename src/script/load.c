@@ -173,19 +173,21 @@ struct addresses {
 static void
 listener_add(lua_State *L, struct addresses *a)
 {
-    int listener = lua_gettop(L);
-    char value[32];
+    int listener = lua_gettop(L), backlog;
 
     mg_option_push(L, listener, "backlog");
-    snprintf(value, sizeof(value), "backlog=%d\n", (int)lua_tointeger(L, -1));
+    backlog = (int)lua_tointeger(L, -1);
     a->text.len = 0;
     mg_option_push(L, listener, "address");
-    for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
-        const char *text = lua_tostring(L, -1);
+    for (lua_Integer i = 1; lua_rawgeti(L, listener + 2, i) != LUA_TNIL; i++) {
+        const char *text = lua_tostring(L, -1), *file, *value;
 
+        lua_getfield(L, listener + 2, text);
+        file = lua_tostring(L, -1);
+        value = lua_pushfstring(L, "backlog=%d\n%s", backlog, file != NULL ? file : "");
         record_add(a->writer, MG_RECORD_ADDRESS, text, value, strlen(value));
         mg_buf_addf(&a->text, "%s%s", i > 1 ? "," : "", text);
-        lua_pop(L, 1);
+        lua_pop(L, 3);
     }
     mg_option_push(L, listener, "name");
     if (!a->text.failed)
@@ -201,6 +203,24 @@ listeners_add(lua_State *L, void *data)
         listener_add(L, data);
         lua_pop(L, 1);
     }
+}
+
+/* What workers must not give up, because a backend needs it. */
+static void
+rights_add(lua_State *L, void *data)
+{
+    struct addresses *a = data;
+    bool transparent = false;
+
+    lua_getfield(L, LUA_REGISTRYINDEX, MG_BACKENDS);
+    for (lua_Integer i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
+        if (mg_option_push(L, lua_gettop(L), "source") == LUA_TSTRING &&
+            strcmp(lua_tostring(L, -1), MG_SOURCE_CLIENT) == 0)
+            transparent = true;
+        lua_pop(L, 2);
+    }
+    if (transparent)
+        record_add(a->writer, MG_RECORD_SETTING, "transparent", "true", strlen("true"));
 }
 
 static void
@@ -220,6 +240,8 @@ records_add(struct mg_script *s, const struct mg_script_load *load, const char *
 
     if (status == 0)
         status = mg_script_protect(s, listeners_add, &addresses, err);
+    if (status == 0)
+        status = mg_script_protect(s, rights_add, &addresses, err);
     if (status == 0 && addresses.text.failed) {
         mg_err_setx(err, "out of memory");
         status = -1;

@@ -260,6 +260,7 @@ backend_add(lua_State *L, int object, struct mg_buf *out)
         "resolve_interval",
         "max_connections",
         "on_down",
+        "source",
         "reply",
         "send_proxy",
         NULL,
@@ -544,6 +545,17 @@ proxy_fill(lua_State *L, int object, struct mg_backend *b)
 }
 
 static void
+source_fill(lua_State *L, int object, struct mg_backend *b)
+{
+    if (mg_option_push(L, object, "source") == LUA_TSTRING) {
+        b->source.transparent = strcmp(lua_tostring(L, -1), MG_SOURCE_CLIENT) == 0;
+        if (!b->source.transparent)
+            mg_addr_parse_ip(&b->source.addr, lua_tostring(L, -1)); /* it has been checked */
+    }
+    lua_pop(L, 1);
+}
+
+static void
 backend_fill(lua_State *L, int object, struct mg_backend *b)
 {
     struct mg_backend_object *self = mg_backend_test(L, object);
@@ -565,6 +577,7 @@ backend_fill(lua_State *L, int object, struct mg_backend *b)
     proxy_fill(L, object, b);
     b->connect_timeout_ms = mg_option_ms(L, object, "connect_timeout");
     b->resolve_interval_s = mg_option_ms(L, object, "resolve_interval") / 1000;
+    source_fill(L, object, b);
     if (mg_option_push(L, object, "reply") == LUA_TSTRING) {
         text = lua_tolstring(L, -1, &len);
         b->reply = need(L, mg_malloc(len + 1));

@@ -19,8 +19,10 @@ enum mg_record {
     MG_RECORD_SCRIPT = 1, /* key = absolute path of the script, value = its text */
     MG_RECORD_SETTING =
         2, /* S: key = settings field, value = text form ("30", "false", "nobody") */
-    MG_RECORD_ADDRESS = 3, /* S: key = canonical listen address, value = "backlog=N\n..." lines */
-    MG_RECORD_FILE = 4,    /* key = absolute path, value = u8 'D' + data, or 'E' + errno as text */
+    MG_RECORD_ADDRESS =
+        3,              /* S: key = canonical listen address, value = lines "backlog=N\n", and of a
+                              unix socket's file "mode=0660\n", "owner=NAME\n", "group=NAME\n" */
+    MG_RECORD_FILE = 4, /* key = absolute path, value = u8 'D' + data, or 'E' + errno as text */
     MG_RECORD_LISTING = 5, /* key = directory, value = names, each with a NUL; or as FILE 'E' */
     MG_RECORD_ENV = 6,     /* key = name, value = 'V' + value or 'N' */
     MG_RECORD_TIME = 7, /* key = ordinal, value = the answer of the n-th os.time/os.clock/os.date */

@@ -32,6 +32,7 @@ struct mg_super;
 struct mg_settings {
     unsigned workers; /* at least 1 */
     char user[64], group[64];
+    bool transparent; /* workers keep the right to connect from foreign addresses */
     uint64_t drain_timeout_ms, generation_timeout_ms; /* 0 = for ever */
     uint64_t drain_delay_ms, watchdog_ms, reload_timeout_ms;
     double refuse_reload_above;   /* share of recent clients; -1 = never */
@@ -74,6 +75,13 @@ enum mg_socket_state {
     MG_SOCKET_GOING, /* no longer wanted; workers empty its queue and close it */
 };
 
+/* Of a unix socket. */
+struct mg_socket_file {
+    mode_t mode;
+    uid_t uid; /* -1: as it comes */
+    gid_t gid;
+};
+
 struct mg_socket {
     struct mg_socket *next;
     char *address;
@@ -83,7 +91,8 @@ struct mg_socket {
     uint64_t unsocket_at_ns; /* GOING: when the workers are told; 0 = they have been */
     bool emptied;            /* GOING: nobody waits in its queue any more */
     bool wanted;             /* by the generation that is being prepared */
-    char *unlink_path;       /* of a unix socket, or NULL */
+    struct mg_socket_file file, file_wanted; /* as it is; as that generation wants it */
+    char *unlink_path;                       /* of a unix socket, or NULL */
     dev_t unlink_dev;
     ino_t unlink_ino;
     bool held[MG_SHARED_WORKERS]; /* workers that have a descriptor of it */

@@ -165,7 +165,9 @@ mg_settings_read(struct mg_settings *out, const struct mg_snapshot *snapshot,
                  const struct mg_supervisor_options *options, const char *script,
                  struct mg_err *err)
 {
+    char text[8];
     *out = (struct mg_settings){0};
+    out->transparent = setting_get(snapshot, "transparent", text, sizeof(text));
     if (workers_get(out, snapshot, options->workers, err) != 0 ||
         user_get(out, snapshot, options->user, err) != 0 ||
         log_names_get(out, snapshot, options, err) != 0 ||

@@ -13,6 +13,8 @@
 #include "supervisor/internal.h"
 
 #include <errno.h>
+#include <grp.h>
+#include <pwd.h>
 #ifdef MG_HAVE_SOCKET_FILTER
 #include <linux/filter.h>
 #endif
@@ -22,6 +24,7 @@
 #include <unistd.h>
 
 #define BACKLOG_DEFAULT 4096
+#define MODE_DEFAULT    0666
 #define HANDSHAKE_NS    (400ull * 1000000u) /* for TCP handshakes under way when an address goes */
 
 int
@@ -58,6 +61,48 @@ mg_unix_path_claim(const char *path, int type, struct mg_err *err)
     return -1;
 }
 
+/* ---- a unix socket's file -------------------------------------------------------------------- */
+
+static bool
+file_is_ours(const struct mg_socket *socket)
+{
+    struct stat st;
+    return socket->unlink_path != NULL && lstat(socket->unlink_path, &st) == 0 &&
+           st.st_dev == socket->unlink_dev && st.st_ino == socket->unlink_ino;
+}
+
+/* As it is wanted. Who may no longer, is out before who may is let in. */
+static int
+file_apply(struct mg_socket *socket, struct mg_err *err)
+{
+    const struct mg_socket_file *wanted = &socket->file_wanted;
+    struct mg_socket_file *file = &socket->file;
+    const char *path = socket->unlink_path;
+    if (!file_is_ours(socket) ||
+        (file->mode == wanted->mode && file->uid == wanted->uid && file->gid == wanted->gid))
+        return 0;
+    if (file->uid != wanted->uid || file->gid != wanted->gid) {
+        uid_t uid = wanted->uid == file->uid   ? (uid_t)-1
+                    : wanted->uid == (uid_t)-1 ? geteuid()
+                                               : wanted->uid;
+        gid_t gid = wanted->gid == file->gid   ? (gid_t)-1
+                    : wanted->gid == (gid_t)-1 ? getegid()
+                                               : wanted->gid;
+        if (chmod(path, file->mode & wanted->mode) != 0 || lchown(path, uid, gid) != 0) {
+            mg_err_set(err, "listen: %s: owner or group", socket->address);
+            chmod(path, file->mode);
+            return -1;
+        }
+    }
+    if (chmod(path, wanted->mode) != 0) {
+        mg_err_set(err, "listen: %s: mode", socket->address);
+        return -1;
+    }
+    *file = *wanted;
+    return 0;
+}
+
+/* Bound so that nobody may connect; file_apply lets them. */
 static int
 unix_bind(struct mg_socket *socket, const struct mg_endpoint *ep, struct mg_err *err)
 {
@@ -66,7 +111,7 @@ unix_bind(struct mg_socket *socket, const struct mg_endpoint *ep, struct mg_err 
         mg_err_prefix(err, "listen");
         return -1;
     }
-    mode_t mask = umask(0111);
+    mode_t mask = umask(0777);
     int result = bind(socket->fd, &ep->addr.u.sa, ep->addr.len);
     umask(mask);
     struct stat st;
@@ -78,6 +123,7 @@ unix_bind(struct mg_socket *socket, const struct mg_endpoint *ep, struct mg_err 
     }
     if (path[0] == '\0')
         return 0;
+    socket->file = (struct mg_socket_file){.mode = 0, .uid = (uid_t)-1, .gid = (gid_t)-1};
     socket->unlink_path = mg_strdup(path);
     if (socket->unlink_path == NULL || stat(path, &st) != 0) {
         mg_err_set(err, "listen: %s", socket->address);
@@ -85,7 +131,7 @@ unix_bind(struct mg_socket *socket, const struct mg_endpoint *ep, struct mg_err 
     }
     socket->unlink_dev = st.st_dev;
     socket->unlink_ino = st.st_ino;
-    return 0;
+    return file_apply(socket, err);
 }
 
 static int
@@ -147,9 +193,7 @@ fail:
 static void
 file_remove(struct mg_socket *socket)
 {
-    struct stat st;
-    if (socket->unlink_path != NULL && lstat(socket->unlink_path, &st) == 0 &&
-        st.st_dev == socket->unlink_dev && st.st_ino == socket->unlink_ino)
+    if (file_is_ours(socket))
         unlink(socket->unlink_path);
     mg_free(socket->unlink_path);
     socket->unlink_path = NULL;
@@ -228,25 +272,65 @@ mg_socket_is_held(const struct mg_socket *socket)
     return false;
 }
 
-/* The number after "backlog=" at the start of a line. */
-static unsigned
-backlog_get(const struct mg_span *value)
+/* ---- what a snapshot says of an address ------------------------------------------------------ */
+
+/* What follows `key` at the start of a line; false: there is no such line, or it does not fit. */
+static bool
+line_get(const struct mg_span *value, const char *key, char *out, size_t cap)
 {
-    static const char key[] = "backlog=";
+    size_t key_len = strlen(key);
     const char *end = value->data + value->len;
     for (const char *line = value->data; line < end;) {
         const char *stop = memchr(line, '\n', (size_t)(end - line));
         size_t len = (size_t)((stop != NULL ? stop : end) - line);
-        if (len > sizeof(key) - 1 && len < 32 && memcmp(line, key, sizeof(key) - 1) == 0) {
-            char text[32];
-            memcpy(text, line, len);
-            text[len] = '\0';
-            unsigned long backlog = strtoul(text + sizeof(key) - 1, NULL, 10);
-            return backlog >= 1 && backlog <= 1u << 20 ? (unsigned)backlog : BACKLOG_DEFAULT;
+        if (len > key_len && len - key_len < cap && memcmp(line, key, key_len) == 0) {
+            memcpy(out, line + key_len, len - key_len);
+            out[len - key_len] = '\0';
+            return true;
         }
         line += len + 1;
     }
-    return BACKLOG_DEFAULT;
+    return false;
+}
+
+static unsigned
+backlog_get(const struct mg_span *value)
+{
+    char text[32];
+    if (!line_get(value, "backlog=", text, sizeof(text)))
+        return BACKLOG_DEFAULT;
+    unsigned long backlog = strtoul(text, NULL, 10);
+    return backlog >= 1 && backlog <= 1u << 20 ? (unsigned)backlog : BACKLOG_DEFAULT;
+}
+
+/* Everybody may connect, unless the script says otherwise: who shall not is kept out of the directory. */
+static int
+file_get(const struct mg_span *address, const struct mg_span *value, struct mg_socket_file *file,
+         struct mg_err *err)
+{
+    char text[256];
+    *file = (struct mg_socket_file){.mode = MODE_DEFAULT, .uid = (uid_t)-1, .gid = (gid_t)-1};
+    if (line_get(value, "mode=", text, sizeof(text)))
+        file->mode = (mode_t)strtoul(text, NULL, 8) & 0777;
+    if (line_get(value, "owner=", text, sizeof(text))) {
+        const struct passwd *user = getpwnam(text);
+        if (user == NULL) {
+            mg_err_setx(err, "listen: %.*s: owner: there is no user \"%s\"", (int)address->len,
+                        address->data, text);
+            return -1;
+        }
+        file->uid = user->pw_uid;
+    }
+    if (line_get(value, "group=", text, sizeof(text))) {
+        const struct group *group = getgrnam(text);
+        if (group == NULL) {
+            mg_err_setx(err, "listen: %.*s: group: there is no group \"%s\"", (int)address->len,
+                        address->data, text);
+            return -1;
+        }
+        file->gid = group->gr_gid;
+    }
+    return 0;
 }
 
 static struct mg_socket *
@@ -261,7 +345,7 @@ socket_find(struct mg_socket *list, const struct mg_span *address)
 
 static int
 socket_add(struct mg_socket **list, const struct mg_span *address, unsigned backlog,
-           struct mg_err *err)
+           const struct mg_socket_file *file, struct mg_err *err)
 {
     struct mg_socket *socket = mg_calloc(1, sizeof(*socket));
     if (socket == NULL || (socket->address = mg_strndup(address->data, address->len)) == NULL) {
@@ -272,6 +356,7 @@ socket_add(struct mg_socket **list, const struct mg_span *address, unsigned back
     socket->fd = -1;
     socket->state = MG_SOCKET_BOUND;
     socket->backlog = backlog;
+    socket->file_wanted = *file;
     socket->wanted = true;
     while (*list != NULL)
         list = &(*list)->next;
@@ -299,10 +384,16 @@ mg_sockets_prepare(struct mg_socket **list, const struct mg_snapshot *snapshot, 
     for (size_t cursor = 0;
          mg_snapshot_next(snapshot, MG_RECORD_ADDRESS, &cursor, &address, &value);) {
         struct mg_socket *socket = socket_find(*list, &address);
+        struct mg_socket_file file;
+        if (file_get(&address, &value, &file, err) != 0) {
+            bound_remove(list);
+            return -1;
+        }
         if (socket != NULL) {
             socket->wanted = true;
             socket->backlog = backlog_get(&value);
-        } else if (socket_add(list, &address, backlog_get(&value), err) != 0) {
+            socket->file_wanted = file;
+        } else if (socket_add(list, &address, backlog_get(&value), &file, err) != 0) {
             bound_remove(list);
             return -1;
         }
@@ -318,6 +409,9 @@ mg_sockets_listen(struct mg_socket *list, struct mg_err *err)
             mg_err_set(err, "listen: %s", socket->address);
             return -1;
         }
+    for (struct mg_socket *socket = list; socket != NULL; socket = socket->next)
+        if (socket->wanted && file_apply(socket, err) != 0)
+            return -1;
     for (struct mg_socket *socket = list; socket != NULL; socket = socket->next)
         if (socket->state == MG_SOCKET_BOUND)
             socket->state = MG_SOCKET_LISTENING;

@@ -333,8 +333,9 @@ hello_send(struct mg_worker *w)
         mg_buf_adds(&names, ",current");
         memset(w->current, 0, MG_CURRENT_CAP);
     }
-    mg_buf_addf(&text, "index=%u\nuser=%s\ngroup=%s\nsecret=%s\n", w->index, super->settings.user,
-                super->settings.group, super->secret);
+    mg_buf_addf(&text, "index=%u\nuser=%s\ngroup=%s\ntransparent=%d\nsecret=%s\n", w->index,
+                super->settings.user, super->settings.group, super->settings.transparent,
+                super->secret);
     mg_logs_describe(super, &text, &names, fds, &count);
     mg_buf_addf(&text, "fds=%s\n", names.data != NULL ? names.data : "");
     int result = text.failed || names.failed

@@ -129,7 +129,7 @@ void mg_worker_check_done(struct mg_worker_process *w);
 /* ---- rights --------------------------------------------------------------------------------- */
 
 /* Becomes user and group for good ("" = stays) and gives up whatever else a worker can do without.
- */
-int mg_rights_drop(const char *user, const char *group, struct mg_err *err);
+ * `transparent`: it cannot do without CAP_NET_RAW, the right to connect from foreign addresses. */
+int mg_rights_drop(const char *user, const char *group, bool transparent, struct mg_err *err);
 
 #endif

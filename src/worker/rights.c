@@ -16,11 +16,24 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+/* Across the change of the user, that is; capabilities_drop comes after it. */
 static int
-capabilities_drop(struct mg_err *err)
+capabilities_keep(struct mg_err *err)
+{
+    if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0)
+        return 0;
+    mg_err_set(err, "keeping capabilities");
+    return -1;
+}
+
+/* All but CAP_NET_RAW, if that is to stay: for IP_TRANSPARENT it does as well as CAP_NET_ADMIN, and can less. */
+static int
+capabilities_drop(bool transparent, struct mg_err *err)
 {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2] = {{0}, {0}};
+    if (transparent)
+        data[0].permitted = data[0].effective = 1u << CAP_NET_RAW;
     if (syscall(SYS_capset, &header, data) != 0) {
         mg_err_set(err, "giving up capabilities");
         return -1;
@@ -50,8 +63,16 @@ privileges_pin(struct mg_err *err)
 }
 #else
 static int
-capabilities_drop(struct mg_err *err)
+capabilities_keep(struct mg_err *err)
 {
+    (void)err;
+    return 0;
+}
+
+static int
+capabilities_drop(bool transparent, struct mg_err *err)
+{
+    (void)transparent;
     (void)err;
     return 0;
 }
@@ -135,13 +156,15 @@ group_become(const char *group, struct mg_err *err)
 }
 
 int
-mg_rights_drop(const char *user, const char *group, struct mg_err *err)
+mg_rights_drop(const char *user, const char *group, bool transparent, struct mg_err *err)
 {
     bool becomes = geteuid() == 0 && user[0] != '\0';
     if (geteuid() == 0 && !becomes && group[0] != '\0' && group_become(group, err) != 0)
         return -1;
+    if (becomes && transparent && capabilities_keep(err) != 0)
+        return -1;
     if (becomes && (bounding_set_drop(err) != 0 || user_become(user, group, err) != 0 ||
-                    capabilities_drop(err) != 0))
+                    capabilities_drop(transparent, err) != 0))
         return -1;
     return privileges_pin(err);
 }

@@ -401,7 +401,7 @@ libraries_warm(void)
 static int
 hello_take(struct mg_worker_process *w, struct mg_msg *hello, struct mg_err *err)
 {
-    char index[16], user[64], group[64];
+    char index[16], user[64], group[64], transparent[8] = "";
     if (hello->type != MG_MSG_HELLO || !mg_msg_field(hello, "index", index, sizeof(index))) {
         mg_err_setx(err, "the first message was no HELLO");
         return -1;
@@ -418,7 +418,8 @@ hello_take(struct mg_worker_process *w, struct mg_msg *hello, struct mg_err *err
     mg_msg_field(hello, "user", user, sizeof(user));
     mg_msg_field(hello, "group", group, sizeof(group));
     libraries_warm();
-    return mg_rights_drop(user, group, err);
+    mg_msg_field(hello, "transparent", transparent, sizeof(transparent));
+    return mg_rights_drop(user, group, strcmp(transparent, "1") == 0, err);
 }
 
 static int

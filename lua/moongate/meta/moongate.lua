@@ -45,9 +45,16 @@ function moongate.settings(options) end
 ---@field burst? number so many may come at once; default: as many as come in a second, at least 1
 ---@field per_ip? number of one client: an IPv4 address, or the /64 of an IPv6 address; as many may come at once, at least 1
 
+--- A unix socket, and whose its file is.
+---@class moongate.ListenAddress
+---@field address moongate.Address "unix:/path"
+---@field mode? string who may connect, as octal digits: "0660" ("0666")
+---@field owner? string a user; default: who started moongate
+---@field group? string
+
 --- Options of `moongate.listen`. Times are in seconds; `false` switches one off.
 ---@class moongate.ListenOptions
----@field address moongate.Address|moongate.Address[] also "*:port" for IPv4 and IPv6
+---@field address moongate.Address|moongate.ListenAddress|(moongate.Address|moongate.ListenAddress)[] also "*:port" for IPv4 and IPv6
 ---@field name? string for logs and reports; default: the first address
 ---@field tls? moongate.openssl.SSLContext|moongate.ServerNames|moongate.Decision terminate TLS with it, by name, or decide per connection; nil = plain TCP
 ---@field backend moongate.Target|moongate.Route where connections go
@@ -182,6 +189,7 @@ function moongate.certificates(pattern, configure) end
 ---@field health? moongate.Health|boolean true: probes with the defaults; false: not even failed connections count; default: they do
 ---@field max_connections? integer per address, over all workers; default: no limit
 ---@field on_down? "keep"|"close" what becomes of connections to an address that goes down or to rest ("keep")
+---@field source? string local IP address to connect from; "client" = each client's own (Linux, CAP_NET_RAW, and routes back to us)
 
 --- What `moongate.backend` returns: its options as fields, which may be assigned until the script has returned.
 ---@class moongate.Backend
@@ -197,6 +205,7 @@ function moongate.certificates(pattern, configure) end
 ---@field health? moongate.Health|boolean
 ---@field max_connections? integer
 ---@field on_down? string
+---@field source? string
 ---@field frozen boolean (read-only) true once the script has returned
 
 --- A server, or several that do the same, to connect to.

@@ -144,7 +144,9 @@ local WRONG = {
         "backend: max_connections: expected a whole number from 1 to 2147483647, got 0" },
     { [[moongate.backend { address = "a:1", on_down = "panic" }]],
         'backend: on_down: expected "keep" or "close", got "panic"' },
-    { [[moongate.backend { address = "a:1", source = "client" }]], "backend: source is not supported by this version" },
+    { [[moongate.backend { address = "a:1", source = "10.0.0.1:80" }]],
+        'backend: source: expected an IP address of this machine (without port), or "client", got "10.0.0.1:80"' },
+    { [[moongate.backend { address = "a:1", source = true }]], "backend: source: expected a string, got boolean" },
     { [[moongate.reply(5)]], "reply: expected the text to answer with, got number" },
 
     { [[moongate.settings { wrokers = 1 }]], 'settings: unknown option "wrokers" (did you mean "workers"?)' },

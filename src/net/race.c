@@ -1,0 +1,247 @@
+/*
+ * Which of a host's addresses answers first?
+ *
+ * The happy path is: an attempt to the first address; it connects, its descriptor goes to the owner, the race
+ * is over. Possible failure modes are: an attempt fails (the next one begins at once), it does not
+ * answer (the next one begins after MG_RACE_DELAY_MS, beside it; after timeout_ms it has failed), all
+ * have failed, the owner cancels, there is no descriptor (tried again every SHORT_MS, for timeout_ms).
+ *
+ * The race is its own: it frees itself when the handles of its attempts have closed, which may be after its
+ * owner has gone.
+ */
+#include "net/internal.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#define SHORT_MS 100
+
+struct attempt {
+    struct mg_stream stream;
+    uint64_t started_at; /* loop time */
+    bool running;
+};
+
+struct mg_race {
+    struct mg_net *net;
+    const struct mg_race_ops *ops;
+    void *data;
+    const struct mg_addr *addrs; /* the owner's */
+    struct mg_source source;
+    uv_timer_t timer;
+    uint64_t timeout_ms, next_at; /* when the next attempt may begin; loop time */
+    uint64_t short_since;         /* there has been no descriptor since then; 0 = there is */
+    size_t count, next, running;
+    unsigned live; /* handles not yet closed */
+    bool over;
+    struct attempt attempts[]; /* one for each address */
+};
+
+static void
+race_release(struct mg_race *race)
+{
+    struct mg_net *net = race->net;
+
+    if (--race->live > 0)
+        return;
+    mg_free(race);
+    mg_net_release(net);
+}
+
+static void
+on_timer_close(uv_handle_t *handle)
+{
+    race_release(handle->data);
+}
+
+static void
+on_stream_close(struct mg_stream *stream)
+{
+    race_release(stream->data);
+}
+
+/* No callback comes any more. */
+static void
+race_end(struct mg_race *race)
+{
+    race->over = true;
+    for (size_t i = 0; i < race->next; i++)
+        mg_stream_close(&race->attempts[i].stream, false);
+    uv_close((uv_handle_t *)&race->timer, on_timer_close);
+}
+
+static void
+race_won(struct mg_race *race, struct attempt *a)
+{
+    size_t index = (size_t)(a - race->attempts);
+    int fd = mg_stream_take_fd(&a->stream);
+
+    race_end(race);
+    race->ops->on_over(race->data, race->next, &race->addrs[index], fd, a->started_at);
+}
+
+static void
+race_lost(struct mg_race *race)
+{
+    race_end(race);
+    race->ops->on_over(race->data, race->next, NULL, -1, 0);
+}
+
+/* true: it is over, because that may be what the owner does about it. */
+static bool
+attempt_failed(struct mg_race *race, struct attempt *a, int error)
+{
+    size_t index = (size_t)(a - race->attempts);
+
+    if (a->running)
+        race->running--;
+    a->running = false;
+    mg_stream_close(&a->stream, false);
+    race->next_at = 0;
+    race->ops->on_failed(race->data, &race->addrs[index], error);
+    return race->over;
+}
+
+/* ---- the next one ---------------------------------------------------------------------------- */
+
+static void on_connect(struct mg_stream *stream, int status);
+
+static const struct mg_stream_ops attempt_ops = {
+    .on_connect = on_connect,
+    .on_close = on_stream_close,
+};
+
+static bool
+waits_for_descriptor(struct mg_race *race, uint64_t now)
+{
+    if (race->short_since == 0)
+        race->short_since = now;
+    return race->timeout_ms == 0 || now - race->short_since < race->timeout_ms;
+}
+
+/* true: it is over. */
+static bool
+attempt_start(struct mg_race *race)
+{
+    struct attempt *a = &race->attempts[race->next];
+    uint64_t now = uv_now(race->net->loop);
+    int rc = mg_stream_connect(&a->stream, race->net, &race->addrs[race->next], &race->source,
+                               &attempt_ops, race);
+
+    race->live++;
+    if (mg_net_is_short(rc) && waits_for_descriptor(race, now)) {
+        mg_net_shortage(race->net, rc);
+        /* The stream closes first: it begins anew after SHORT_MS. */
+        mg_stream_close(&a->stream, false);
+        race->next_at = now + SHORT_MS;
+        return false;
+    }
+    race->short_since = 0;
+    race->next++;
+    race->next_at = now + MG_RACE_DELAY_MS;
+    a->started_at = now;
+    if (rc < 0)
+        return attempt_failed(race, a, rc);
+    a->running = true;
+    race->running++;
+    if (rc == 0)
+        return false;
+    race_won(race, a);
+    return true;
+}
+
+static void on_timer(uv_timer_t *timer);
+
+static void
+timer_set(struct mg_race *race)
+{
+    uint64_t now = uv_now(race->net->loop), due = UINT64_MAX;
+
+    if (race->next < race->count)
+        due = race->next_at;
+    for (size_t i = 0; i < race->next && race->timeout_ms > 0; i++)
+        if (race->attempts[i].running && race->attempts[i].started_at + race->timeout_ms < due)
+            due = race->attempts[i].started_at + race->timeout_ms;
+    if (due != UINT64_MAX)
+        uv_timer_start(&race->timer, on_timer, due > now ? due - now : 0, 0);
+    else
+        uv_timer_stop(&race->timer);
+}
+
+/* Begins what is due. */
+static void
+race_go(struct mg_race *race)
+{
+    uint64_t now = uv_now(race->net->loop);
+
+    while (race->next < race->count && race->next_at <= now &&
+           !race->attempts[race->next].stream.open)
+        if (attempt_start(race))
+            return;
+    if (race->next >= race->count && race->running == 0)
+        race_lost(race);
+    else
+        timer_set(race);
+}
+
+static void
+on_timer(uv_timer_t *timer)
+{
+    struct mg_race *race = timer->data;
+    uint64_t now = uv_now(race->net->loop);
+
+    for (size_t i = 0; i < race->next && race->timeout_ms > 0; i++) {
+        struct attempt *a = &race->attempts[i];
+
+        if (a->running && now - a->started_at >= race->timeout_ms &&
+            attempt_failed(race, a, UV_ETIMEDOUT))
+            return;
+    }
+    race_go(race);
+}
+
+static void
+on_connect(struct mg_stream *stream, int status)
+{
+    struct mg_race *race = stream->data;
+    struct attempt *a = MG_CONTAINER_OF(stream, struct attempt, stream);
+
+    if (status == 0)
+        race_won(race, a);
+    else if (!attempt_failed(race, a, status))
+        race_go(race);
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+struct mg_race *
+mg_race_start(struct mg_net *net, const struct mg_addr *addrs, size_t count,
+              const struct mg_source *source, unsigned timeout_ms, const struct mg_race_ops *ops,
+              void *data)
+{
+    struct mg_race *race = mg_calloc(1, sizeof(*race) + count * sizeof(race->attempts[0]));
+
+    if (race == NULL)
+        return NULL;
+    race->net = net;
+    race->ops = ops;
+    race->data = data;
+    race->addrs = addrs;
+    race->count = count;
+    race->timeout_ms = timeout_ms;
+    if (source != NULL)
+        race->source = *source;
+    uv_timer_init(net->loop, &race->timer);
+    race->timer.data = race;
+    race->live = 1;
+    mg_net_hold(net);
+    uv_timer_start(&race->timer, on_timer, 0, 0);
+    return race;
+}
+
+void
+mg_race_cancel(struct mg_race *race)
+{
+    if (race != NULL && !race->over)
+        race_end(race);
+}

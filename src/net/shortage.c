@@ -1,0 +1,117 @@
+/*
+ * When descriptors run out, or the kernel's memory for sockets.
+ *
+ * The happy path is: there are enough, and nothing here runs. Possible failure modes are: accept or socket
+ * fails for want of one, or a connection was accepted of which it is foreseeable that it, or one of those
+ * before, will not get another for its backend. Then nobody polls a listening socket: who comes waits in
+ * the kernel's queue, and who is connected goes on. Every PROBE_MS it is tried whether there is room
+ * again. One such episode is one line in the log when it begins, and one when none has followed for QUIET_MS.
+ */
+#include "net/internal.h"
+
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define PROBE_MS    100
+#define QUIET_MS    5000
+#define RESERVE_MAX 32u /* log files, name servers, … */
+
+static uint64_t
+descriptors_max(void)
+{
+    struct rlimit limit;
+
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY
+               ? (uint64_t)limit.rlim_cur
+               : UINT64_MAX / 2;
+}
+
+/* The kernel gives the lowest number that is free, so that `fd` tells how many there are. */
+static bool
+is_scarce(const struct mg_net *net, int fd)
+{
+    uint64_t reserve = net->descriptors_max / 16;
+
+    if (reserve > RESERVE_MAX)
+        reserve = RESERVE_MAX;
+    return (uint64_t)fd + net->wanted + reserve >= net->descriptors_max;
+}
+
+static void on_timer(uv_timer_t *timer);
+
+static void
+short_set(struct mg_net *net, bool is_short)
+{
+    net->is_short = is_short;
+    uv_timer_start(&net->shortage, on_timer, is_short ? PROBE_MS : QUIET_MS, 0);
+    for (struct mg_acceptor *a = net->acceptors; a != NULL; a = a->next)
+        mg_acceptor_update(a);
+}
+
+void
+mg_net_shortage(struct mg_net *net, int error)
+{
+    if (net->closing || net->is_short)
+        return;
+    if (!net->shortage_said)
+        mg_log(MG_LOG_WARN, "%s: accepting pauses, those who are connected go on",
+               strerror(-error));
+    net->shortage_said = true;
+    short_set(net, true);
+}
+
+void
+mg_net_accepted(struct mg_net *net, int fd)
+{
+    if (is_scarce(net, fd))
+        mg_net_shortage(net, UV_EMFILE);
+}
+
+/* Where there is nobody who could give one back, whatever there is must do. */
+static bool
+room_again(struct mg_net *net)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return false;
+    close(fd);
+    net->descriptors_max = descriptors_max();
+    return net->streams == 0 || !is_scarce(net, fd);
+}
+
+static void
+on_timer(uv_timer_t *timer)
+{
+    struct mg_net *net = timer->data;
+
+    if (net->is_short) {
+        short_set(net, !room_again(net));
+    } else {
+        net->shortage_said = false;
+        mg_log(MG_LOG_INFO, "there are descriptors again");
+    }
+}
+
+void
+mg_shortage_init(struct mg_net *net)
+{
+    uv_timer_init(net->loop, &net->shortage);
+    net->shortage.data = net;
+    net->descriptors_max = descriptors_max();
+    mg_net_hold(net);
+}
+
+static void
+on_close(uv_handle_t *handle)
+{
+    mg_net_release(handle->data);
+}
+
+void
+mg_shortage_fini(struct mg_net *net)
+{
+    uv_close((uv_handle_t *)&net->shortage, on_close);
+}
