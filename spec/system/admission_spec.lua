@@ -102,14 +102,17 @@ moongate.listen { name = "plain", address = "127.0.0.1:$port", max_connections_p
 moongate.listen { name = "tls", address = { "127.0.0.1:$tls", "127.0.0.1:$tls2" }, tls = server(),
     max_connections_per_ip = limit, backend = moongate.echo() }
 moongate.listen { name = "six", address = "[::1]:$port", max_connections_per_ip = limit, backend = moongate.echo() }
+moongate.listen { name = "proxied", address = "127.0.0.1:$proxied", max_connections_per_ip = limit,
+    accept_proxy = true, backend = moongate.echo() }
 moongate.listen { name = "unix", address = "unix:$dir/limited.sock", max_connections_per_ip = 1,
     backend = moongate.echo() }]]
     local REASON = "down: too many connections of this address"
-    local web, port, tls, tls2
+    local web, port, tls, tls2, proxied
 
     setup(function()
-        port, tls, tls2 = bench.port(), bench.port(), bench.port()
-        web = proxy.start { workers = 2, port = port, tls = tls, tls2 = tls2, script = SCRIPT:format(5) }
+        port, tls, tls2, proxied = bench.port(), bench.port(), bench.port(), bench.port()
+        web = proxy.start { workers = 2, port = port, tls = tls, tls2 = tls2, proxied = proxied,
+            script = SCRIPT:format(5) }
     end)
 
     it("holds over all workers, for each address on its own", function()
@@ -128,6 +131,23 @@ moongate.listen { name = "unix", address = "unix:$dir/limited.sock", max_connect
         end)
         close_all(clients)
         close_all(others)
+        bench.wait("their end", function() return web:open_connections() == 0 end)
+    end)
+
+    it("is about whom a PROXY header names, not about who brings it", function()
+        local clients = {}
+        local function from(ip)
+            local client = bench.connect(proxied)
+            clients[#clients + 1] = client
+            client:settimeout(20)
+            client:send(("PROXY TCP4 %s 192.0.2.1 4711 443\r\nhello\n"):format(ip))
+            return client:receive("*l") == "hello"
+        end
+        for i = 1, 7 do
+            assert.equal(i <= 5, from "198.51.100.7")
+        end
+        assert.is_true(from "198.51.100.8")
+        close_all(clients)
         bench.wait("their end", function() return web:open_connections() == 0 end)
     end)
 
@@ -220,7 +240,7 @@ end)
 describe("unfinished handshakes", function()
     it("are bounded, and silent clients keep nobody out", function()
         local port = bench.port()
-        -- Half of the descriptors: 65 handshakes.
+        -- A quarter of the descriptors: 33 handshakes.
         local web = proxy.start { workers = 1, port = port, nofile = 128,
             script = [[moongate.listen { name = "web", address = "127.0.0.1:$port", tls = server(),
                 handshake_timeout = 60, backend = moongate.reply "bye\n" }]] }
@@ -235,7 +255,7 @@ describe("unfinished handshakes", function()
                 input = "hello\n" }
             assert.matches("bye", result.out)
         end
-        assert.is_true(web:status().workers[1].engine.unfinished <= 65)
+        assert.is_true(web:status().workers[1].engine.unfinished <= 33)
         assert.is_true(reasons(web)["down: too many unfinished handshakes"] > 80)
         close_all(silent)
         web:stop()

@@ -67,7 +67,7 @@ moongate.listen { name = "late", address = "127.0.0.1:$late", backend = backend 
     end
 
     it("that nobody knows at start is a warning, with the backend's name and its own", function()
-        local line = cjson.decode(web:wait_log("late.test"))
+        local line = cjson.decode(web:wait_log("late.test cannot be resolved"))
         assert.equal("warn", line.level)
         assert.matches("backend late: late.test cannot be resolved", line.message or line.msg, 1, true)
         assert.equal("up: name not resolved", (used "late"))

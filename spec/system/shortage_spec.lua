@@ -189,3 +189,27 @@ moongate.listen { name = "plain", address = "127.0.0.1:$plain", backend = "127.0
         other:close()
     end)
 end)
+
+describe("a worker without descriptors", function()
+    if not bench.is_root then
+        pending("has nothing to keep: descriptors of a process that is not dumpable are root's to see")
+        return
+    end
+
+    it("leaves whoever has woken it to another one", function()
+        local port = bench.port()
+        local web = proxy.start { workers = 2, port = port, script = [[
+moongate.listen { name = "web", address = "127.0.0.1:$port", backend = moongate.echo() }
+]] }
+        local first = assert(bench.connect(port)) -- both have begun to accept
+        assert.equal("ping", ask(first))
+        first:close()
+        for _, worker in ipairs(web:wait_workers(2)) do -- one of them is who is woken first
+            bench.must { "prlimit", "--pid", tostring(worker), "--nofile=" .. next_descriptor(worker) .. ":" }
+            local client = assert(bench.connect(port))
+            assert.equal("ping", ask(client))
+            client:close()
+            bench.must { "prlimit", "--pid", tostring(worker), "--nofile=1024:" }
+        end
+    end)
+end)

@@ -409,8 +409,9 @@ on_resolved(struct mg_resolve_wait *wait, const struct mg_addr *addrs, size_t co
     mg_free(dial->addrs);
     dial->addrs = copy;
     dial->addr_next = 0;
-    dial->addr_count = mg_addrs_order(entry, addrs, count, &dial->source, entry->next++,
-                                      uv_now(s->engine->net.loop), copy);
+    dial->addr_count =
+        mg_addrs_order(entry, addrs, count, &dial->source, mg_balance_record(s, addrs, count),
+                       uv_now(s->engine->net.loop), copy);
     if (dial->addr_count > 0)
         address_next(s);
     else
@@ -439,7 +440,7 @@ entry_next(struct mg_session *s)
         return;
     }
     dial->tried[dial->entry] = true;
-    dial->addr_count = 0;
+    dial->addr_count = dial->addr_next = 0;
     if (s->address->resolver != NULL) {
         deadline_set(s);
         mg_resolver_ask(s->address->resolver, &dial->wait);

@@ -144,6 +144,16 @@ ip_bytes(const struct mg_addr *client, unsigned char out[16])
  * takes nothing along but its own clients, and brings them back; with weights the draws are exponentially
  * distributed, so that each wins by its share.
  */
+static double
+source_draw(const char *address, const unsigned char ip[16])
+{
+    uint64_t key[2] = {0x6d6f6f6e67617465, mg_str_hash(address, strlen(address))};
+    double chance =
+        ((double)(mg_names_hash(key, (const char *)ip, 16) >> 11) + 0.5) / 9007199254740992.0;
+
+    return -log(chance);
+}
+
 static size_t
 source_hash(const struct mg_backend *backend, const bool *may, const unsigned char ip[16])
 {
@@ -152,14 +162,11 @@ source_hash(const struct mg_backend *backend, const bool *may, const unsigned ch
 
     for (size_t i = 0; i < backend->address_count; i++) {
         const struct mg_backend_address *address = &backend->addresses[i];
-        uint64_t key[2] = {0x6d6f6f6e67617465, mg_str_hash(address->text, strlen(address->text))};
-        double chance, draw;
+        double draw;
 
         if (!may[i])
             continue;
-        chance =
-            ((double)(mg_names_hash(key, (const char *)ip, 16) >> 11) + 0.5) / 9007199254740992.0;
-        draw = -log(chance) / weight_of(address);
+        draw = source_draw(address->text, ip) / weight_of(address);
         if (best == backend->address_count || draw < lowest) {
             best = i;
             lowest = draw;
@@ -189,6 +196,29 @@ mg_balance_pick(struct mg_backend *backend, const bool *may, const struct mg_add
         break;
     }
     return random_two(backend, may, random);
+}
+
+unsigned
+mg_balance_record(struct mg_session *s, const struct mg_addr *addrs, size_t count)
+{
+    unsigned char ip[16];
+    unsigned best = 0;
+    double lowest = 0;
+
+    if (s->backend->balance == MG_BALANCE_FIRST)
+        return 0;
+    if (s->backend->balance != MG_BALANCE_SOURCE_HASH || !ip_bytes(s->remote, ip))
+        return s->address->next++;
+    for (unsigned i = 0; i < count; i++) {
+        char text[MG_ADDR_TEXT];
+        double draw = source_draw(mg_addr_text(&addrs[i], text), ip);
+
+        if (i == 0 || draw < lowest) {
+            best = i;
+            lowest = draw;
+        }
+    }
+    return best;
 }
 
 /* ---- counting -------------------------------------------------------------------------------- */

@@ -490,6 +490,9 @@ size_t mg_balance_pick(struct mg_backend *backend, const bool *may, const struct
 bool mg_balance_next(struct mg_session *s, const bool *tried, bool *room, size_t *entry,
                      const char **reason);
 
+/* Of what its address has resolved to, the one to begin with. */
+unsigned mg_balance_record(struct mg_session *s, const struct mg_addr *addrs, size_t count);
+
 /* The session has nothing to do with its address any more. */
 void mg_balance_leave(struct mg_session *s);
 

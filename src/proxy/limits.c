@@ -115,8 +115,8 @@ mg_limits_init(struct mg_engine *engine)
         return;
     engine->unfinished_max = UNFINISHED_MAX;
     if (getrlimit(RLIMIT_NOFILE, &descriptors) == 0 &&
-        descriptors.rlim_cur / 2 < engine->unfinished_max)
-        engine->unfinished_max = (unsigned)(descriptors.rlim_cur / 2) + 1;
+        descriptors.rlim_cur / 4 < engine->unfinished_max)
+        engine->unfinished_max = (unsigned)(descriptors.rlim_cur / 4) + 1;
 }
 
 void

@@ -365,6 +365,38 @@ frozen_get(lua_State *L, void *self)
     return 1;
 }
 
+/* A list of texts, and of entries where there is more to say than the address. */
+static int
+address_get(lua_State *L, void *self)
+{
+    int list;
+
+    (void)self;
+    mg_option_push(L, 1, "address");
+    if (!lua_istable(L, -1))
+        return 1;
+    list = lua_gettop(L);
+    lua_getfield(L, list, "weights");
+    lua_getfield(L, list, "backups");
+    lua_newtable(L);
+    for (lua_Integer i = 1; lua_rawgeti(L, list, i) != LUA_TNIL; i++) {
+        lua_rawgeti(L, list + 1, i);
+        lua_rawgeti(L, list + 2, i);
+        if (lua_tointeger(L, -2) != 1 || lua_toboolean(L, -1)) {
+            lua_createtable(L, 0, 3);
+            lua_insert(L, -4);
+            lua_setfield(L, -4, "backup");
+            lua_setfield(L, -3, "weight");
+            lua_setfield(L, -2, "address");
+        } else {
+            lua_pop(L, 2);
+        }
+        lua_rawseti(L, list + 3, i);
+    }
+    lua_settop(L, list + 3);
+    return 1;
+}
+
 /* A copy: the table is the object's own. */
 static int
 proxy_tlvs_get(lua_State *L, void *self)
@@ -397,7 +429,7 @@ health_get(lua_State *L, void *self)
 }
 
 static const struct mg_attr attrs[] = {
-    {"address", mg_option_get, mg_option_fixed},
+    {"address", address_get, mg_option_fixed},
     {"name", mg_option_get, mg_option_fixed},
     {"tls", mg_option_get, backend_set},
     {"servername", mg_option_get, backend_set},

@@ -63,7 +63,6 @@ function moongate.settings(options) end
 ---@field max_connections_per_ip? integer over all workers, of an IPv4 address or the /64 of an IPv6 address; more are closed at once; default: no limit
 ---@field handshake_rate? moongate.HandshakeRate new full handshakes a second; default: no limit
 ---@field tls_optional? boolean the first byte decides between TLS and plain; nothing is sent before it (false)
----@field handshake_timeout? number|false seconds from accept to a finished handshake (10)
 ---@field handshake_timeout? number|false seconds from accept to a finished handshake, PROXY header included (10)
 ---@field idle_timeout? number|false seconds without a byte in either direction (600)
 ---@field max_lifetime? number|false seconds (false)
