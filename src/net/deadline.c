@@ -90,7 +90,7 @@ timer_set(struct mg_net *net)
 static int
 room_set(struct mg_net *net, uint32_t room)
 {
-    struct mg_deadline **moved = mg_realloc(net->deadlines, room * sizeof(*moved));
+    struct mg_deadline **moved = mg_realloc(net->deadlines, room * sizeof(void *));
 
     if (moved == NULL)
         return UV_ENOMEM;

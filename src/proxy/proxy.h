@@ -203,10 +203,13 @@ struct mg_listener {
     char *name;
     char **addresses; /* owned canonical texts ("127.0.0.1:8443", "*:443", "unix:/x") */
     size_t address_count;
-    SSL_CTX *tls;                   /* terminate with it (one reference), or NULL = plain TCP */
-    bool tls_callbacks;             /* the context has callbacks into the script */
-    struct mg_names *names;         /* terminate by name; one reference, or NULL */
-    bool hello_asked;               /* policy->hello decides by the ClientHello */
+    SSL_CTX *tls;           /* terminate with it (one reference), or NULL = plain TCP */
+    struct mg_names *names; /* terminate by name; one reference, or NULL */
+    bool tls_callbacks;     /* the context has callbacks into the script */
+    bool hello_asked;       /* policy->hello decides by the ClientHello */
+    bool tls_optional;      /* the first byte decides between TLS and plain */
+    bool tcp_nodelay;
+    enum mg_accept_proxy accept_proxy;
     struct mg_backend *backend;     /* borrowed from the config; NULL = ask policy->route */
     struct mg_cidr *proxy_networks; /* owned array */
     size_t proxy_network_count;
@@ -215,15 +218,12 @@ struct mg_listener {
     int64_t max_connections;          /* over all workers; 0 = none */
     int64_t max_connections_per_ip;   /* likewise */
     struct mg_rate rate, rate_per_ip; /* of full handshakes, over all workers */
-    bool tls_optional;                /* the first byte decides between TLS and plain */
     unsigned backlog;
-    bool tcp_nodelay;
     unsigned tcp_keepalive_s; /* 0 = off */
-    enum mg_accept_proxy accept_proxy;
     /* run time */
     struct mg_shared_listener *shared; /* held for `worker` from activation on */
-    unsigned worker;
     uint64_t accepted;
+    unsigned worker;
     unsigned open; /* sessions of this worker */
 };
 
