@@ -106,7 +106,7 @@ describe("a reload", function()
         web = proxy.start { script = with("false", ""), workers = 1, settings = 'log_level = "debug",' }
         assert.same({ "backend up: send_proxy: now v1 (was false)", "web: accept_proxy: now true (was false)" },
             changes(with("true", 'send_proxy = "v1"')))
-        assert.same({ "backend up: proxy_tlvs: now 0xE0=x␀, 0xE1=a function (was none)",
+        assert.same({ "backend up: proxy_tlvs: now 0xE0=2 bytes #20e5, 0xE1=a function (was none)",
             "backend up: send_proxy: now v2 (was v1)", "web: accept_proxy: now 10.0.0.0/8, ::1/128 (was true)" },
             changes(with('{ "10.0.0.0/8", "::1" }',
                 'send_proxy = "v2", proxy_tlvs = { [0xE0] = "x\\0", [0xE1] = function() end }')))

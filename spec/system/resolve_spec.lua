@@ -73,6 +73,23 @@ moongate.listen { name = "late", address = "127.0.0.1:$late", backend = backend 
         assert.equal("up: name not resolved", (used "late"))
     end)
 
+    it("is that warning with several workers, too, and once", function()
+        local two = proxy.start { prefix = server:world(), workers = 2, port = bench.port(), script = [[
+moongate.listen { name = "web", address = "127.0.0.1:$port", backend = "nobody.test:80" }
+]] }
+        assert.equal("warn", cjson.decode(two:wait_log("nobody.test cannot be resolved")).level)
+        bench.wait("both to have asked", function()
+            local asked = 0
+            for _, worker in ipairs(two:status().workers) do
+                asked = asked + (worker.engine.names[1].failures > 0 and 1 or 0)
+            end
+            return asked == 2
+        end)
+        local _, said = two:log_text():gsub("nobody%.test cannot be resolved", "")
+        assert.equal(1, said)
+        two:stop()
+    end)
+
     it("means all of its addresses, of both families", function()
         local seen = {}
         for _ = 1, 9 do -- one that was overtaken would come last for a while

@@ -78,7 +78,7 @@ mg_net_due(struct mg_net *net, struct mg_stream *s)
     due_add(&net->due, s);
 }
 
-/* The last thing in a turn: nobody has a pointer to these streams in a list of events any more. */
+/* Late in a turn: nobody has a pointer to these streams in a list of events any more. */
 static void
 closed_tell(struct mg_net *net)
 {
@@ -138,8 +138,8 @@ turn(struct mg_net *net, bool busy)
 {
     mg_ready_wait(net, busy || net->due != NULL);
     due_run(net);
+    closed_tell(net); /* may give on_turn something to do */
     busy = net->on_turn != NULL && net->on_turn(net);
-    closed_tell(net);
     return busy || net->closed != NULL;
 }
 

@@ -4,7 +4,7 @@
  * of net's own, in which libuv's loop is one of many (ready.c): timers, threads and other handles are libuv's.
  *
  * A turn of mg_net_run is: wait, hear every socket once, let libuv's loop turn where it has something, read on
- * where a stream has had its share, the owner's on_turn, tell who has closed.
+ * where a stream has had its share, tell who has closed, the owner's on_turn.
  *
  * Ownership: every object is embedded in its owner's struct and lives until its close callback. After
  * mg_stream_close no callback but that one comes.

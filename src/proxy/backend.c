@@ -232,6 +232,8 @@ mg_dial_done(struct mg_session *s)
     s->connect_us = (uint32_t)((mg_now_ns() - s->dial->started_ns) / 1000);
     s->tries += s->tries < UINT16_MAX;
     mg_health_served(s);
+    if (s->address->shared != NULL) /* it was down while we connected, and has served since */
+        s->downs = atomic_load(&s->address->shared->downs);
     dial_free(s);
     mg_session_up_ready(s);
     rc = mg_stream_flush(&s->up.stream); /* the PROXY header, if nothing was there to go with it */
@@ -340,6 +342,7 @@ addresses_race(struct mg_session *s)
     struct mg_dial *dial = s->dial;
 
     dial->deadline = 0; /* the race has one for each attempt */
+    mg_session_arm(s);
     dial->race = mg_race_start(&s->engine->net, dial->addrs + dial->addr_next,
                                dial->addr_count - dial->addr_next, &dial->source,
                                s->backend->connect_timeout_ms, &race_ops, s);

@@ -88,8 +88,10 @@ mg_health_blames(const struct mg_session *s, const char *reason)
         "up: plain HTTP instead of TLS",
         "up: not TLS",
     };
-    /* A name or a certificate that came with the client may be why the server refuses: whoever sends bad
-     * ones must not send an address to rest for all others. */
+    /* A name, a certificate, a PROXY header or an address that came with the client may be why the server
+     * refuses: whoever brings bad ones must not send an address to rest for all others. */
+    if (s->backend->source.transparent)
+        return strcmp(reason, "up: name not resolved") == 0;
     for (size_t i = 0; i < MG_ARRAY_LEN(of_connect); i++)
         if (strcmp(reason, of_connect[i]) == 0)
             return true;

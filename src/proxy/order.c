@@ -109,6 +109,16 @@ addrs_pick(const struct mg_backend_address *entry, const struct mg_addr *addrs, 
     return n;
 }
 
+/* Where that one is, or who comes behind it. */
+static size_t
+start_at(const struct mg_addr **list, size_t count, const struct mg_addr *first)
+{
+    for (size_t i = 0; i < count; i++)
+        if (list[i] >= first)
+            return i;
+    return 0;
+}
+
 /* The next one, of the other family than the last if there is one; taken ones are NULL. */
 static const struct mg_addr *
 addr_take(const struct mg_addr **list, size_t count, size_t start, int last)
@@ -146,8 +156,9 @@ mg_addrs_order(const struct mg_backend_address *entry, const struct mg_addr *add
         count = MG_RESOLVE_MAX;
     for (int shunned = 0; shunned < 2; shunned++) {
         size_t n = addrs_pick(entry, addrs, count, source, now, shunned, list);
+        size_t start = n > 0 ? start_at(list, n, &addrs[first % count]) : 0;
 
-        while (n > 0 && (addr = addr_take(list, n, first % n, family)) != NULL) {
+        while (n > 0 && (addr = addr_take(list, n, start, family)) != NULL) {
             out[done++] = *addr;
             family = addr->u.sa.sa_family;
         }

@@ -102,6 +102,12 @@ probe_stop(struct probe *p)
 }
 
 void
+mg_engine_stop_probes(struct mg_engine *engine)
+{
+    mg_probes_stop(engine);
+}
+
+void
 mg_probes_stop(struct mg_engine *engine)
 {
     while (!mg_link_empty(&engine->probes))
@@ -142,13 +148,6 @@ no_verdict(struct probe *p, const char *why)
     p->asking = false;
     wait_for_next(p);
     mg_stream_close(&p->stream, true);
-}
-
-/* Errors of connect that are our own. */
-static bool
-is_shortage(int error)
-{
-    return mg_net_is_short(error) || error == UV_EADDRNOTAVAIL;
 }
 
 /* This address of a name will not do. */
@@ -339,7 +338,8 @@ proxy_say(struct probe *p)
 static void
 connected(struct probe *p, int status)
 {
-    if (is_shortage(status)) {
+    if (mg_net_is_short(status) ||
+        (status == UV_EADDRNOTAVAIL && mg_net_reaches(&p->addrs[p->addr_next - 1]))) {
         no_verdict(p, uv_strerror(status));
         return;
     }
@@ -448,7 +448,7 @@ on_resolved(struct mg_resolve_wait *wait, const struct mg_addr *addrs, size_t co
     p->addr_next = 0;
     p->addr_count = p->addrs != NULL ? count : 0;
     if (p->addr_count == 0) {
-        if (count > 0)
+        if (count > 0 || error == UV_ENOMEM)
             no_verdict(p, "out of memory");
         else
             verdict(p, uv_strerror(error));

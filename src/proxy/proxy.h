@@ -316,6 +316,9 @@ void mg_engine_set_access_fd(struct mg_engine *engine, int fd); /* after USR1 */
 /* Makes run-time parts (resolvers, shared slots) of a config; loop thread, before its first use. */
 int mg_engine_activate(struct mg_engine *engine, struct mg_config *config, struct mg_err *err);
 
+/* The worker leaves: others judge the addresses of backends from now on. */
+void mg_engine_stop_probes(struct mg_engine *engine);
+
 /* That config is the current one: its addresses are probed, as long as it lives, and TLS sessions with
  * backends that it does not have are dropped. */
 void mg_engine_use(struct mg_engine *engine, const struct mg_config *config);

@@ -511,6 +511,8 @@ route_ask(struct mg_session *s)
         return false;
     }
     if (policy->route(s->config->policy_data, s, s->listener, &route) != 0) {
+        mg_log(MG_LOG_INFO, "connection %llu: listener %s: refused: %s", (unsigned long long)s->id,
+               s->listener->name, route.reason[0] != '\0' ? route.reason : "without a reason");
         route_refused(s, "route: refused", route.reason[0] != '\0' ? route.reason : NULL);
         return false;
     }

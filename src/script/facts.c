@@ -84,29 +84,38 @@ values_add(lua_State *L, struct mg_proof_entry *e, int object, const char *const
     }
 }
 
-/* Replaces the value at the top by "0xE0=text", with U+2400 for NULs. */
+/* Replaces the string at the top, which may be a password, by what tells it from another one and no more. */
+static void
+secret_text(lua_State *L)
+{
+    size_t len;
+    const char *text = lua_tolstring(L, -1, &len);
+    char told[48];
+
+    snprintf(told, sizeof(told), "%zu bytes #%04x", len,
+             (unsigned)(mg_str_hash(text, len) & 0xffff));
+    lua_pushstring(L, told);
+    lua_replace(L, -2);
+}
+
+/* Replaces the value at the top by "0xE0=5 bytes #1234". */
 static void
 tlv_text(lua_State *L, unsigned type)
 {
-    bool is_text = lua_type(L, -1) == LUA_TSTRING;
-    size_t len;
-    const char *value = is_text ? lua_tolstring(L, -1, &len) : lua_pushliteral(L, "a function");
-    luaL_Buffer text;
     char name[16];
 
-    len = lua_rawlen(L, -1);
     snprintf(name, sizeof(name), "0x%02X=", type);
-    luaL_buffinit(L, &text);
-    luaL_addstring(&text, name);
-    for (size_t i = 0; i < len; i++)
-        luaL_addlstring(&text, value[i] != '\0' ? value + i : "\xe2\x90\x80",
-                        value[i] != '\0' ? 1 : 3);
-    luaL_pushresult(&text);
-    lua_replace(L, is_text ? -2 : -3);
-    lua_settop(L, is_text ? -1 : -2);
+    if (lua_type(L, -1) == LUA_TSTRING) {
+        secret_text(L);
+    } else {
+        lua_pushliteral(L, "a function");
+        lua_replace(L, -2);
+    }
+    lua_pushfstring(L, "%s%s", name, lua_tostring(L, -1));
+    lua_replace(L, -2);
 }
 
-/* "0xE0=text, 0xE1=a function", by type; may raise. */
+/* "0xE0=5 bytes #1234, 0xE1=a function", by type; may raise. */
 static void
 tlvs_add(lua_State *L, struct mg_proof_entry *e, int object)
 {
@@ -160,7 +169,8 @@ health_options_add(lua_State *L, struct mg_proof_entry *e, int object)
         option_add(e, "health", lua_toboolean(L, -1) ? "probes" : "failed connections");
         for (const char *const *name = mg_backend_health; *name != NULL; name++) {
             snprintf(key, sizeof(key), "health %s", *name);
-            lua_getfield(L, top + 1, *name);
+            if (lua_getfield(L, top + 1, *name) == LUA_TSTRING && strcmp(*name, "kind") != 0)
+                secret_text(L);
             value_add(L, e, key);
         }
     } else if (lua_isboolean(L, -1)) {

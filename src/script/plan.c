@@ -589,7 +589,8 @@ backend_fill(lua_State *L, int object, struct mg_backend *b)
     b->verify_hostname = facts.verify_hostname;
     /* Where the script chooses our certificate each time, a session would bring back an earlier one. */
     b->tls_resumes = b->tls != NULL && !facts.client_cert_cb;
-    b->tls_varies = b->servername_asked || facts.client_cert_cb;
+    b->tls_varies =
+        b->servername_asked || facts.client_cert_cb || b->send_proxy != 0 || b->source.transparent;
     memcpy(b->tls_policy, facts.session_policy, sizeof(b->tls_policy));
     health_fill(L, object, b);
     self->built = b;

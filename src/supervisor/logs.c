@@ -50,8 +50,11 @@ mg_logs_describe(const struct mg_super *super, struct mg_buf *text, struct mg_bu
     static const char *const formats[] = {"text", "json"};
     mg_buf_addf(text, "log_level=%s\nlog_format=%s\n", levels[super->settings.log_level],
                 formats[super->settings.log_format]);
-    if (super->logs.log >= 0) {
-        fds[(*count)++] = super->logs.log;
+    int log = super->logs.log;
+    if (log < 0 && strcmp(super->settings.log, "syslog") != 0)
+        log = STDERR_FILENO; /* before the first script has said where to */
+    if (log >= 0) {
+        fds[(*count)++] = log;
         mg_buf_adds(names, names->len > 0 ? ",log" : "log");
     }
     if (super->logs.access >= 0) {

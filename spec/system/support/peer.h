@@ -314,6 +314,7 @@ struct link {
     int fd;
     SSL *ssl;                           /* NULL = plain */
     bool connecting, shaking, notified; /* notified: close_notify came, FIN is waited for */
+    bool told;                          /* ours has left */
     bool ended;                         /* nothing more will come; `end` says how */
     bool want_write;                    /* the last call waits for room, not for bytes */
     bool reset; /* a write met the RST: the kernel reports it only once, and then EOF */
@@ -521,15 +522,14 @@ link_notify(struct link *l)
 {
     int result;
 
-    if (!l->ssl || (SSL_get_shutdown(l->ssl) & SSL_SENT_SHUTDOWN))
+    if (!l->ssl || l->told) /* libssl calls it sent when it is still to leave */
         return true;
     ERR_clear_error();
     errno = 0;
     result = SSL_shutdown(l->ssl);
-    if (result >= 0)
-        return true;
-    l->reset |= errno == ECONNRESET || errno == EPIPE;
-    return SSL_get_error(l->ssl, result) != SSL_ERROR_WANT_WRITE;
+    l->reset |= result < 0 && (errno == ECONNRESET || errno == EPIPE);
+    l->told = result >= 0 || SSL_get_error(l->ssl, result) != SSL_ERROR_WANT_WRITE;
+    return l->told;
 }
 
 static inline void
