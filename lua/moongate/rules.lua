@@ -50,17 +50,21 @@ local function set_of(values)
   return set
 end
 
+local function any_of(values, fits)
+  for _, value in ipairs(values) do
+    if fits(value) then
+      return true
+    end
+  end
+  return false
+end
+
 -- A rule: one of the names of the certificate is in the set.
 local function contains(set, names_of)
   return function(cert)
-    if cert then
-      for _, name in ipairs(names_of(cert)) do
-        if set[name] then
-          return true
-        end
-      end
-    end
-    return false
+    return cert ~= nil and any_of(names_of(cert), function(name)
+      return set[name]
+    end)
   end
 end
 
@@ -206,15 +210,13 @@ function rules.spiffe(...)
   local patterns = values_of("spiffe", spiffe_pattern, ...)
   return function(cert)
     local id = rules.spiffe_id(cert)
-    if id then
-      local domain, segments = spiffe_read(id)
-      for _, pattern in ipairs(patterns) do
-        if spiffe_fits(pattern, domain, segments) then
-          return true
-        end
-      end
+    if not id then
+      return false
     end
-    return false
+    local domain, segments = spiffe_read(id)
+    return any_of(patterns, function(pattern)
+      return spiffe_fits(pattern, domain, segments)
+    end)
   end
 end
 

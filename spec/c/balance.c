@@ -10,12 +10,10 @@
 static struct mg_backend *
 backend_make(lua_State *L, int idx)
 {
-    static const char *const names[] = {"random_two",  "round_robin", "least_connections",
-                                        "source_hash", "first",       NULL};
     struct mg_backend *backend = mg_calloc(1, sizeof(*backend));
 
     lua_getfield(L, idx, "balance");
-    backend->balance = (enum mg_balance)luaL_checkoption(L, -1, "random_two", names);
+    backend->balance = (enum mg_balance)luaL_checkoption(L, -1, "random_two", mg_balance_names);
     lua_getfield(L, idx, "weights");
     backend->address_count = lua_rawlen(L, -1);
     backend->addresses = mg_calloc(backend->address_count, sizeof(*backend->addresses));
@@ -94,10 +92,39 @@ pick(lua_State *L)
     return 1;
 }
 
+/* order(addresses, first, shunned) → the addresses in the order in which they would be tried: the first-th of them
+ * first, those of the list `shunned` last */
+static int
+order(lua_State *L)
+{
+    struct mg_backend_address entry = {0};
+    struct mg_addr addrs[8] = {0}, out[8];
+    struct mg_source source = {0};
+    size_t count = lua_rawlen(L, 1), done;
+    char text[MG_ADDR_TEXT];
+
+    for (size_t i = 0; i < count && i < MG_ARRAY_LEN(addrs); i++) {
+        lua_rawgeti(L, 1, (lua_Integer)i + 1);
+        mg_addr_parse_ip(&addrs[i], luaL_checkstring(L, -1));
+        lua_pop(L, 1);
+    }
+    for (lua_Integer i = 1; lua_rawgeti(L, 3, i) != LUA_TNIL; i++)
+        mg_addr_shun(&entry, &addrs[lua_tointeger(L, -1) - 1], 1000);
+    done = mg_addrs_order(&entry, addrs, count, &source, (unsigned)luaL_checkinteger(L, 2) - 1,
+                          1000, out);
+    lua_newtable(L);
+    for (size_t i = 0; i < done; i++) {
+        lua_pushstring(L, mg_addr_ip(&out[i], text));
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    mg_free(entry.shunned);
+    return 1;
+}
+
 int
 mgtest_balance(lua_State *L)
 {
-    static const luaL_Reg functions[] = {{"pick", pick}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"pick", pick}, {"order", order}, {NULL, NULL}};
 
     luaL_newlib(L, functions);
     return 1;

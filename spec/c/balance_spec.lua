@@ -146,3 +146,20 @@ describe("first", function()
         assert.same({ 3 }, pick { balance = "first", weights = { 1, 9, 1 }, count = 1, without = { true, true } })
     end)
 end)
+
+describe("the addresses of a name", function()
+    local order = require("mgtest").balance.order
+    local A, B, C, SIX = "192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"
+
+    it("begin with the one that is chosen, and the families take turns", function()
+        assert.same({ B, C, A }, order({ A, B, C }, 2, {}))
+        assert.same({ C, SIX, A, B }, order({ A, B, C, SIX }, 3, {}))
+        assert.same({ B, C, A }, order({ A, B, C }, 5, {}))
+    end)
+
+    it("of which some are shunned leave everybody else's first one as it is", function()
+        assert.same({ B, C, A }, order({ A, B, C }, 2, { 1 }))
+        assert.same({ C, A, B }, order({ A, B, C }, 3, { 2 }))
+        assert.same({ C, A, B }, order({ A, B, C }, 2, { 2 }))
+    end)
+end)

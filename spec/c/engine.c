@@ -176,11 +176,8 @@ health_read(lua_State *L, int idx, struct mg_health *health)
 static enum mg_balance
 balance_of(const char *name)
 {
-    static const char *const names[] = {"random_two", "round_robin", "least_connections",
-                                        "source_hash", "first"};
-
-    for (size_t i = 0; name != NULL && i < MG_ARRAY_LEN(names); i++)
-        if (strcmp(name, names[i]) == 0)
+    for (size_t i = 0; name != NULL && mg_balance_names[i] != NULL; i++)
+        if (strcmp(name, mg_balance_names[i]) == 0)
             return (enum mg_balance)i;
     return MG_BALANCE_RANDOM_TWO;
 }

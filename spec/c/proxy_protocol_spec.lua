@@ -1,32 +1,13 @@
 -- PROXY headers as bytes, by the specification's words: every good one, every bad one, cut everywhere.
 
+local pp2 = require "pp2"
 local proxy = require "mgtest".proxy
 
-local SIGNATURE = "\r\n\r\n\0\r\nQUIT\n"
+local crc32c, tlv, v2, SIGNATURE = pp2.crc32c, pp2.tlv, pp2.header, pp2.SIGNATURE
 local INET = "\1\2\3\4\5\6\7\8" .. string.pack(">I2I2", 1000, 443)
 local INET6 = ("\x20\x01\x0d\xb8" .. ("\0"):rep(11) .. "\1") .. ("\xfe\x80" .. ("\0"):rep(13) .. "\2")
     .. string.pack(">I2I2", 65535, 0)
 local UNIX = string.pack("c108c108", "/run/client.sock", "\0abstract")
-
-local function v2(command, family, rest)
-    return SIGNATURE .. string.char(command, family) .. string.pack(">s2", rest or "")
-end
-
-local function tlv(type, value)
-    return string.char(type) .. string.pack(">s2", value)
-end
-
--- Bit by bit, as RFC 4960 has it.
-local function crc32c(data)
-    local crc = 0xffffffff
-    for i = 1, #data do
-        crc = crc ~ data:byte(i)
-        for _ = 1, 8 do
-            crc = crc & 1 == 1 and crc >> 1 ~ 0x82f63b78 or crc >> 1
-        end
-    end
-    return crc ~ 0xffffffff
-end
 
 -- The header with a checksum at its end.
 local function summed(command, family, rest, wrong)

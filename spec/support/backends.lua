@@ -19,6 +19,16 @@ function backends.quoted(list)
     return table.concat(texts, ", ")
 end
 
+-- So many of them, and their addresses.
+function backends.echo_servers(count)
+    local servers, addresses = {}, {}
+    for i = 1, count do
+        servers[i] = bench.echo_server()
+        addresses[i] = backends.at(servers[i].port)
+    end
+    return servers, addresses
+end
+
 -- What each worker says of an address.
 function backends.views(web, address)
     local list = {}

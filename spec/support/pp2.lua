@@ -34,7 +34,7 @@ function pp2.tlvs(bytes)
     return values, order
 end
 
--- CRC-32C, bit by bit.
+-- Bit by bit, as RFC 4960 has it.
 function pp2.crc32c(data)
     local crc = 0xffffffff
     for i = 1, #data do

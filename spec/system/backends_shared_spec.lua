@@ -164,11 +164,7 @@ end)
 
 describe("source_hash", function()
     it("leads a client to the same address through every worker", function()
-        local servers, addresses = {}, {}
-        for i = 1, 3 do
-            servers[i] = bench.echo_server()
-            addresses[i] = at(servers[i].port)
-        end
+        local servers, addresses = backends.echo_servers(3)
         local port = bench.port()
         local web = proxy.start { port = port, addresses = quoted(addresses), script = [[
             moongate.listen { address = "127.0.0.1:$port", backend = moongate.backend { address = { $addresses },

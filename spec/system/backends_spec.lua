@@ -15,11 +15,7 @@ local total, log_count, ask = backends.total, backends.log_count, backends.ask
 
 describe("a backend that dies with 500 connections open", function()
     it("takes only its own along, and is used again when it is back", function()
-        local servers, addresses = {}, {}
-        for i = 1, 3 do
-            servers[i] = bench.echo_server()
-            addresses[i] = at(servers[i].port)
-        end
+        local servers, addresses = backends.echo_servers(3)
         local port = bench.port()
         local web = proxy.start { port = port, addresses = quoted(addresses), script = [[
             moongate.listen { address = "127.0.0.1:$port", backend = moongate.backend { name = "three",
@@ -110,6 +106,28 @@ describe("an nginx with the wrong certificate", function()
         wait_state(web, name, "ready")
         assert.matches("200 OK", ask(port, "GET / HTTP/1.0\r\n\r\n"))
         good:stop()
+        web:stop()
+    end)
+end)
+
+describe("a backend that refuses what a client has brought", function()
+    it("is no worse for the others: only without a PROXY header failures of TLS count", function()
+        local server = bench.echo_server() -- which is no TLS, whoever asks
+        local ports = { own = bench.port(), brought = bench.port() }
+        local web = proxy.start { own = ports.own, brought = ports.brought, echo = server.port, script = [[
+            for name, port in pairs { own = $own, brought = $brought } do
+                moongate.listen { name = name, address = "127.0.0.1:" .. port, backend = moongate.backend { name = name,
+                    address = "127.0.0.1:$echo", tls = client(), send_proxy = name == "brought" and "v1",
+                    health = { fall = 2, rest = 60 } } }
+            end
+        ]] }
+        for _ = 1, 3 do
+            ask(ports.brought, "hello\n")
+            ask(ports.own, "hello\n")
+        end
+        web:records(6)
+        web:wait_log(("backend own: 127.0.0.1:%d rests"):format(server.port))
+        assert.equal(0, log_count(web, "backend brought:"))
         web:stop()
     end)
 end)

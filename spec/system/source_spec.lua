@@ -8,6 +8,8 @@ socket.unix = require "socket.unix"
 
 teardown(proxy.cleanup)
 
+local networks = bench.is_root and bench.run { "unshare", "--net", "true" }.code == 0 -- namespaces of them
+
 local function ask(client)
     client:send("ping")
     return client:receive(4)
@@ -161,8 +163,7 @@ describe("source = \"client\"", function()
 end)
 
 describe("a client of another network", function()
-    local possible = bench.is_root and bench.run { "unshare", "--net", "true" }.code == 0
-    if not possible then
+    if not networks then
         pending("is who the backend sees: needs network namespaces")
         return
     end
@@ -219,8 +220,7 @@ moongate.listen { name = "from", address = "10.91.0.1:80",
 end)
 
 describe("without a local port", function()
-    local possible = bench.is_root and bench.run { "unshare", "--net", "true" }.code == 0
-    if not possible then
+    if not networks then
         pending("another connection fails: needs a network namespace of its own")
         return
     end

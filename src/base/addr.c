@@ -151,6 +151,26 @@ mg_addr_ip(const struct mg_addr *addr, char out[MG_ADDR_TEXT])
     return out;
 }
 
+bool
+mg_addr_ip16(const struct mg_addr *addr, unsigned char out[16])
+{
+    static const unsigned char mapped[12] = {[10] = 0xff, [11] = 0xff};
+
+    if (addr->len == 0)
+        return false;
+    switch (addr->u.sa.sa_family) {
+    case AF_INET:
+        memcpy(out, mapped, sizeof(mapped));
+        memcpy(out + sizeof(mapped), &addr->u.in.sin_addr, 4);
+        return true;
+    case AF_INET6:
+        memcpy(out, &addr->u.in6.sin6_addr, 16);
+        return true;
+    default:
+        return false;
+    }
+}
+
 uint16_t
 mg_addr_port(const struct mg_addr *addr)
 {

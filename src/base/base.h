@@ -138,6 +138,10 @@ bool mg_addr_parse_ip(struct mg_addr *addr, const char *text);
  * never to be copied as a whole. NULL: no memory. */
 struct mg_addr *mg_addr_keep(const struct mg_addr *addr);
 
+/* The IP as one of IPv6: IPv4 is mapped (::ffff:192.0.2.1), so that a client is the same one on every socket.
+ * false: it is none. */
+bool mg_addr_ip16(const struct mg_addr *addr, unsigned char out[16]);
+
 #define MG_ADDR_TEXT 160 /* room for any address as text */
 
 /* "1.2.3.4:5", "[::1]:5", "unix:/path"; IPv4-mapped IPv6 is shown as IPv4. Returns `out`. */

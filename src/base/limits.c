@@ -50,24 +50,18 @@ mg_limits_secret(struct mg_shared *shared, uint64_t out[2])
 bool
 mg_limits_client(const struct mg_addr *addr, unsigned char out[MG_LIMITS_CLIENT])
 {
-    const struct in6_addr *in6 = &addr->u.in6.sin6_addr;
+    struct in6_addr ip;
 
     memset(out, 0, MG_LIMITS_CLIENT);
-    switch (addr->u.sa.sa_family) {
-    case AF_INET:
-        memcpy(out + 1, &addr->u.in.sin_addr, 4);
-        return true;
-    case AF_INET6:
-        if (IN6_IS_ADDR_V4MAPPED(in6)) {
-            memcpy(out + 1, in6->s6_addr + 12, 4);
-            return true;
-        }
-        out[0] = 1;
-        memcpy(out + 1, in6->s6_addr, 8);
-        return true;
-    default:
+    if (!mg_addr_ip16(addr, ip.s6_addr))
         return false;
+    if (IN6_IS_ADDR_V4MAPPED(&ip)) {
+        memcpy(out + 1, ip.s6_addr + 12, 4);
+    } else {
+        out[0] = 1;
+        memcpy(out + 1, ip.s6_addr, 8);
     }
+    return true;
 }
 
 /* ---- connections ----------------------------------------------------------------------------- */

@@ -181,23 +181,31 @@ connect_reason(const struct mg_session *s, const struct mg_addr *addr, int error
 
 /* ---- TLS ------------------------------------------------------------------------------------- */
 
-/* The name that is sent and verified. -1: err is set. */
-static int
-servername_get(struct mg_session *s, char out[256], struct mg_err *err)
+void
+mg_backend_servername(const struct mg_backend *backend, const struct mg_backend_address *address,
+                      char out[256])
 {
-    const struct mg_backend *backend = s->backend;
-    const struct mg_policy *policy = s->config->policy;
-    const struct mg_endpoint *endpoint = &s->address->endpoint;
+    const struct mg_endpoint *endpoint = &address->endpoint;
     char ip[MG_ADDR_TEXT];
 
-    if (backend->servername_asked && policy != NULL && policy->servername != NULL)
-        return policy->servername(s->config->policy_data, s, backend, out, err);
     if (backend->servername != NULL)
         mg_str_copy(out, 256, backend->servername);
     else if (endpoint->kind == MG_ENDPOINT_IP)
         mg_str_copy(out, 256, mg_addr_ip(&endpoint->addr, ip));
     else
         mg_str_copy(out, 256, endpoint->host);
+}
+
+/* The name that is sent and verified. -1: err is set. */
+static int
+servername_get(struct mg_session *s, char out[256], struct mg_err *err)
+{
+    const struct mg_backend *backend = s->backend;
+    const struct mg_policy *policy = s->config->policy;
+
+    if (backend->servername_asked && policy != NULL && policy->servername != NULL)
+        return policy->servername(s->config->policy_data, s, backend, out, err);
+    mg_backend_servername(backend, s->address, out);
     return 0;
 }
 

@@ -14,6 +14,9 @@
 #include <math.h>
 #include <string.h>
 
+const char *const mg_balance_names[] = {"random_two",  "round_robin", "least_connections",
+                                        "source_hash", "first",       NULL};
+
 static uint64_t
 random_next(uint64_t *state)
 {
@@ -121,24 +124,6 @@ least_connections(struct mg_backend *backend, const bool *may)
     return in_turn(backend, may, &backend->addresses[best]);
 }
 
-/* The client's IP as 16 bytes, an IPv4 address mapped; false: it has none. */
-static bool
-ip_bytes(const struct mg_addr *client, unsigned char out[16])
-{
-    static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-
-    if (client != NULL && client->len > 0 && client->u.sa.sa_family == AF_INET) {
-        memcpy(out, mapped, sizeof(mapped));
-        memcpy(out + sizeof(mapped), &client->u.in.sin_addr, 4);
-        return true;
-    }
-    if (client != NULL && client->len > 0 && client->u.sa.sa_family == AF_INET6) {
-        memcpy(out, &client->u.in6.sin6_addr, 16);
-        return true;
-    }
-    return false;
-}
-
 /*
  * Rendezvous: each address draws a number from the client's IP and its own text, the smallest wins. Who goes
  * takes nothing along but its own clients, and brings them back; with weights the draws are exponentially
@@ -189,7 +174,7 @@ mg_balance_pick(struct mg_backend *backend, const bool *may, const struct mg_add
     case MG_BALANCE_FIRST:
         return first(backend, may);
     case MG_BALANCE_SOURCE_HASH:
-        if (ip_bytes(client, ip))
+        if (client != NULL && mg_addr_ip16(client, ip))
             return source_hash(backend, may, ip);
         break; /* a unix socket's clients are not all one */
     default:
@@ -207,7 +192,7 @@ mg_balance_record(struct mg_session *s, const struct mg_addr *addrs, size_t coun
 
     if (s->backend->balance == MG_BALANCE_FIRST)
         return 0;
-    if (s->backend->balance != MG_BALANCE_SOURCE_HASH || !ip_bytes(s->remote, ip))
+    if (s->backend->balance != MG_BALANCE_SOURCE_HASH || !mg_addr_ip16(s->remote, ip))
         return s->address->next++;
     for (unsigned i = 0; i < count; i++) {
         char text[MG_ADDR_TEXT];

@@ -63,7 +63,7 @@ void
 mg_config_fini(struct mg_config *config)
 {
     if (config->engine != NULL && config->engine->config == config) {
-        mg_probes_stop(config->engine);
+        mg_engine_stop_probes(config->engine);
         config->engine->config = NULL;
     }
     for (size_t i = 0; i < config->listener_count; i++)

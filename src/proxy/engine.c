@@ -107,7 +107,7 @@ mg_engine_close(struct mg_engine *engine, void (*closed)(void *data), void *data
     engine->on_closed = closed;
     engine->on_closed_data = data;
     mg_frontends_stop(engine);
-    mg_probes_stop(engine);
+    mg_engine_stop_probes(engine);
     engine->handles += mg_offload_close(engine->offload, on_handle_close);
     uv_close((uv_handle_t *)&engine->full_timer, on_handle_close);
     uv_close((uv_handle_t *)&engine->down_timer, on_handle_close);
@@ -116,7 +116,7 @@ mg_engine_close(struct mg_engine *engine, void (*closed)(void *data), void *data
 void
 mg_engine_use(struct mg_engine *engine, const struct mg_config *config)
 {
-    mg_probes_stop(engine);
+    mg_engine_stop_probes(engine);
     engine->config = config;
     mg_probes_start(engine);
     mg_reuse_keep(engine->reuse, config);

@@ -475,6 +475,10 @@ void mg_dial_done(struct mg_session *s);
 /* up's stream has closed while the session goes on. */
 void mg_dial_closed(struct mg_session *s);
 
+/* The name that is sent to that address and verified, where no function gives one for each client. */
+void mg_backend_servername(const struct mg_backend *backend,
+                           const struct mg_backend_address *address, char out[256]);
+
 /* Loop time of the current address's deadline; 0 = none. */
 uint64_t mg_dial_deadline(const struct mg_session *s);
 void mg_dial_cancel(struct mg_session *s);
@@ -532,9 +536,6 @@ void mg_health_status(const struct mg_engine *engine, struct mg_buf *out);
 
 /* Those of engine->config. Without memory there are fewer, and the log says so. */
 void mg_probes_start(struct mg_engine *engine);
-
-/* Nothing of the config is touched any more. */
-void mg_probes_stop(struct mg_engine *engine);
 
 /* ---- order.c --------------------------------------------------------------------------------- */
 

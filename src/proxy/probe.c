@@ -7,7 +7,7 @@
  * after the interval. The others' only look whether the claim is free. Possible failure modes are: any of
  * the steps fails or they take longer than `timeout` together (of a name's addresses the next one is tried
  * first); the worker that has the claim dies (the supervisor frees it, another one takes it) or has
- * no use for the address any more (mg_probes_stop).
+ * no use for the address any more (mg_engine_stop_probes).
  *
  * A probe reads the config until it is stopped; its handles may outlive that by a turn of the loop.
  */
@@ -103,12 +103,6 @@ probe_stop(struct probe *p)
 
 void
 mg_engine_stop_probes(struct mg_engine *engine)
-{
-    mg_probes_stop(engine);
-}
-
-void
-mg_probes_stop(struct mg_engine *engine)
 {
     while (!mg_link_empty(&engine->probes))
         probe_stop(MG_CONTAINER_OF(engine->probes.next, struct probe, link));
@@ -299,13 +293,10 @@ static void
 tls_begin(struct probe *p)
 {
     const struct mg_backend *backend = p->backend;
-    const struct mg_endpoint *endpoint = &p->address->endpoint;
-    char ip[MG_ADDR_TEXT];
     struct mg_err err;
-    const char *name = backend->servername != NULL        ? backend->servername
-                       : endpoint->kind == MG_ENDPOINT_IP ? mg_addr_ip(&endpoint->addr, ip)
-                                                          : endpoint->host;
+    char name[256];
 
+    mg_backend_servername(backend, p->address, name);
     if (mg_tls_conn_open(&p->tls, backend->tls, MG_TLS_CLIENT, NULL, &err) != 0 ||
         mg_tls_conn_set_servername(
             &p->tls, name, backend->verify_hostname && !backend->servername_asked, &err) != 0)

@@ -78,6 +78,9 @@ enum mg_balance {
     MG_BALANCE_FIRST,             /* of the list */
 };
 
+/* "random_two", ... in that order; ended by NULL. */
+extern const char *const mg_balance_names[];
+
 struct mg_backend_address {
     struct mg_endpoint endpoint;
     char text[MG_ADDR_TEXT + 256]; /* as written, for records */
@@ -316,7 +319,8 @@ void mg_engine_set_access_fd(struct mg_engine *engine, int fd); /* after USR1 */
 /* Makes run-time parts (resolvers, shared slots) of a config; loop thread, before its first use. */
 int mg_engine_activate(struct mg_engine *engine, struct mg_config *config, struct mg_err *err);
 
-/* The worker leaves: others judge the addresses of backends from now on. */
+/* Nothing of the current config is probed, or touched for that, any more: the worker leaves, and others judge
+ * the addresses of backends. */
 void mg_engine_stop_probes(struct mg_engine *engine);
 
 /* That config is the current one: its addresses are probed, as long as it lives, and TLS sessions with

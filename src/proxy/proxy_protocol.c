@@ -446,23 +446,10 @@ mg_proxy_read(const unsigned char *data, size_t len, struct mg_proxy_header *hea
 static bool
 as_inet6(const struct mg_addr *addr, unsigned char ip[16], unsigned char port[2])
 {
-    static const unsigned char mapped[12] = {[10] = 0xff, [11] = 0xff};
+    uint16_t number = htons(mg_addr_port(addr));
 
-    if (addr->len == 0)
-        return false;
-    switch (addr->u.sa.sa_family) {
-    case AF_INET:
-        memcpy(ip, mapped, sizeof(mapped));
-        memcpy(ip + sizeof(mapped), &addr->u.in.sin_addr, 4);
-        memcpy(port, &addr->u.in.sin_port, 2);
-        return true;
-    case AF_INET6:
-        memcpy(ip, &addr->u.in6.sin6_addr, 16);
-        memcpy(port, &addr->u.in6.sin6_port, 2);
-        return true;
-    default:
-        return false;
-    }
+    memcpy(port, &number, 2);
+    return mg_addr_ip16(addr, ip);
 }
 
 struct pair {

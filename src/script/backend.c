@@ -14,8 +14,6 @@ static void proxy_tlvs_read(lua_State *L, const struct mg_option *o, const char 
 static void source_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void health_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 
-static const char *const balances[] = {"random_two",  "round_robin", "least_connections",
-                                       "source_hash", "first",       NULL};
 static const char *const on_downs[] = {"keep", "close", NULL};
 
 static const struct mg_option options[] = {
@@ -25,7 +23,10 @@ static const struct mg_option options[] = {
     {.name = "servername", .read = servername_read},
     {.name = "send_proxy", .read = send_proxy_read, .fallback = "false"},
     {.name = "proxy_tlvs", .read = proxy_tlvs_read},
-    {.name = "balance", .read = mg_option_word, .words = balances, .fallback = "random_two"},
+    {.name = "balance",
+     .read = mg_option_word,
+     .words = mg_balance_names,
+     .fallback = "random_two"},
     {.name = "connect_timeout",
      .read = mg_option_duration,
      .min = 0.001,

@@ -499,16 +499,13 @@ health_fill(lua_State *L, int object, struct mg_backend *b)
     lua_pop(L, 1);
 }
 
-/* In the order of enum mg_balance. */
 static enum mg_balance
 balance_of(lua_State *L, int object)
 {
-    static const char *const names[] = {"random_two", "round_robin", "least_connections",
-                                        "source_hash", "first"};
     size_t i = 0;
 
     if (mg_option_push(L, object, "balance") == LUA_TSTRING)
-        while (i + 1 < MG_ARRAY_LEN(names) && strcmp(lua_tostring(L, -1), names[i]) != 0)
+        while (strcmp(lua_tostring(L, -1), mg_balance_names[i]) != 0) /* it has been checked */
             i++;
     lua_pop(L, 1);
     return (enum mg_balance)i;
