@@ -87,6 +87,23 @@ setup_failed(const char *what)
     _exit(EXIT_SETUP);
 }
 
+/* Any other thread's first step waits until somebody writes to that pipe. */
+static const char *hold_path;
+static uv_thread_t loop_thread;
+
+static void
+on_info(const SSL *ssl, int where, int ret)
+{
+    static atomic_bool held;
+    uv_thread_t self = uv_thread_self();
+
+    (void)ssl;
+    (void)where;
+    (void)ret;
+    if (!uv_thread_equal(&self, &loop_thread) && !atomic_exchange(&held, true))
+        close(open(hold_path, O_RDONLY | O_CLOEXEC));
+}
+
 static SSL_CTX *
 context_make(lua_State *L, int idx, bool server)
 {
@@ -106,6 +123,10 @@ context_make(lua_State *L, int idx, bool server)
         SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
     }
     mg_tls_threads_allow(ctx, true);
+    hold_path = server ? opt_string(L, idx, "hold_thread") : hold_path;
+    loop_thread = uv_thread_self();
+    if (hold_path != NULL)
+        SSL_CTX_set_info_callback(ctx, on_info);
     SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
     if (opt_integer(L, idx, "max_version", 0) == 12)
         SSL_CTX_set_max_proto_version(ctx, TLS1_2_VERSION);

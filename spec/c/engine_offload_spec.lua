@@ -95,6 +95,21 @@ describe("a flood of handshakes", function()
         web:stop()
     end)
 
+    it("goes on where the thread hangs", function()
+        local pipe = bench.path "hold"
+        assert.equal(0, bench.run({ "mkfifo", pipe }).code)
+        local tls = server()
+        tls.hold_thread = pipe
+        local web = engine.start { tls = tls, backend = { kind = "echo" } }
+        local clients = flood(web)
+        bench.wait("all but one", function() return (clients:result().churned or 0) > 2 * CLIENTS end)
+        assert.equal(0, steps(web))
+        io.open(pipe, "w"):close()
+        offloaded(web)
+        assert.equal(0, clients:finish(60).failed)
+        web:stop()
+    end)
+
     it("survives each failing allocation", function()
         local web, clients = flooded()
         for n = 1, 60 do

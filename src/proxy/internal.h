@@ -433,8 +433,8 @@ bool mg_session_pass_refused(struct mg_session *s);
 
 struct mg_offload *mg_offload_new(struct mg_engine *engine); /* NULL: no memory */
 
-/* No session has a job any more. Whether a handle is closing. The memory goes by _free, after that. */
-bool mg_offload_close(struct mg_offload *offload, uv_close_cb closed);
+/* No session has a job any more. How many handles are closing. The memory goes by _free, after that. */
+unsigned mg_offload_close(struct mg_offload *offload, uv_close_cb closed);
 void mg_offload_free(struct mg_offload *offload);
 
 /* The peer's step is the thread's, and mg_handshake_answered follows; false: it is to be done here. */
@@ -445,6 +445,9 @@ void mg_offload_settle(struct mg_session *s);
 
 /* Afterwards there is no job. */
 void mg_offload_cancel(struct mg_session *s);
+
+/* Once a turn, for the case that the thread does not get on: one of its steps. true: there may be more. */
+bool mg_offload_help(struct mg_engine *engine);
 
 /* How many steps the thread has done. */
 uint64_t mg_offload_steps(const struct mg_offload *offload);

@@ -29,13 +29,15 @@
  * step would have held the loop up. OpenSSL's error queue and random generator are per thread.
  *
  * Both threads are of one scheduling class, since they share OpenSSL's locks, which under different real-time
- * priorities spin for ever; but the helper is nicer, so that the loop comes first when somebody speaks.
+ * priorities spin for ever; but the helper is nicer, so that the loop comes first when somebody speaks. Where
+ * that leaves it nothing (the CPU has other things to do) the loop takes jobs back that are QUEUED and does
+ * them itself, one a turn: it looks every STALL_MS whether the thread has done any.
  *
  * Possible failure modes are: the thread cannot be made, or there is no memory for a job (the step is done on
  * the loop; the thread is tried again after RETRY_MS); the session closes (timeout, lifetime, a backend that
  * does not answer, drain, stop) while its job is out (cancelled, the answer dropped); the step fails (its alert
- * is the answer); the thread hangs (the first who has to wait for it holds the loop up, which the watchdog
- * sees); the engine closes (its sessions have closed before, so that the thread has nothing to do and is
+ * is the answer); the thread hangs (the loop does what is not begun yet; the first who has to wait for the
+ * thread holds the loop up, which the watchdog sees); the engine closes (its sessions have closed before, so that the thread has nothing to do and is
  * joined).
  */
 #include "proxy/internal.h"
@@ -53,6 +55,7 @@
 /* Out at a time: enough for the thread not to run dry while the loop has other things to do. */
 #define JOBS_MAX 8
 #define RETRY_MS 1000
+#define STALL_MS 50
 
 enum job_state { QUEUED, RUNNING, DONE };
 
@@ -72,7 +75,10 @@ struct mg_offload {
     unsigned out;               /* jobs */
     uint64_t steps;             /* done by the thread, ever */
     uint64_t retry_at;          /* loop time before which no thread is made */
+    uint64_t steps_seen;        /* at the timer's last look */
     bool started, warned, open; /* open: the pipe and its handle */
+    bool stalled;               /* the thread has done no step since the look before */
+    uv_timer_t timer;           /* runs while jobs are out */
     uv_thread_t thread;
     uv_poll_t poll;
     uv_file pipe[2]; /* not uv_async_t: on one CPU it spins for the thread that it has cut off */
@@ -162,6 +168,18 @@ job_free(struct mg_job *job)
     mg_free(job);
 }
 
+/* Whether the thread gets on. */
+static void
+on_look(uv_timer_t *timer)
+{
+    struct mg_offload *o = ((struct mg_engine *)timer->data)->offload;
+
+    o->stalled = o->out > 0 && o->steps == o->steps_seen;
+    o->steps_seen = o->steps;
+    if (o->out == 0)
+        uv_timer_stop(timer);
+}
+
 /* false: no memory. */
 static bool
 job_start(struct mg_offload *o, struct mg_peer *peer)
@@ -176,7 +194,8 @@ job_start(struct mg_offload *o, struct mg_peer *peer)
     job->in = (const unsigned char *)peer->held;
     job->answer.used = peer->held_len;
     peer->session->job = job;
-    o->out++;
+    if (o->out++ == 0)
+        uv_timer_start(&o->timer, on_look, STALL_MS, STALL_MS);
     uv_mutex_lock(&o->mutex);
     job->state = QUEUED;
     mg_link_append(&o->queue, &job->link);
@@ -197,18 +216,29 @@ waiting_start(struct mg_offload *o)
     }
 }
 
+/* The first of queue or done, or NULL. */
 static struct mg_job *
-done_take(struct mg_offload *o)
+job_take(struct mg_offload *o, struct mg_link *list)
 {
     struct mg_job *job = NULL;
 
     uv_mutex_lock(&o->mutex);
-    if (!mg_link_empty(&o->done)) {
-        job = MG_CONTAINER_OF(o->done.next, struct mg_job, link);
+    if (!mg_link_empty(list)) {
+        job = MG_CONTAINER_OF(list->next, struct mg_job, link);
         mg_link_remove(&job->link);
     }
     uv_mutex_unlock(&o->mutex);
     return job;
+}
+
+static void
+job_answer(struct mg_offload *o, struct mg_job *job)
+{
+    o->out--;
+    job->peer->session->job = NULL;
+    waiting_start(o); /* the thread goes on while we send */
+    mg_handshake_answered(job->peer, &job->answer);
+    job_free(job);
 }
 
 /* Those that become DONE meanwhile wake the loop again. */
@@ -226,15 +256,25 @@ on_told(uv_poll_t *poll, int status, int events)
     uv_mutex_lock(&o->mutex);
     o->told = false;
     uv_mutex_unlock(&o->mutex);
-    for (unsigned i = 0; i < JOBS_MAX && (job = done_take(o)) != NULL; i++) {
-        o->out--;
+    for (unsigned i = 0; i < JOBS_MAX && (job = job_take(o, &o->done)) != NULL; i++) {
         o->steps++;
-        job->peer->session->job = NULL;
-        waiting_start(o); /* the thread goes on while we send */
-        mg_handshake_answered(job->peer, &job->answer);
-        job_free(job);
+        o->stalled = false;
+        job_answer(o, job);
     }
     waiting_start(o);
+}
+
+bool
+mg_offload_help(struct mg_engine *engine)
+{
+    struct mg_offload *o = engine->offload;
+    struct mg_job *job = o->stalled ? job_take(o, &o->queue) : NULL;
+
+    if (job == NULL)
+        return false;
+    job_run(job, engine->out);
+    job_answer(o, job);
+    return true;
 }
 
 /* Takes the job back: the thread has not begun, and will not, or is through with it. Whether the step was done. */
@@ -325,8 +365,9 @@ pipe_open(struct mg_offload *o)
         close(o->pipe[1]);
         return rc;
     }
+    uv_timer_init(o->engine->options.loop, &o->timer);
     o->open = true;
-    o->poll.data = o->engine;
+    o->poll.data = o->timer.data = o->engine;
     return 0;
 }
 
@@ -415,7 +456,7 @@ no_mutex:
     return NULL;
 }
 
-bool
+unsigned
 mg_offload_close(struct mg_offload *o, uv_close_cb closed)
 {
     if (o->started) {
@@ -426,11 +467,12 @@ mg_offload_close(struct mg_offload *o, uv_close_cb closed)
         uv_thread_join(&o->thread);
     }
     if (!o->open)
-        return false;
+        return 0;
     uv_close((uv_handle_t *)&o->poll, closed);
+    uv_close((uv_handle_t *)&o->timer, closed);
     close(o->pipe[0]);
     close(o->pipe[1]);
-    return true;
+    return 2;
 }
 
 void
