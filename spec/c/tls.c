@@ -295,14 +295,118 @@ late_ticket(lua_State *L)
     return 1;
 }
 
+/* ---- two ends in memory ----------------------------------------------------------------------- */
+
+struct end {
+    struct mg_tls_conn conn;
+    unsigned char out[4 * MG_TLS_OUT_SLACK]; /* what it has to say */
+    size_t len;
+};
+
+enum end_call { END_HANDSHAKE, END_READ, END_WRITE };
+
+/* The other's words come in, all of them. How much was read or written, or -1. */
+static int
+end_call(struct end *end, struct end *other, enum end_call call, void *data, size_t len)
+{
+    struct mg_tls_io io = {.in = other->out,
+                           .in_len = other->len,
+                           .out = end->out + end->len,
+                           .out_cap = sizeof(end->out) - end->len};
+    enum mg_tls_status status;
+    struct mg_err err;
+    size_t n = 0;
+
+    if (call == END_HANDSHAKE)
+        status = mg_tls_conn_handshake(&end->conn, &io, &err);
+    else if (call == END_READ)
+        status = mg_tls_conn_read(&end->conn, &io, data, len, &n, &err);
+    else
+        status = mg_tls_conn_write(&end->conn, &io, data, len, &n, &err);
+    end->len += io.out_len;
+    other->len -= io.in_used;
+    memmove(other->out, other->out + io.in_used, other->len);
+    return status == MG_TLS_ERROR ? -1 : (int)n;
+}
+
+static bool
+said(struct end *from, struct end *to)
+{
+    char text[] = "hello", got[64] = "";
+
+    return end_call(from, to, END_WRITE, text, 5) == 5 &&
+           end_call(to, from, END_READ, got, sizeof(got)) == 5 && strcmp(got, text) == 0;
+}
+
+/* Whether it is a key, which a provider has, and not only a type. */
+static bool
+key_given(SSL *ssl, bool peers)
+{
+    EVP_PKEY *key = NULL;
+    long found = peers ? SSL_get_peer_tmp_key(ssl, &key) : SSL_get_tmp_key(ssl, &key);
+    bool given = found == 1 && EVP_PKEY_get0_provider(key) != NULL;
+
+    EVP_PKEY_free(key);
+    ERR_clear_error();
+    return given;
+}
+
+/*
+ * wiped(crt, key, group, scripts) → of a server's and a client's end: {own before, peer's before, own after,
+ * peer's after}, and whether both could talk on, over an update of the traffic keys, too; nothing if there is no
+ * such group
+ */
+static int
+wiped(lua_State *L)
+{
+    static struct end ends[2];
+    struct end *server = &ends[0], *client = &ends[1];
+    SSL_CTX *ctx[2] = {SSL_CTX_new(TLS_server_method()), SSL_CTX_new(TLS_client_method())};
+    struct mg_err err;
+    bool talked, known = false;
+
+    memset(ends, 0, sizeof(ends));
+    SSL_CTX_use_certificate_chain_file(ctx[0], luaL_checkstring(L, 1));
+    SSL_CTX_use_PrivateKey_file(ctx[0], luaL_checkstring(L, 2), SSL_FILETYPE_PEM);
+    for (int i = 0; i < 2; i++) {
+        known = SSL_CTX_set1_groups_list(ctx[i], luaL_checkstring(L, 3)) == 1;
+        mg_tls_threads_allow(ctx[i], !lua_toboolean(L, 4));
+        mg_tls_conn_open(&ends[i].conn, ctx[i], i == 0 ? MG_TLS_SERVER : MG_TLS_CLIENT, NULL, &err);
+        SSL_CTX_free(ctx[i]);
+    }
+    for (int i = 0; i < 4 && known; i++)
+        end_call(&ends[1 - i % 2], &ends[i % 2], END_HANDSHAKE, NULL, 0);
+    for (int i = 0; i < 2 && known; i++) {
+        lua_createtable(L, 4, 0);
+        for (int n = 0; n < 4; n++) {
+            if (n == 2)
+                mg_tls_conn_wipe_keys(&ends[i].conn);
+            lua_pushboolean(L, key_given(ends[i].conn.ssl, n % 2 == 1));
+            lua_rawseti(L, -2, n + 1);
+        }
+    }
+    talked = known && said(client, server) && said(server, client);
+    SSL_key_update(client->conn.ssl, SSL_KEY_UPDATE_REQUESTED);
+    lua_pushboolean(L, talked && said(client, server) && said(server, client));
+    mg_tls_conn_close(&server->conn);
+    mg_tls_conn_close(&client->conn);
+    ERR_clear_error();
+    return known ? 3 : 0;
+}
+
 int
 mgtest_tls(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"alert_name", alert_name},   {"ring", mgtest_ring},
-        {"hello_read", hello_read},   {"burst", burst},
-        {"number_name", number_name}, {"late_ticket", late_ticket},
-        {"records", mgtest_records},  {NULL, NULL},
+        {"alert_name", alert_name},
+        {"ring", mgtest_ring},
+        {"hello_read", hello_read},
+        {"burst", burst},
+        {"number_name", number_name},
+        {"late_ticket", late_ticket},
+        {"records", mgtest_records},
+        {"wiped", wiped},
+        {NULL, NULL},
     };
 
     luaL_newlib(L, functions);

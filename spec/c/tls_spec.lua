@@ -113,3 +113,30 @@ describe("tickets", function()
         web:stop()
     end)
 end)
+
+describe("ephemeral keys", function()
+    for _, group in ipairs { "X25519", "P-256", "ffdhe2048" } do
+        it("are wiped when the handshake is over: " .. group, function()
+            local server, client, talked = tls.wiped(certs.ec.crt, certs.ec.key, group)
+            assert.same({ true, true, false, false }, server)
+            assert.same({ true, true, false, false }, client)
+            assert.is_true(talked)
+        end)
+    end
+
+    it("are wiped when the handshake is over: ML-KEM, where there is any", function()
+        local server, client, talked = tls.wiped(certs.ec.crt, certs.ec.key, "X25519MLKEM768")
+        if server then
+            assert.same({ false, false }, { server[3], server[4] })
+            assert.same({ false, false }, { client[3], client[4] })
+            assert.is_true(server[2] and talked)
+        end
+    end)
+
+    it("leave the peer's share to scripts that may ask for it", function()
+        local server, client, talked = tls.wiped(certs.ec.crt, certs.ec.key, "X25519", true)
+        assert.same({ true, true, false, true }, server)
+        assert.same({ true, true, false, true }, client)
+        assert.is_true(talked)
+    end)
+end)

@@ -159,17 +159,21 @@ pkey_free(void *key)
 static void
 read_tmp_key(lua_State *L, SSL *ssl)
 {
+    struct mg_box *box = mg_box_push(L, pkey_free);
     EVP_PKEY *key = NULL;
-    /* Both sides' word for it: the server's key in TLS 1.2 and, on either side, the peer's share.
-     */
-    if (!SSL_get_session(ssl) || SSL_get_peer_tmp_key(ssl, &key) != 1 || !key) {
+
+    /* Both sides' word for it: the server's key in TLS 1.2 and, on either side, the peer's share. A copy,
+     * because the connection's own is wiped (mg_tls_conn_wipe_keys). */
+    if (SSL_get_session(ssl) && SSL_get_peer_tmp_key(ssl, &key) == 1 && key) {
+        box->ptr = EVP_PKEY_dup(key);
+        EVP_PKEY_free(key);
+    }
+    if (box->ptr != NULL) {
+        mg_lua_push_pkey(L, box->ptr);
+    } else {
         ERR_clear_error();
         lua_pushnil(L);
-        return;
     }
-    struct mg_box *box = mg_box_push(L, pkey_free);
-    box->ptr = key;
-    mg_lua_push_pkey(L, key);
     mg_box_free(box);
     lua_remove(L, -2);
 }

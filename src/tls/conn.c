@@ -370,6 +370,29 @@ mg_tls_conn_share(struct mg_tls_conn *conn)
         SSL_set_bio(conn->ssl, bio, bio);
 }
 
+/* Setting the type empties a key, and what was private in it is overwritten. libssl keeps its own reference
+ * as long as the connection lives. */
+static void
+key_wipe(EVP_PKEY *key)
+{
+    EVP_PKEY_set_type(key, EVP_PKEY_X25519);
+    EVP_PKEY_free(key);
+}
+
+void
+mg_tls_conn_wipe_keys(struct mg_tls_conn *conn)
+{
+    EVP_PKEY *key = NULL;
+
+    if (SSL_get_tmp_key(conn->ssl, &key) == 1)
+        key_wipe(key);
+    key = NULL;
+    if (mg_tls_threads_allowed(SSL_get_SSL_CTX(conn->ssl)) &&
+        SSL_get_peer_tmp_key(conn->ssl, &key) == 1)
+        key_wipe(key);
+    ERR_clear_error();
+}
+
 static void
 data_came(struct mg_tls_conn *conn, size_t len)
 {
