@@ -29,6 +29,26 @@ function backends.echo_servers(count)
     return servers, addresses
 end
 
+-- One on each of these hosts, all on the same port: the servers, and the port.
+function backends.echo_servers_at(hosts)
+    for _ = 1, 20 do
+        local port, servers = bench.port(), {}
+        for i, host in ipairs(hosts) do
+            servers[i] = bench.peer("load", "echo-server", { listen = host .. ":" .. port })
+            if not servers[i] then
+                break
+            end
+        end
+        if #servers == #hosts then
+            return servers, port
+        end
+        for _, server in ipairs(servers) do
+            server:stop()
+        end
+    end
+    error("no port that is free on all of " .. table.concat(hosts, ", "))
+end
+
 -- What each worker says of an address.
 function backends.views(web, address)
     local list = {}

@@ -40,7 +40,8 @@ describe("happy eyeballs", function()
     local function listener(name, more)
         return ([[
 moongate.listen { name = "%s", address = "127.0.0.1:$%s",
-    backend = moongate.backend { address = "%s.test:$up_%s", %s } }
+    backend = moongate.backend { address = "%s.test:$up_%s", balance = "round_robin",
+        %s } }
 ]]):format(name, name, name, name, more or "")
     end
 
