@@ -64,6 +64,35 @@ function backends.views(web, address)
     return list
 end
 
+-- The same of all addresses of one backend: lists by address; and how many rows there are in all.
+function backends.rows(web, name)
+    local list, count = {}, 0
+    for _, worker in ipairs(web:status().workers) do
+        for _, backend in ipairs(worker.engine and worker.engine.backends or {}) do
+            for _, row in ipairs(backend.name == name and backend.addresses or {}) do
+                list[row.address] = list[row.address] or {}
+                table.insert(list[row.address], row)
+                count = count + 1
+            end
+        end
+    end
+    return list, count
+end
+
+-- The records of a listener once there are so many, in the order of their connections.
+function backends.records(web, listener, count)
+    return bench.wait(count .. " records of " .. listener, function()
+        local list = {}
+        for _, record in ipairs(web:records()) do
+            if record.listener == listener then
+                list[#list + 1] = record
+            end
+        end
+        table.sort(list, function(a, b) return a.id < b.id end) -- each worker writes its own
+        return #list >= count and list
+    end)
+end
+
 function backends.wait_state(web, address, state)
     bench.wait(address .. " to be " .. state, function()
         local list = backends.views(web, address)

@@ -3,7 +3,6 @@
 local backends = require "backends"
 local bench = require "bench"
 local dns = require "dns"
-local process = require "process"
 local proxy = require "proxy"
 
 local impossible = dns.impossible()
@@ -19,7 +18,7 @@ describe("a name's records", function()
         pending("are servers of their own: " .. impossible)
         return
     end
-    local server, names, web, servers, port, front, dead
+    local server, names, web, servers, port, front
 
     local function listener(name, options)
         return ([[
@@ -33,19 +32,8 @@ moongate.listen { name = "%s", address = "127.0.0.1:$%s", backend = moongate.bac
         server:set(names)
     end
 
-    -- What each worker says of the backend's addresses: lists by address; and how many rows there are in all.
     local function views(name)
-        local list, rows = {}, 0
-        for _, worker in ipairs(web:status().workers) do
-            for _, backend in ipairs(worker.engine and worker.engine.backends or {}) do
-                for _, row in ipairs(backend.name == name and backend.addresses or {}) do
-                    list[row.address] = list[row.address] or {}
-                    table.insert(list[row.address], row)
-                    rows = rows + 1
-                end
-            end
-        end
-        return list, rows
+        return backends.rows(web, name)
     end
 
     local function at(host)
@@ -80,17 +68,8 @@ moongate.listen { name = "%s", address = "127.0.0.1:$%s", backend = moongate.bac
         return total
     end
 
-    -- The records of a listener, waited for.
     local function records(name, count)
-        return bench.wait(count .. " records of " .. name, function()
-            local list = {}
-            for _, record in ipairs(web:records()) do
-                if record.listener == name then
-                    list[#list + 1] = record
-                end
-            end
-            return #list >= count and list
-        end)
+        return backends.records(web, name, count)
     end
 
     -- Where an open connection has led: whose count has grown.
@@ -104,38 +83,31 @@ moongate.listen { name = "%s", address = "127.0.0.1:$%s", backend = moongate.bac
 
     setup(function()
         servers, port = backends.echo_servers_at { TWO, THREE, FOUR }
-        dead = bench.port()
         names = { ["moves.test"] = { TWO } }
-        for _, name in ipairs { "full", "hash", "down", "turns", "slot" } do
+        for _, name in ipairs { "full", "hash", "down" } do
             names[name .. ".test"] = { TWO, THREE, FOUR }
         end
         names["fall.test"] = { TWO, THREE, "127.0.0.5" } -- where nobody is
         server = dns.start(names)
         front = {}
-        for _, name in ipairs { "fall", "full", "hash", "down", "moves", "turns", "unknown", "weights" } do
+        for _, name in ipairs { "fall", "full", "hash", "down", "moves" } do
             front[name] = bench.port()
         end
-        local options = { prefix = server:world(), up = port, dead = dead, script =
+        local options = { prefix = server:world(), up = port, script =
             listener("fall", [[address = "fall.test:$up", balance = "round_robin", health = { fall = 2, rest = 3600 }]])
             .. listener("full", [[address = "full.test:$up", max_connections = 1]])
             .. listener("hash", [[address = "hash.test:$up", balance = "source_hash"]])
             .. listener("down", [[address = "down.test:$up", balance = "round_robin", on_down = "close",
                 health = { interval = 0.05, timeout = 1, fall = 1, rise = 1, send = "ping", expect = "ping" }]])
             .. listener("moves", [[address = "moves.test:$up", balance = "round_robin",
-                health = { interval = 0.05, timeout = 5, fall = 5, rise = 1 }]])
-            .. listener("turns", [[address = { "turns.test:$up", { address = "127.0.0.4:$dead", backup = true } },
-                balance = "round_robin"]])
-            .. listener("weights", [[address = { { address = "turns.test:$up", weight = 2 }, "127.0.0.2:$up" },
-                balance = "round_robin"]])
-            .. listener("unknown", [[address = { "nobody.test:$up", "127.0.0.2:$up" }, balance = "first",
-                connect_timeout = 60]]) }
+                health = { interval = 0.05, timeout = 5, fall = 5, rise = 1 }]]) }
         for name, number in pairs(front) do
             options[name] = number
         end
         web = proxy.start(options)
         bench.wait("answers", function()
-            local _, rows = views "turns"
-            return rows == 8
+            local _, rows = views "fall"
+            return rows == 6
         end)
     end)
 
@@ -284,68 +256,5 @@ moongate.listen { name = "%s", address = "127.0.0.1:$%s", backend = moongate.bac
         bench.wait("its going", function() return #(views("moves")[at(TWO)] or {}) == 1 end)
         client:close()
         wait_states("moves", { [THREE] = "ready" })
-    end)
-
-    -- Only one of the two workers runs while it is called.
-    local function by_turns(number, call)
-        local other = web:workers()[number % 2 + 1]
-        process.kill(other, STOP)
-        bench.wait("it to stop", function() return bench.read(("/proc/%d/stat"):format(other)):match("%) T ") end)
-        local ok, reason = pcall(call)
-        process.kill(other, CONT)
-        assert(ok, reason)
-    end
-
-    it("take their turns over all workers", function()
-        local order = {}
-        for i = 1, 12 do
-            by_turns(i // 2, function() assert.equal("hello", ask(front.turns, "hello\n")) end)
-        end
-        local list = records("turns", 12)
-        table.sort(list, function(a, b) return a.id < b.id end) -- each worker has written its own
-        for i, record in ipairs(list) do
-            order[i] = record.backend_address
-        end
-        for i = 1, 9 do
-            assert.equal(order[i], order[i + 3])
-        end
-        assert.is_true(order[1] ~= order[2] and order[2] ~= order[3] and order[1] ~= order[3])
-        for _, worker in ipairs(web:status().workers) do
-            assert.is_true(worker.engine.accepted > 0)
-        end
-        local load = bench.echo_load { connect = "127.0.0.1:" .. front.turns, churn = 10, message = 200 }
-        bench.wait("400 connections", function() return (load:result().churned or 0) > 400 end)
-        assert.equal(0, load:finish().failed)
-        local least, most = math.huge, 0
-        for _, host in ipairs { TWO, THREE, FOUR } do
-            least, most = math.min(least, sum("turns", host, "used")), math.max(most, sum("turns", host, "used"))
-        end
-        assert.is_true(least > 130 and most - least <= 3, ("%d to %d"):format(least, most))
-    end)
-
-    it("have the weight of the name each", function()
-        local used = {}
-        for i = 1, 21 do
-            by_turns(i, function() assert.equal("hello", ask(front.weights, "hello\n")) end)
-        end
-        for _, record in ipairs(records("weights", 21)) do
-            used[record.backend_address] = (used[record.backend_address] or 0) + 1
-        end
-        assert.same({ [at(TWO)] = 9, [at(THREE)] = 6, [at(FOUR)] = 6 }, used)
-    end)
-
-    it("are not waited for where there is another address", function()
-        assert.equal("unresolved", views("unknown")["nobody.test:" .. port][1].state)
-        server:silence()
-        web:reload() -- so that nothing is known of the name
-        assert.equal("hello", ask(front.unknown, "hello\n"))
-        local record = records("unknown", 1)[1]
-        assert.equal(at(TWO), record.backend_address)
-        assert.equal(1, record.tries)
-        server:speak()
-        web:stop()
-        for _, one in ipairs(servers) do
-            one:stop()
-        end
     end)
 end)
