@@ -1,4 +1,4 @@
--- The records of a name take their turns over all workers, and what becomes of names without a record, or with too many.
+-- The records of a name take their turns over all workers; and names without a record, or with too many.
 
 local backends = require "backends"
 local bench = require "bench"
@@ -47,12 +47,15 @@ moongate.listen { name = "%s", address = "127.0.0.1:$%s", backend = moongate.bac
     setup(function()
         servers, port = backends.echo_servers_at { TWO, THREE, FOUR }
         server = dns.start { ["turns.test"] = { TWO, THREE, FOUR } }
-        front = { turns = bench.port(), weights = bench.port(), unknown = bench.port() }
-        web = proxy.start { prefix = server:world(), up = port, dead = bench.port(), turns = front.turns,
-            weights = front.weights, unknown = front.unknown, script =
+        front = { turns = bench.port(), weights = bench.port(), unknown = bench.port(),
+            spare = bench.port() }
+        web = proxy.start { prefix = server:world "timeout:30 attempts:5", up = port, dead = bench.port(),
+            turns = front.turns, weights = front.weights, unknown = front.unknown, spare = front.spare, script =
             listener("turns", [[address = { "turns.test:$up", { address = "127.0.0.4:$dead", backup = true } }]])
             .. listener("weights", [[address = { { address = "turns.test:$up", weight = 2 }, "127.0.0.2:$up" }]])
-            .. listener("unknown", [[address = { "nobody.test:$up", "127.0.0.2:$up" }, connect_timeout = 60]]) }
+            .. listener("unknown", [[address = { "nobody.test:$up", "127.0.0.2:$up" }, connect_timeout = 60]])
+            .. listener("spare", [[address = { "none.test:$up", { address = "127.0.0.2:$up", backup = true } },
+                connect_timeout = 0.3]]) }
         bench.wait("answers", function() return select(2, backends.rows(web, "turns")) == 8 end)
     end)
 
@@ -111,6 +114,20 @@ moongate.listen { name = "%s", address = "127.0.0.1:$%s", backend = moongate.bac
         local record = records("unknown", 1)[1]
         assert.equal(at(TWO), record.backend_address)
         assert.equal(1, record.tries)
+        -- A backup address is another rank: it is used when the name has had its time, and by the next ones at once.
+        local waited = 0
+        for _ = 1, 6 do
+            assert.equal("hello", ask(front.spare, "hello\n"))
+        end
+        for _, one in ipairs(records("spare", 6)) do
+            assert.equal(at(TWO), one.backend_address)
+            if one.failures then
+                waited = waited + 1
+                assert.equal(("none.test:%d: up: name not resolved"):format(port), one.failures)
+            end
+            assert.equal(one.failures and 2 or 1, one.tries)
+        end
+        assert.is_true(waited >= 1 and waited <= 2, waited) -- by each worker once
         server:speak()
         web:stop()
     end)

@@ -36,7 +36,8 @@ struct mg_dial {
     struct mg_source source;
     uint64_t started_ns;
     uint64_t deadline; /* loop time; 0 = none */
-    struct try *tries; /* owned */
+    struct try *tries; /* owned, unless it is ... */
+    struct try few[2]; /* ... enough for nearly all */
     size_t try_count, try_room, current;
     bool rests;          /* the current one was picked because nothing else is left */
     bool short_of;       /* descriptors, when it was tried to connect */
@@ -114,14 +115,16 @@ try_current(const struct mg_session *s)
 static bool
 try_room(struct mg_dial *dial)
 {
-    size_t room = dial->try_room > 0 ? 2 * dial->try_room : 2;
+    size_t room = 2 * dial->try_room;
     struct try *grown;
 
     if (dial->try_count < dial->try_room)
         return true;
-    grown = mg_realloc(dial->tries, room * sizeof(*grown));
+    grown = mg_realloc(dial->tries != dial->few ? dial->tries : NULL, room * sizeof(*grown));
     if (grown == NULL)
         return false;
+    if (dial->tries == dial->few)
+        memcpy(grown, dial->few, sizeof(dial->few));
     dial->tries = grown;
     dial->try_room = room;
     return true;
@@ -179,7 +182,8 @@ dial_free(struct mg_session *s)
             mg_backend_address_unref(dial->tries[i].address);
     }
     mg_buf_free(&dial->proxy);
-    mg_free(dial->tries);
+    if (dial->tries != dial->few)
+        mg_free(dial->tries);
     mg_free(dial->detail);
     mg_free(dial);
 }
@@ -628,6 +632,8 @@ mg_dial_start(struct mg_session *s)
         return;
     }
     s->dial = dial;
+    dial->tries = dial->few;
+    dial->try_room = MG_ARRAY_LEN(dial->few);
     dial->wait.done = on_resolved;
     dial->wait.data = s;
     dial->started_ns = mg_now_ns();

@@ -44,7 +44,7 @@ room_make(struct mg_backend *backend)
 
     if (backend->address_count < backend->address_room)
         return true;
-    grown = mg_realloc(backend->addresses, room * sizeof(*grown));
+    grown = mg_realloc(backend->addresses, room * sizeof(struct mg_backend_address *));
     if (grown == NULL)
         return false;
     backend->addresses = grown;
@@ -72,7 +72,7 @@ address_remove(struct mg_backend *backend, const struct mg_backend_address *addr
         at++;
     backend->address_count--;
     memmove(&backend->addresses[at], &backend->addresses[at + 1],
-            (backend->address_count - at) * sizeof(*backend->addresses));
+            (backend->address_count - at) * sizeof(struct mg_backend_address *));
 }
 
 /* ---- one address ----------------------------------------------------------------------------- */

@@ -169,15 +169,15 @@ struct mg_backend {
     struct mg_health health;
     int64_t max_connections; /* per address, over all workers; 0 = none */
     bool close_on_down;      /* connections to an address that goes down are closed */
+    /* run time: */
+    bool shares;             /* its addresses have slots in the memory that workers share */
+    bool probed;             /* those that come are, too */
+    bool watched;            /* by mg_health_watch */
+    bool said_full;          /* that an address found no slot */
     struct mg_source source; /* where connections come from; transparent: from their client */
     char *reply;             /* MG_BACKEND_REPLY: owned bytes */
     size_t reply_len;
-    /* run time */
-    struct mg_engine *engine; /* set at activation */
-    bool shares;              /* its addresses have slots in the memory that workers share */
-    bool probed;              /* those that come are, too */
-    bool watched;             /* by mg_health_watch */
-    bool said_full;           /* that an address found no slot */
+    struct mg_engine *engine; /* run time: set at activation */
 };
 
 /* ---- names: which policy a client gets by the name it asks for -------------------------------- */
