@@ -295,12 +295,15 @@ mg_balance_leave(struct mg_backend_address *address)
     mg_backend_address_unref(address);
 }
 
-/* false: others were faster. */
+/* false: others were faster, also to find out that it does not serve. */
 static bool
 enter(struct mg_backend_address *address, struct mg_pick *pick)
 {
-    bool trial = mg_health_fitness(address) == MG_FIT_TRIAL;
+    enum mg_fitness fitness = mg_health_fitness(address);
+    bool trial = fitness == MG_FIT_TRIAL;
 
+    if (fitness == MG_FIT_DOWN || (fitness == MG_FIT_RESTS && !pick->rests))
+        return false;
     count_add(address, 1);
     if (is_full(address, 0) || (trial && !mg_health_try(address))) {
         count_add(address, -1);
