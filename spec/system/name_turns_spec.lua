@@ -19,7 +19,7 @@ describe("a name's records", function()
         pending("take turns: " .. impossible)
         return
     end
-    local server, web, servers, port, front
+    local server, web, script, servers, port, front
 
     local function listener(name, options)
         return ([[
@@ -46,16 +46,20 @@ moongate.listen { name = "%s", address = "127.0.0.1:$%s", backend = moongate.bac
 
     setup(function()
         servers, port = backends.echo_servers_at { TWO, THREE, FOUR }
-        server = dns.start { ["turns.test"] = { TWO, THREE, FOUR } }
+        server = dns.start { ["turns.test"] = { TWO, THREE, FOUR }, ["slow.test"] = { THREE } }
         front = { turns = bench.port(), weights = bench.port(), unknown = bench.port(),
-            spare = bench.port() }
-        web = proxy.start { prefix = server:world "timeout:30 attempts:5", up = port, dead = bench.port(),
-            turns = front.turns, weights = front.weights, unknown = front.unknown, spare = front.spare, script =
-            listener("turns", [[address = { "turns.test:$up", { address = "127.0.0.4:$dead", backup = true } }]])
+            spare = bench.port(), slow = bench.port() }
+        script = listener("turns", [[address = { "turns.test:$up", { address = "127.0.0.4:$dead", backup = true } }]])
             .. listener("weights", [[address = { { address = "turns.test:$up", weight = 2 }, "127.0.0.2:$up" }]])
             .. listener("unknown", [[address = { "nobody.test:$up", "127.0.0.2:$up" }, connect_timeout = 60]])
             .. listener("spare", [[address = { "none.test:$up", { address = "127.0.0.2:$up", backup = true } },
-                connect_timeout = 0.3]]) }
+                connect_timeout = 0.3]])
+        local options = { prefix = server:world "timeout:30 attempts:5", up = port, dead = bench.port(),
+            script = script }
+        for name, number in pairs(front) do
+            options[name] = number
+        end
+        web = proxy.start(options)
         bench.wait("answers", function() return select(2, backends.rows(web, "turns")) == 8 end)
     end)
 
@@ -109,7 +113,7 @@ moongate.listen { name = "%s", address = "127.0.0.1:$%s", backend = moongate.bac
     it("are not waited for where there is another address", function()
         assert.equal("unresolved", backends.rows(web, "unknown")["nobody.test:" .. port][1].state)
         server:silence()
-        web:reload() -- so that nothing is known of the name
+        web:reload(script .. listener("slow", [[address = "slow.test:$up", connect_timeout = 60]]))
         assert.equal("hello", ask(front.unknown, "hello\n"))
         local record = records("unknown", 1)[1]
         assert.equal(at(TWO), record.backend_address)
@@ -128,7 +132,21 @@ moongate.listen { name = "%s", address = "127.0.0.1:$%s", backend = moongate.bac
             assert.equal(one.failures and 2 or 1, one.tries)
         end
         assert.is_true(waited >= 1 and waited <= 2, waited) -- by each worker once
+        -- Where there is none, they are.
+        local client = assert(bench.connect(front.slow))
+        client:send("hello\n")
+        bench.wait("it to wait", function()
+            local count = 0
+            for _, worker in ipairs(web:status().workers) do
+                count = count + worker.engine.states.connect
+            end
+            return count == 1
+        end)
         server:speak()
+        client:settimeout(30)
+        assert.equal("hello", client:receive("*l"))
+        client:close()
+        assert.equal(1, records("slow", 1)[1].tries)
         web:stop()
     end)
 
