@@ -237,7 +237,9 @@ failure_note(struct mg_session *s, const char *text, const char *reason, const c
 static void
 try_failed(struct mg_session *s, struct try *one, const char *reason, const char *detail)
 {
-    failure_note(s, one->address->text, reason, detail);
+    char text[MG_ADDR_TEXT];
+
+    failure_note(s, mg_addr_text(&one->address->addr, text), reason, detail);
     if (mg_health_blames(s, reason))
         mg_health_failed(one->address, one->trial, reason);
     try_leave(one);
@@ -480,12 +482,13 @@ race_losers_leave(struct mg_session *s, size_t winner)
 
     for (size_t i = dial->race_first; i < dial->try_count; i++) {
         struct try *one = &dial->tries[i];
+        char text[MG_ADDR_TEXT];
 
         if (!one->counted || i == winner)
             continue;
         if (i < winner) {
             mg_backend_address_shun(one->address, uv_now(s->engine->net.loop));
-            failure_record(s, one->address->text, "up: overtaken", NULL);
+            failure_record(s, mg_addr_text(&one->address->addr, text), "up: overtaken", NULL);
         }
         try_leave(one);
     }
