@@ -145,20 +145,20 @@ addresses_read(lua_State *L, int idx, struct mg_backend *backend)
     struct mg_err err;
 
     lua_getfield(L, idx, "addresses");
-    backend->address_count = lua_istable(L, -1) ? lua_rawlen(L, -1) : 0;
-    backend->addresses = mg_calloc(backend->address_count, sizeof(*backend->addresses));
-    for (size_t i = 0; i < backend->address_count; i++) {
-        struct mg_backend_address *address = &backend->addresses[i];
+    backend->entry_count = lua_istable(L, -1) ? lua_rawlen(L, -1) : 0;
+    backend->entries = mg_calloc(backend->entry_count, sizeof(*backend->entries));
+    for (size_t i = 0; i < backend->entry_count; i++) {
+        struct mg_backend_entry *entry = &backend->entries[i];
 
         lua_rawgeti(L, -1, (lua_Integer)i + 1);
         if (lua_istable(L, -1)) { /* { address =, weight =, backup = } */
-            address->weight = (unsigned)opt_integer(L, lua_gettop(L), "weight", 1);
-            address->backup = opt_boolean(L, lua_gettop(L), "backup");
+            entry->weight = (unsigned)opt_integer(L, lua_gettop(L), "weight", 1);
+            entry->backup = opt_boolean(L, lua_gettop(L), "backup");
             lua_getfield(L, -1, "address");
             lua_remove(L, -2);
         }
-        mg_str_copy(address->text, sizeof(address->text), lua_tostring(L, -1));
-        if (mg_endpoint_parse(&address->endpoint, address->text, false, &err) != 0)
+        mg_str_copy(entry->text, sizeof(entry->text), lua_tostring(L, -1));
+        if (mg_endpoint_parse(&entry->endpoint, entry->text, false, &err) != 0)
             setup_failed(err.text);
         lua_pop(L, 1);
     }

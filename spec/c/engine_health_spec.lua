@@ -466,14 +466,18 @@ describe("a probe", function()
         web:stop()
     end)
 
-    it("goes through the addresses of a name", function()
-        local server = echo() -- on 127.0.0.1; localhost may be ::1 first
-        local name = "localhost:" .. server.port
-        local web = engine.start { backend = { addresses = { name }, health = { interval = 10, fall = 1, rise = 1 } } }
-        bench.wait("a probe", function() return address(web, name).prober end)
-        wait_state(web, name, "ready")
+    it("asks each address that a name leads to", function()
+        local server = echo() -- on 127.0.0.1; localhost may be ::1, too
+        local web = engine.start { backend = { addresses = { "localhost:" .. server.port },
+            health = { interval = 10, fall = 1, rise = 1 } } }
+        local function view()
+            return address(web, at(server.port)) or {}
+        end
+        bench.wait("a probe", function() return view().prober and view().probed > 1 end)
+        assert.equal("ready", view().state)
+        assert.equal("localhost:" .. server.port, view().name)
         server:stop()
-        wait_state(web, name, "down")
+        wait_state(web, at(server.port), "down")
         web:stop()
     end)
 

@@ -29,6 +29,26 @@ function backends.echo_servers(count)
     return servers, addresses
 end
 
+-- One on each of these hosts, all on the same port: the servers, and the port.
+function backends.echo_servers_at(hosts)
+    for _ = 1, 20 do
+        local port, servers = bench.port(), {}
+        for i, host in ipairs(hosts) do
+            servers[i] = bench.peer("load", "echo-server", { listen = host .. ":" .. port })
+            if not servers[i] then
+                break
+            end
+        end
+        if #servers == #hosts then
+            return servers, port
+        end
+        for _, server in ipairs(servers) do
+            server:stop()
+        end
+    end
+    error("no port that is free on all of " .. table.concat(hosts, ", "))
+end
+
 -- What each worker says of an address.
 function backends.views(web, address)
     local list = {}
@@ -42,6 +62,35 @@ function backends.views(web, address)
         end
     end
     return list
+end
+
+-- The same of all addresses of one backend: lists by address; and how many rows there are in all.
+function backends.rows(web, name)
+    local list, count = {}, 0
+    for _, worker in ipairs(web:status().workers) do
+        for _, backend in ipairs(worker.engine and worker.engine.backends or {}) do
+            for _, row in ipairs(backend.name == name and backend.addresses or {}) do
+                list[row.address] = list[row.address] or {}
+                table.insert(list[row.address], row)
+                count = count + 1
+            end
+        end
+    end
+    return list, count
+end
+
+-- The records of a listener once there are so many, in the order of their connections.
+function backends.records(web, listener, count)
+    return bench.wait(count .. " records of " .. listener, function()
+        local list = {}
+        for _, record in ipairs(web:records()) do
+            if record.listener == listener then
+                list[#list + 1] = record
+            end
+        end
+        table.sort(list, function(a, b) return a.id < b.id end) -- each worker writes its own
+        return #list >= count and list
+    end)
 end
 
 function backends.wait_state(web, address, state)

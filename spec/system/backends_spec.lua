@@ -96,7 +96,7 @@ describe("an nginx with the wrong certificate", function()
                 address = "localhost:$backend", tls = client(), health = { interval = 0.05, rise = 1, fall = 1,
                     send = "GET / HTTP/1.0\r\n\r\n", expect = "200 OK" } } }
         ]] }
-        local name = "localhost:" .. backend
+        local name = at(backend) -- localhost may be ::1, too, where nobody is
         wait_state(web, name, "down")
         assert.matches("certificate verify failed", web:wait_log("is down"))
         assert.is_nil(ask(port, "GET / HTTP/1.0\r\n\r\n"))

@@ -40,7 +40,8 @@ describe("happy eyeballs", function()
     local function listener(name, more)
         return ([[
 moongate.listen { name = "%s", address = "127.0.0.1:$%s",
-    backend = moongate.backend { address = "%s.test:$up_%s", %s } }
+    backend = moongate.backend { address = "%s.test:$up_%s", balance = "round_robin",
+        %s } }
 ]]):format(name, name, name, name, more or "")
     end
 
@@ -49,6 +50,7 @@ moongate.listen { name = "%s", address = "127.0.0.1:$%s",
         for _, name in ipairs { "v6hangs", "refused", "allhang", "tls" } do
             ports[name], ports["up_" .. name] = bench.port(), bench.port()
         end
+        ports.full = bench.port()
         local server = dns.start {
             ["v6hangs.test"] = { "127.0.0.2", "::1" },
             ["refused.test"] = { "127.0.0.2", "127.0.0.3", "::1" },
@@ -64,7 +66,10 @@ moongate.listen { name = "%s", address = "127.0.0.1:$%s",
                 cert = certificate.crt, key = certificate.key })
         end
         local options = { workers = 1, prefix = server:world(), arguments = { "--log-level", "debug" },
-            script = listener("v6hangs", "connect_timeout = 60") .. listener "refused"
+            script = listener("v6hangs", "connect_timeout = 60, health = { fall = 1 }") .. listener "refused" .. [[
+moongate.listen { name = "full", address = "127.0.0.1:$full", backend = moongate.backend { name = "full",
+    address = "v6hangs.test:$up_v6hangs", balance = "first", max_connections = 1, connect_timeout = 0.6 } }
+]]
                 .. listener("allhang", "connect_timeout = 0.6") .. listener("tls",
                     "tls = client(), servername = 'localhost'") }
         for name, port in pairs(ports) do options[name] = port end
@@ -92,17 +97,48 @@ moongate.listen { name = "%s", address = "127.0.0.1:$%s",
         return select(2, text:gsub("\n", ""))
     end
 
-    it("do not wait for an address that does not answer, and then avoid it", function()
-        local longest = 0
+    local function view(name, address)
+        for _, backend in ipairs(web:status().workers[1].engine.backends) do
+            for _, row in ipairs(backend.name:find(name, 1, true) == 1 and backend.addresses or {}) do
+                if row.address == address then return row end
+            end
+        end
+    end
+
+    it("do not wait for an address that does not answer, which is no failure, and then avoid it", function()
+        local slow, good = "[::1]:" .. ports.up_v6hangs, "127.0.0.2:" .. ports.up_v6hangs
+        local overtaken, longest = 0, 0
         local before = half_open(ports.up_v6hangs) -- of those that have filled the queue
         for _ = 1, 6 do
             local answer, record = connect "v6hangs"
             assert.equal("ping", answer)
-            assert.equal("127.0.0.2:" .. ports.up_v6hangs, record.backend_address)
-            longest = math.max(longest, record.connect_ms)
+            assert.equal(good, record.backend_address)
+            if record.failures then
+                overtaken = overtaken + 1
+                assert.equal(slow .. ": up: overtaken", record.failures)
+                longest = math.max(longest, record.connect_ms)
+            end
+            assert.equal(record.failures and 2 or 1, record.tries)
         end
-        assert.is_true(longest >= 240, longest) -- so it was tried
+        assert.is_true(overtaken >= 1 and longest >= 240, longest)
+        local row = view("v6hangs", slow)
+        assert.same({ "ready", 0, 0 }, { row.state, row.failed, row.open })
         bench.wait("the slower one to be closed", function() return half_open(ports.up_v6hangs) <= before end)
+    end)
+
+    it("do not try an address that is full", function()
+        local client = assert(bench.connect(ports.full))
+        client:send("ping")
+        assert.equal("ping", client:receive(4))
+        assert.equal(1, view("full", "127.0.0.2:" .. ports.up_v6hangs).open)
+        local answer, record = connect "full"
+        assert.is_nil(answer)
+        assert.equal("up: connect timeout", record.reason)
+        assert.equal(1, record.tries)
+        assert.equal(("[::1]:%d: up: connect timeout"):format(ports.up_v6hangs), record.failures)
+        local seen = #web:records()
+        client:close()
+        web:records(seen + 1)
     end)
 
     it("try each address once", function()

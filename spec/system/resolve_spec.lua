@@ -40,7 +40,8 @@ describe("a backend by name", function()
         web = proxy.start { workers = 1, prefix = server:world(), port = port, all = front.all, moves = front.moves,
             late = front.late, script = [[
 local function backend(name)
-    return moongate.backend { name = name, address = name .. ".test:$port", resolve_interval = 1 }
+    return moongate.backend { name = name, address = name .. ".test:$port", resolve_interval = 1,
+        balance = "round_robin" }
 end
 moongate.listen { name = "all", address = "127.0.0.1:$all", backend = backend "api" }
 moongate.listen { name = "moves", address = "127.0.0.1:$moves", backend = backend "moves" }

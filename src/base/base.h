@@ -278,6 +278,7 @@ struct mg_shared_address {
     _Atomic uint32_t passed, missed;          /* probes in a row; one of them is 0 */
     _Atomic uint32_t prober;                  /* index + 1 of the worker that probes, or 0 */
     _Atomic uint32_t downs;                   /* times it went down or to rest; only grows */
+    _Atomic uint64_t pass;                    /* whose turn it is: the least; 0 = new */
     _Atomic int32_t open[MG_SHARED_WORKERS];  /* connections, per worker */
     _Atomic int32_t users[MG_SHARED_WORKERS]; /* configs that hold the slot, per worker */
 };

@@ -170,6 +170,7 @@ address_forget(struct mg_shared_address *slot)
     atomic_store(&slot->down, 0);
     atomic_store(&slot->passed, 0);
     atomic_store(&slot->missed, 0);
+    atomic_store(&slot->pass, 0);
 }
 
 /* Its own place if it has one, else the first that nobody holds; MG_SHARED_ADDRESSES: there is none. */

@@ -19,12 +19,14 @@
 #include <netdb.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define THREADS      16 /* that have begun of late */
 #define THREADS_MAX  64
 #define THREADS_SLOW 8
 #define STUCK_MS     1000
+#define RECORDS_MAX  1024 /* of an answer; what is behind is not looked at */
 
 enum progress { QUEUED, UNDER_WAY, ANSWERED };
 
@@ -74,11 +76,20 @@ pool_unref(struct mg_lookups *pool)
 /* ---- in a thread ----------------------------------------------------------------------------- */
 
 static int
+addr_compare(const void *a, const void *b)
+{
+    const struct mg_addr *x = a, *y = b;
+
+    return x->len != y->len ? (x->len < y->len ? -1 : 1) : memcmp(&x->u, &y->u, x->len);
+}
+
+/* Where there are more than MG_RESOLVE_MAX it is the same ones of them each time, whatever their order. */
+static int
 answer_keep(struct mg_lookup *l, const struct addrinfo *list)
 {
     size_t count = 0;
 
-    for (const struct addrinfo *ai = list; ai != NULL && count < MG_RESOLVE_MAX; ai = ai->ai_next)
+    for (const struct addrinfo *ai = list; ai != NULL && count < RECORDS_MAX; ai = ai->ai_next)
         count += ai->ai_addrlen <= sizeof(l->addrs[0].u);
     l->addrs = count > 0 ? mg_calloc(count, sizeof(*l->addrs)) : NULL;
     if (l->addrs == NULL)
@@ -88,6 +99,10 @@ answer_keep(struct mg_lookup *l, const struct addrinfo *list)
             continue;
         l->addrs[l->count].len = list->ai_addrlen;
         memcpy(&l->addrs[l->count++].u, list->ai_addr, list->ai_addrlen);
+    }
+    if (l->count > MG_RESOLVE_MAX) {
+        qsort(l->addrs, l->count, sizeof(*l->addrs), addr_compare);
+        l->count = MG_RESOLVE_MAX;
     }
     return 0;
 }

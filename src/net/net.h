@@ -207,24 +207,25 @@ void mg_stream_close(struct mg_stream *s, bool reset);
 #define MG_RACE_DELAY_MS 250 /* RFC 8305: connection attempt delay */
 
 /*
- * Connects to one of several addresses of a host ("happy eyeballs", RFC 8305): to the first, and to the next
- * whenever one has failed or the last attempt is MG_RACE_DELAY_MS old, without giving up those before.
- * Who connects first wins, the others are closed. Without a descriptor to connect with it waits for one.
+ * Connects to one of several addresses of a host ("happy eyeballs", RFC 8305): to the first, and to the one that
+ * the owner names next whenever one has failed or the last attempt is MG_RACE_DELAY_MS old, without giving up
+ * those before. Who connects first wins, the others are closed. Without a descriptor to connect with it waits for
+ * one. Attempts are numbered: the first one is 0, and each answer of `next` is one more.
  */
 struct mg_race;
 
 struct mg_race_ops {
+    /* true: *addr is tried. false: there is none, and the race does not ask again. */
+    bool (*next)(void *data, struct mg_addr *addr);
     /* error is a libuv code: UV_ETIMEDOUT after timeout_ms. */
-    void (*on_failed)(void *data, const struct mg_addr *addr, int error);
-    /* The race is over, and not to be cancelled any more. `tried` were begun. fd is the callee's,
-     * connected to addr since started_at (loop time); or -1: all have failed. */
-    void (*on_over)(void *data, size_t tried, const struct mg_addr *addr, int fd,
-                    uint64_t started_at);
+    void (*on_failed)(void *data, size_t attempt, int error);
+    /* The race is over, and not to be cancelled any more. fd is the callee's, of that attempt, which began at
+     * started_at (loop time); or -1: all have failed. */
+    void (*on_over)(void *data, size_t attempt, int fd, uint64_t started_at);
 };
 
-/* None of the callbacks comes from inside. addrs must stay, and is not looked at after the race. NULL: no
- * memory. */
-struct mg_race *mg_race_start(struct mg_net *net, const struct mg_addr *addrs, size_t count,
+/* None of the callbacks comes from inside. NULL: no memory. */
+struct mg_race *mg_race_start(struct mg_net *net, const struct mg_addr *first,
                               const struct mg_source *source, unsigned timeout_ms,
                               const struct mg_race_ops *ops, void *data);
 void mg_race_cancel(struct mg_race *race); /* NULL is fine */
@@ -305,12 +306,21 @@ enum mg_resolve_event {
     MG_RESOLVE_CHANGED, /* there are other addresses than before */
 };
 
-/* Begins to look the name up. `notice` may be NULL; the text is an error's, or the addresses. NULL: no
- * memory. */
-struct mg_resolver *
-mg_resolver_new(struct mg_net *net, const char *host, uint16_t port, unsigned interval_s,
-                void (*notice)(void *data, enum mg_resolve_event event, const char *text),
-                void *data);
+struct mg_resolver_ops {
+    /* A look-up was good: these are the name's addresses now. Comes before those who wait are answered; may make
+     * resolvers, but frees none. */
+    void (*answered)(void *data, const struct mg_addr *addrs, size_t count);
+    /* Something to tell; the text is an error's, or the addresses. Before answered. */
+    void (*notice)(void *data, enum mg_resolve_event event, const char *text);
+};
+
+/* Begins to look the name up. NULL: no memory. */
+struct mg_resolver *mg_resolver_new(struct mg_net *net, const char *host, uint16_t port,
+                                    unsigned interval_s, const struct mg_resolver_ops *ops,
+                                    void *data);
+
+/* The last good answer; *count is 0 if there was none. */
+const struct mg_addr *mg_resolver_addrs(const struct mg_resolver *r, size_t *count);
 
 /* Calls back at once when an answer is known, else later, but at once, too, when the last look-up has
  * failed a moment ago. Cancel with mg_resolver_cancel before the wait's memory goes. */

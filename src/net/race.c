@@ -2,9 +2,10 @@
  * Which of a host's addresses answers first?
  *
  * The happy path is: an attempt to the first address; it connects, its descriptor goes to the owner, the race
- * is over. Possible failure modes are: an attempt fails (the next one begins at once), it does not
- * answer (the next one begins after MG_RACE_DELAY_MS, beside it; after timeout_ms it has failed), all
- * have failed, the owner cancels, there is no descriptor (tried again every SHORT_MS, for timeout_ms).
+ * is over. Possible failure modes are: an attempt fails (the owner is asked for the next address at once), it does
+ * not answer (he is asked after MG_RACE_DELAY_MS, and that one is tried beside it; after timeout_ms it has
+ * failed), all have failed and the owner has no other, the owner cancels, there is no descriptor (tried again
+ * every SHORT_MS, for timeout_ms).
  *
  * The race is its own: it frees itself when the handles of its attempts have closed, which may be after its
  * owner has gone.
@@ -18,6 +19,7 @@
 
 struct attempt {
     struct mg_stream stream;
+    struct mg_addr addr;
     uint64_t started_at; /* loop time */
     bool running;
 };
@@ -26,15 +28,16 @@ struct mg_race {
     struct mg_net *net;
     const struct mg_race_ops *ops;
     void *data;
-    const struct mg_addr *addrs; /* the owner's */
     struct mg_source source;
     uv_timer_t timer;
     uint64_t timeout_ms, next_at; /* when the next attempt may begin; loop time */
     uint64_t short_since;         /* there has been no descriptor since then; 0 = there is */
-    size_t count, next, running;
-    unsigned live; /* handles not yet closed */
+    size_t next, running;         /* attempts: begun; of them, not failed */
+    unsigned live;                /* handles not yet closed */
+    bool again; /* the last one has yet to begin, or anew: there was no descriptor */
+    bool last;  /* the owner has no other address */
     bool over;
-    struct attempt attempts[]; /* one for each address */
+    struct attempt *attempts[MG_RESOLVE_MAX]; /* owned */
 };
 
 static void
@@ -44,6 +47,8 @@ race_release(struct mg_race *race)
 
     if (--race->live > 0)
         return;
+    for (size_t i = 0; i < MG_RESOLVE_MAX && race->attempts[i] != NULL; i++)
+        mg_free(race->attempts[i]);
     mg_free(race);
     mg_net_release(net);
 }
@@ -66,39 +71,39 @@ race_end(struct mg_race *race)
 {
     race->over = true;
     for (size_t i = 0; i < race->next; i++)
-        mg_stream_close(&race->attempts[i].stream, false);
+        mg_stream_close(&race->attempts[i]->stream, false);
     uv_close((uv_handle_t *)&race->timer, on_timer_close);
 }
 
 static void
-race_won(struct mg_race *race, struct attempt *a)
+race_won(struct mg_race *race, size_t index)
 {
-    size_t index = (size_t)(a - race->attempts);
-    int fd = mg_stream_take_fd(&a->stream);
+    uint64_t started_at = race->attempts[index]->started_at;
+    int fd = mg_stream_take_fd(&race->attempts[index]->stream);
 
     race_end(race);
-    race->ops->on_over(race->data, race->next, &race->addrs[index], fd, a->started_at);
+    race->ops->on_over(race->data, index, fd, started_at);
 }
 
 static void
 race_lost(struct mg_race *race)
 {
     race_end(race);
-    race->ops->on_over(race->data, race->next, NULL, -1, 0);
+    race->ops->on_over(race->data, 0, -1, 0);
 }
 
 /* true: it is over, because that may be what the owner does about it. */
 static bool
-attempt_failed(struct mg_race *race, struct attempt *a, int error)
+attempt_failed(struct mg_race *race, size_t index, int error)
 {
-    size_t index = (size_t)(a - race->attempts);
+    struct attempt *a = race->attempts[index];
 
     if (a->running)
         race->running--;
     a->running = false;
     mg_stream_close(&a->stream, false);
     race->next_at = 0;
-    race->ops->on_failed(race->data, &race->addrs[index], error);
+    race->ops->on_failed(race->data, index, error);
     return race->over;
 }
 
@@ -119,14 +124,30 @@ waits_for_descriptor(struct mg_race *race, uint64_t now)
     return race->timeout_ms == 0 || now - race->short_since < race->timeout_ms;
 }
 
-/* true: it is over. */
+/* false: there is none. The owner is not asked for what there is no memory for. */
+static bool
+attempt_make(struct mg_race *race)
+{
+    struct attempt *a =
+        race->next < MG_RESOLVE_MAX ? mg_calloc(1, sizeof(*race->attempts[0])) : NULL;
+
+    if (a == NULL || !race->ops->next(race->data, &a->addr)) {
+        mg_free(a);
+        race->last = true;
+        return false;
+    }
+    race->attempts[race->next++] = a;
+    return true;
+}
+
+/* The last one's. true: the race is over. */
 static bool
 attempt_start(struct mg_race *race)
 {
-    struct attempt *a = &race->attempts[race->next];
+    size_t index = race->next - 1;
+    struct attempt *a = race->attempts[index];
     uint64_t now = uv_now(race->net->loop);
-    int rc = mg_stream_connect(&a->stream, race->net, &race->addrs[race->next], &race->source,
-                               &attempt_ops, race);
+    int rc = mg_stream_connect(&a->stream, race->net, &a->addr, &race->source, &attempt_ops, race);
 
     race->live++;
     if (mg_net_is_short(rc) && waits_for_descriptor(race, now)) {
@@ -134,19 +155,20 @@ attempt_start(struct mg_race *race)
         /* The stream closes first: it begins anew after SHORT_MS. */
         mg_stream_close(&a->stream, false);
         race->next_at = now + SHORT_MS;
+        race->again = true;
         return false;
     }
+    race->again = false;
     race->short_since = 0;
-    race->next++;
     race->next_at = now + MG_RACE_DELAY_MS;
     a->started_at = now;
     if (rc < 0)
-        return attempt_failed(race, a, rc);
+        return attempt_failed(race, index, rc);
     a->running = true;
     race->running++;
     if (rc == 0)
         return false;
-    race_won(race, a);
+    race_won(race, index);
     return true;
 }
 
@@ -157,15 +179,25 @@ timer_set(struct mg_race *race)
 {
     uint64_t now = uv_now(race->net->loop), due = UINT64_MAX;
 
-    if (race->next < race->count)
+    if (race->again || !race->last)
         due = race->next_at;
-    for (size_t i = 0; i < race->next && race->timeout_ms > 0; i++)
-        if (race->attempts[i].running && race->attempts[i].started_at + race->timeout_ms < due)
-            due = race->attempts[i].started_at + race->timeout_ms;
+    for (size_t i = 0; i < race->next && race->timeout_ms > 0; i++) {
+        const struct attempt *a = race->attempts[i];
+
+        if (a->running && a->started_at + race->timeout_ms < due)
+            due = a->started_at + race->timeout_ms;
+    }
     if (due != UINT64_MAX)
         uv_timer_start(&race->timer, on_timer, due > now ? due - now : 0, 0);
     else
         uv_timer_stop(&race->timer);
+}
+
+/* Whether the one that had no descriptor still closes. */
+static bool
+again_waits(const struct mg_race *race)
+{
+    return race->again && race->attempts[race->next - 1]->stream.open;
 }
 
 /* Begins what is due. */
@@ -174,11 +206,10 @@ race_go(struct mg_race *race)
 {
     uint64_t now = uv_now(race->net->loop);
 
-    while (race->next < race->count && race->next_at <= now &&
-           !race->attempts[race->next].stream.open)
-        if (attempt_start(race))
+    while ((race->again || !race->last) && race->next_at <= now && !again_waits(race))
+        if ((race->again || attempt_make(race)) && attempt_start(race))
             return;
-    if (race->next >= race->count && race->running == 0)
+    if (race->last && !race->again && race->running == 0)
         race_lost(race);
     else
         timer_set(race);
@@ -191,10 +222,10 @@ on_timer(uv_timer_t *timer)
     uint64_t now = uv_now(race->net->loop);
 
     for (size_t i = 0; i < race->next && race->timeout_ms > 0; i++) {
-        struct attempt *a = &race->attempts[i];
+        const struct attempt *a = race->attempts[i];
 
         if (a->running && now - a->started_at >= race->timeout_ms &&
-            attempt_failed(race, a, UV_ETIMEDOUT))
+            attempt_failed(race, i, UV_ETIMEDOUT))
             return;
     }
     race_go(race);
@@ -204,30 +235,35 @@ static void
 on_connect(struct mg_stream *stream, int status)
 {
     struct mg_race *race = stream->data;
-    struct attempt *a = MG_CONTAINER_OF(stream, struct attempt, stream);
+    size_t index = 0;
 
+    while (&race->attempts[index]->stream != stream)
+        index++;
     if (status == 0)
-        race_won(race, a);
-    else if (!attempt_failed(race, a, status))
+        race_won(race, index);
+    else if (!attempt_failed(race, index, status))
         race_go(race);
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
 struct mg_race *
-mg_race_start(struct mg_net *net, const struct mg_addr *addrs, size_t count,
-              const struct mg_source *source, unsigned timeout_ms, const struct mg_race_ops *ops,
-              void *data)
+mg_race_start(struct mg_net *net, const struct mg_addr *first, const struct mg_source *source,
+              unsigned timeout_ms, const struct mg_race_ops *ops, void *data)
 {
-    struct mg_race *race = mg_calloc(1, sizeof(*race) + count * sizeof(race->attempts[0]));
+    struct mg_race *race = mg_calloc(1, sizeof(*race));
+    struct attempt *a = race != NULL ? mg_calloc(1, sizeof(*a)) : NULL;
 
-    if (race == NULL)
+    if (a == NULL) {
+        mg_free(race);
         return NULL;
+    }
     race->net = net;
     race->ops = ops;
     race->data = data;
-    race->addrs = addrs;
-    race->count = count;
+    a->addr = *first;
+    race->attempts[race->next++] = a;
+    race->again = true;
     race->timeout_ms = timeout_ms;
     if (source != NULL)
         race->source = *source;

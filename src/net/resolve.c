@@ -31,7 +31,7 @@ struct name {
     unsigned failures;             /* in a row */
     int error;                     /* of the last one; 0 = it was good, or none has ended */
     bool slow;                     /* the last one was */
-    struct mg_addr *addrs;         /* the last good answer, owned; in getaddrinfo's order */
+    struct mg_addr *addrs;         /* the last good answer, owned */
     size_t count;
     char host[]; /* NUL-terminated */
 };
@@ -53,7 +53,7 @@ struct mg_resolver {
     struct mg_addr *addrs; /* name's, with our port; owned */
     size_t count;
     int told; /* enum mg_resolve_event, or TOLD_GOOD */
-    void (*notice)(void *data, enum mg_resolve_event event, const char *text);
+    const struct mg_resolver_ops *ops;
     void *data;
     uint16_t port;
 };
@@ -142,13 +142,11 @@ notice(struct mg_resolver *r, bool changed)
     if (now == r->told && !changed)
         return;
     r->told = now;
-    if (r->notice == NULL)
-        return;
     if (now == TOLD_GOOD) {
         addrs_text(name, text, sizeof(text));
-        r->notice(r->data, again ? MG_RESOLVE_AGAIN : MG_RESOLVE_CHANGED, text);
+        r->ops->notice(r->data, again ? MG_RESOLVE_AGAIN : MG_RESOLVE_CHANGED, text);
     } else {
-        r->notice(r->data, now, uv_strerror(name->error));
+        r->ops->notice(r->data, now, uv_strerror(name->error));
     }
 }
 
@@ -175,21 +173,22 @@ addrs_differ(const struct name *name, const struct mg_lookup *lookup)
     return false;
 }
 
-/* Without memory what there was stays. */
-static void
+/* Without memory what there was stays, and it is false. */
+static bool
 addrs_copy(struct mg_resolver *r)
 {
     const struct name *name = r->name;
     struct mg_addr *addrs = mg_calloc(name->count, sizeof(*addrs));
 
     if (addrs == NULL)
-        return;
+        return false;
     memcpy(addrs, name->addrs, name->count * sizeof(*addrs));
     for (size_t i = 0; i < name->count; i++)
         mg_addr_set_port(&addrs[i], r->port);
     mg_free(r->addrs);
     r->addrs = addrs;
     r->count = name->count;
+    return true;
 }
 
 static uint64_t
@@ -217,10 +216,12 @@ lookup_over(struct mg_net *net, struct name *name, bool changed)
     name->due_at = name->ended_at + (name->error != 0 ? retry_ms(name) : name->interval_ms);
     timer_set(net->names);
     for (struct mg_resolver *r = name->resolvers; r != NULL; r = next) {
+        bool good = name->error == 0 && addrs_copy(r);
+
         next = r->next;
-        if (name->error == 0)
-            addrs_copy(r);
         notice(r, changed);
+        if (good)
+            r->ops->answered(r->data, r->addrs, r->count);
         waits_answer(r);
     }
 }
@@ -395,8 +396,7 @@ interval_update(struct mg_resolving *names, struct name *name)
 
 struct mg_resolver *
 mg_resolver_new(struct mg_net *net, const char *host, uint16_t port, unsigned interval_s,
-                void (*notice_take)(void *data, enum mg_resolve_event event, const char *text),
-                void *data)
+                const struct mg_resolver_ops *ops, void *data)
 {
     struct mg_resolving *names = names_get(net);
     struct mg_resolver *r = names != NULL ? mg_calloc(1, sizeof(*r)) : NULL;
@@ -410,7 +410,7 @@ mg_resolver_new(struct mg_net *net, const char *host, uint16_t port, unsigned in
     r->name = name;
     r->port = port;
     r->interval_ms = (uint64_t)interval_s * 1000;
-    r->notice = notice_take;
+    r->ops = ops;
     r->data = data;
     r->told = TOLD_GOOD; /* until something else is known */
     r->next = name->resolvers;
@@ -425,6 +425,13 @@ mg_resolver_new(struct mg_net *net, const char *host, uint16_t port, unsigned in
     if (name->count == 0 || name->error != 0)
         lookup_start(net, name);
     return r;
+}
+
+const struct mg_addr *
+mg_resolver_addrs(const struct mg_resolver *r, size_t *count)
+{
+    *count = r->count;
+    return r->addrs;
 }
 
 static void

@@ -1,41 +1,55 @@
 /*
  * Connecting to a backend.
  *
- * The happy path is: an address is picked by the backend's balance, a name is resolved, TCP
- * connects, TLS (where the backend has it) is established through the engine's queue,
- * mg_session_up_ready. Possible failure modes are: the name has no address, the connect or the
- * handshake fails or takes longer than connect_timeout – then the next address, each at most once,
- * and with the last one the session closes with the last reason; the session closes in the middle
- * (mg_dial_cancel).
+ * The happy path is: an address is picked by the backend's balance, TCP connects, TLS (where the backend has it)
+ * is established through the engine's queue, mg_session_up_ready. Of a name with several addresses the picked one
+ * goes first; if it is slow or fails, the others that may be picked are tried beside it or in its place (a race,
+ * RFC 8305), and who connects first has the connection. Possible failure modes are: the connect or the handshake
+ * fails or takes longer than connect_timeout – then the next address, of the same name if there is one, each at
+ * most once, and with the last one the session closes with the last reason; others are faster than an address,
+ * which is no failure, but they come first for a while; there is only a name without an answer yet – then the dial
+ * waits for it, as long as connect_timeout; the session closes in the middle (mg_dial_cancel).
  *
- * A dial exists only while it is needed: an established session does not carry its memory. Between
- * two addresses up's stream has to close first, so the next one starts in mg_dial_closed.
+ * Each try counts at its address from the pick on (max_connections holds for those being made, too), until it
+ * has failed, was overtaken, or the session has closed; the one that wins hands its count to the session. Tries
+ * keep their addresses, whatever a name's answers are meanwhile. A dial exists only while it is needed: an
+ * established session does not carry its memory. Between two addresses up's stream has to close first, so the
+ * next one starts in mg_dial_closed.
  */
 #include "proxy/internal.h"
 
 #include <string.h>
 
+/* What has had its turn: an address that was tried, or a name that was waited for. */
+struct
+try {
+    struct mg_backend_address *address; /* one reference; or NULL */
+    struct mg_backend_entry *entry;
+    bool counted; /* until mg_balance_leave */
+    bool trial;   /* the address's rest is over, and we are the first to see whether it serves */
+};
+
 struct mg_dial {
     struct mg_resolve_wait wait;
-    struct mg_race *race; /* where there are several addresses; NULL unless it runs */
+    struct mg_race *race; /* NULL unless it runs */
+    size_t race_first;    /* the try that is its attempt 0; the others follow */
     struct mg_source source;
     uint64_t started_ns;
-    uint64_t deadline;     /* loop time; 0 = none */
-    struct mg_addr *addrs; /* what the current entry resolved to; owned */
-    size_t addr_count, addr_next;
+    uint64_t deadline; /* loop time; 0 = none */
+    struct try *tries; /* owned, unless it is ... */
+    struct try few[2]; /* ... enough for nearly all */
+    size_t try_count, try_room, current;
+    bool rests;          /* the current one was picked because nothing else is left */
     bool short_of;       /* descriptors, when it was tried to connect */
-    size_t entry;        /* the current one */
-    bool *tried;         /* per entry, behind the struct; and as many for mg_balance_next */
     struct mg_buf proxy; /* the PROXY header, once it is made; the same for each address; owned */
     const char *reason;  /* of the last failure, constant */
     char *detail;        /* owned, or NULL */
-    bool flags[];
 };
 
 #define FAILURES_TEXT 1000u
 
-static void entry_next(struct mg_session *s);
-static void address_next(struct mg_session *s);
+static void dial_next(struct mg_session *s);
+static void race_begin(struct mg_session *s);
 
 uint64_t
 mg_dial_deadline(const struct mg_session *s)
@@ -52,14 +66,124 @@ deadline_set(struct mg_session *s)
     mg_session_arm(s);
 }
 
+/* ---- sources --------------------------------------------------------------------------------- */
+
+/* ::ffff:1.2.3.4 is what a client of IPv4 is called on a socket that takes both. */
+static void
+addr_unmap(struct mg_addr *addr)
+{
+    struct sockaddr_in in = {.sin_family = AF_INET};
+
+    if (addr->u.sa.sa_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&addr->u.in6.sin6_addr))
+        return;
+    memcpy(&in.sin_addr, addr->u.in6.sin6_addr.s6_addr + 12, sizeof(in.sin_addr));
+    addr->u.in = in;
+    addr->len = sizeof(in);
+}
+
+void
+mg_source_get(const struct mg_session *s, struct mg_source *source)
+{
+    *source = s->backend->source;
+    if (!source->transparent)
+        return;
+    memset(&source->addr, 0, sizeof(source->addr));
+    source->addr.len = s->remote->len;
+    memcpy(&source->addr.u, &s->remote->u, s->remote->len);
+    addr_unmap(&source->addr);
+    mg_addr_set_port(&source->addr, 0);
+}
+
+bool
+mg_source_reaches(const struct mg_source *source, const struct mg_addr *addr)
+{
+    int family = addr->u.sa.sa_family;
+
+    return (source->addr.len == 0 && !source->transparent) || family == AF_UNIX ||
+           family == source->addr.u.sa.sa_family;
+}
+
+/* ---- tries ----------------------------------------------------------------------------------- */
+
+static struct try *
+try_current(const struct mg_session *s)
+{
+    return &s->dial->tries[s->dial->current];
+}
+
+/* Before something is picked. false: no memory. */
+static bool
+try_room(struct mg_dial *dial)
+{
+    size_t room = 2 * dial->try_room;
+    struct try *grown;
+
+    if (dial->try_count < dial->try_room)
+        return true;
+    grown = mg_realloc(dial->tries != dial->few ? dial->tries : NULL, room * sizeof(*grown));
+    if (grown == NULL)
+        return false;
+    if (dial->tries == dial->few)
+        memcpy(grown, dial->few, sizeof(dial->few));
+    dial->tries = grown;
+    dial->try_room = room;
+    return true;
+}
+
+static void
+try_add(struct mg_session *s, const struct mg_pick *pick)
+{
+    struct mg_backend_address *address = pick->address;
+
+    s->dial->current = s->dial->try_count++;
+    *try_current(s) = (struct try){address, address != NULL ? address->entry : pick->entry,
+                                   address != NULL, pick->trial};
+    s->address = address;
+    if (address == NULL)
+        return;
+    mg_backend_address_ref(address);
+    s->dial->rests = pick->rests;
+}
+
+static void
+try_leave(struct try *one)
+{
+    if (one->counted)
+        mg_balance_leave(one->address);
+    one->counted = false;
+}
+
+/* For mg_balance_next: all that has had its turn has it. */
+static uint64_t
+tries_mark(const struct mg_session *s)
+{
+    uint64_t mark = ++s->engine->marks;
+
+    for (size_t i = 0; i < s->dial->try_count; i++) {
+        const struct try *one = &s->dial->tries[i];
+
+        if (one->address != NULL)
+            one->address->mark = mark;
+        else
+            one->entry->mark = mark;
+    }
+    return mark;
+}
+
 static void
 dial_free(struct mg_session *s)
 {
     struct mg_dial *dial = s->dial;
 
     s->dial = NULL;
+    for (size_t i = 0; i < dial->try_count; i++) {
+        try_leave(&dial->tries[i]);
+        if (dial->tries[i].address != NULL)
+            mg_backend_address_unref(dial->tries[i].address);
+    }
     mg_buf_free(&dial->proxy);
-    mg_free(dial->addrs);
+    if (dial->tries != dial->few)
+        mg_free(dial->tries);
     mg_free(dial->detail);
     mg_free(dial);
 }
@@ -72,6 +196,7 @@ mg_dial_cancel(struct mg_session *s)
         return;
     mg_resolver_cancel(&s->dial->wait);
     mg_race_cancel(s->dial->race);
+    s->address = NULL;
     dial_free(s);
 }
 
@@ -79,16 +204,17 @@ mg_dial_cancel(struct mg_session *s)
 
 /* For the record; without memory, or where there are very many, it has fewer. */
 static void
-failure_record(struct mg_session *s, const struct mg_addr *addr, const char *reason)
+failure_record(struct mg_session *s, const char *text, const char *reason, const char *detail)
 {
     const char *before = s->failures != NULL ? s->failures : "";
-    char text[MG_ADDR_TEXT];
     struct mg_buf all = {0};
 
     s->tries += s->tries < UINT16_MAX;
+    mg_log(MG_LOG_DEBUG, "connection %llu: backend %s: %s: %s%s%s", (unsigned long long)s->id,
+           s->backend->name, text, reason, detail != NULL ? ": " : "",
+           detail != NULL ? detail : "");
     if (strlen(before) < FAILURES_TEXT)
-        mg_buf_addf(&all, "%s%s%s: %s", before, before[0] != '\0' ? "; " : "",
-                    addr != NULL ? mg_addr_text(addr, text) : s->address->text, reason);
+        mg_buf_addf(&all, "%s%s%s: %s", before, before[0] != '\0' ? "; " : "", text, reason);
     if (all.data != NULL && !all.failed) {
         mg_free(s->failures);
         s->failures = mg_buf_take(&all);
@@ -98,22 +224,39 @@ failure_record(struct mg_session *s, const struct mg_addr *addr, const char *rea
 
 /* The last failure is what the session ends with, if there is nobody else to ask. */
 static void
-failure_note(struct mg_session *s, const struct mg_addr *addr, const char *reason,
-             const char *detail)
+failure_note(struct mg_session *s, const char *text, const char *reason, const char *detail)
 {
     struct mg_dial *dial = s->dial;
-    char text[MG_ADDR_TEXT];
 
     dial->reason = reason;
     mg_free(dial->detail);
     dial->detail = detail != NULL ? mg_strdup(detail) : NULL;
-    failure_record(s, dial->addr_count > 0 ? addr : NULL, reason);
-    mg_log(MG_LOG_DEBUG, "connection %llu: backend %s: %s: %s%s%s", (unsigned long long)s->id,
-           s->backend->name, addr != NULL ? mg_addr_text(addr, text) : "?", reason,
-           detail != NULL ? ": " : "", detail != NULL ? detail : "");
+    failure_record(s, text, reason, detail);
+}
+
+static void
+try_failed(struct mg_session *s, struct try *one, const char *reason, const char *detail)
+{
+    char text[MG_ADDR_TEXT];
+
+    failure_note(s, mg_addr_text(&one->address->addr, text), reason, detail);
+    if (mg_health_blames(s, reason))
+        mg_health_failed(one->address, one->trial, reason);
+    try_leave(one);
 }
 
 static const char reason_unresolved[] = "up: name not resolved";
+
+static void
+wait_failed(struct mg_session *s, const char *detail)
+{
+    struct mg_backend_entry *entry = try_current(s)->entry;
+
+    entry->unanswered = entry->address_count == 0;
+    s->dial->deadline = 0;
+    failure_note(s, entry->text, reason_unresolved, detail);
+    dial_next(s);
+}
 
 void
 mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
@@ -122,12 +265,12 @@ mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
 
     if (dial->wait.pprev != NULL) { /* it is the look-up that took too long */
         mg_resolver_cancel(&dial->wait);
-        reason = reason_unresolved;
-        detail = "no answer in time";
+        wait_failed(s, "no answer in time");
+        return;
     }
     mg_reuse_forget(s);
     dial->deadline = 0;
-    failure_note(s, s->up_addr, reason, detail);
+    try_failed(s, try_current(s), reason, detail);
     mg_link_remove(&s->up.handshake_link);
     mg_free(s->up.held);
     s->up.held = NULL;
@@ -135,14 +278,18 @@ mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
     if (s->up.stream.open)
         mg_stream_close(&s->up.stream, false); /* an alert may be on its way */
     else
-        address_next(s);
+        dial_next(s);
 }
 
 void
 mg_dial_closed(struct mg_session *s)
 {
-    if (s->dial != NULL)
-        address_next(s);
+    if (s->dial == NULL)
+        return;
+    if (s->dial->short_of)
+        race_begin(s);
+    else
+        dial_next(s);
 }
 
 static const char *
@@ -182,10 +329,10 @@ connect_reason(const struct mg_session *s, const struct mg_addr *addr, int error
 /* ---- TLS ------------------------------------------------------------------------------------- */
 
 void
-mg_backend_servername(const struct mg_backend *backend, const struct mg_backend_address *address,
-                      char out[256])
+mg_backend_servername(const struct mg_backend_address *address, char out[256])
 {
-    const struct mg_endpoint *endpoint = &address->endpoint;
+    const struct mg_endpoint *endpoint = &address->entry->endpoint;
+    const struct mg_backend *backend = address->entry->backend;
     char ip[MG_ADDR_TEXT];
 
     if (backend->servername != NULL)
@@ -205,7 +352,7 @@ servername_get(struct mg_session *s, char out[256], struct mg_err *err)
 
     if (backend->servername_asked && policy != NULL && policy->servername != NULL)
         return policy->servername(s->config->policy_data, s, backend, out, err);
-    mg_backend_servername(backend, s->address, out);
+    mg_backend_servername(s->address, out);
     return 0;
 }
 
@@ -239,9 +386,10 @@ mg_dial_done(struct mg_session *s)
 
     s->connect_us = (uint32_t)((mg_now_ns() - s->dial->started_ns) / 1000);
     s->tries += s->tries < UINT16_MAX;
-    mg_health_served(s);
-    if (s->address->shared != NULL) /* it was down while we connected, and has served since */
+    mg_health_served(s->address);
+    if (s->address->shared != NULL) /* it may have been down before, and has served since */
         s->downs = atomic_load(&s->address->shared->downs);
+    try_current(s)->counted = false; /* it is the session's now */
     dial_free(s);
     mg_session_up_ready(s);
     rc = mg_stream_flush(&s->up.stream); /* the PROXY header, if nothing was there to go with it */
@@ -302,35 +450,68 @@ up_addr_set(struct mg_session *s, const struct mg_addr *addr)
     return kept != NULL;
 }
 
-static void
-on_race_failed(void *data, const struct mg_addr *addr, int error)
+static bool
+race_next(void *data, struct mg_addr *addr)
 {
     struct mg_session *s = data;
+    struct mg_pick pick;
 
-    if (!mg_net_is_short(error))
-        mg_addr_shun(s->address, addr, uv_now(s->engine->net.loop));
-    failure_note(s, addr, connect_reason(s, addr, error), uv_strerror(error));
-    up_addr_set(s, addr); /* whose failure the record may have to tell */
+    if (!try_room(s->dial) || !mg_balance_sibling(s, tries_mark(s), &s->dial->source,
+                                                  try_current(s)->address, s->dial->rests, &pick))
+        return false;
+    try_add(s, &pick);
+    *addr = pick.address->addr;
+    return true;
 }
 
 static void
-on_race_over(void *data, size_t tried, const struct mg_addr *addr, int fd, uint64_t started_at)
+on_race_failed(void *data, size_t attempt, int error)
+{
+    struct mg_session *s = data;
+    struct try *one = &s->dial->tries[s->dial->race_first + attempt];
+
+    try_failed(s, one, connect_reason(s, &one->address->addr, error), uv_strerror(error));
+    up_addr_set(s, &one->address->addr); /* whose failure the record may have to tell */
+}
+
+/* Those that were there before `winner` are avoided for a while; those that came after are just not needed. */
+static void
+race_losers_leave(struct mg_session *s, size_t winner)
+{
+    struct mg_dial *dial = s->dial;
+
+    for (size_t i = dial->race_first; i < dial->try_count; i++) {
+        struct try *one = &dial->tries[i];
+        char text[MG_ADDR_TEXT];
+
+        if (!one->counted || i == winner)
+            continue;
+        if (i < winner) {
+            mg_backend_address_shun(one->address, uv_now(s->engine->net.loop));
+            failure_record(s, mg_addr_text(&one->address->addr, text), "up: overtaken", NULL);
+        }
+        try_leave(one);
+    }
+}
+
+static void
+on_race_over(void *data, size_t attempt, int fd, uint64_t started_at)
 {
     struct mg_session *s = data;
     struct mg_dial *dial = s->dial;
     int rc;
 
     dial->race = NULL;
-    dial->addr_next += tried;
     if (fd < 0) {
-        address_next(s);
+        dial_next(s);
         return;
     }
-    for (const struct mg_addr *a = dial->addrs + dial->addr_next - tried; a != addr; a++)
-        mg_addr_shun(s->address, a, uv_now(s->engine->net.loop)); /* they were first */
+    dial->current = dial->race_first + attempt;
+    race_losers_leave(s, dial->current);
+    s->address = try_current(s)->address;
     rc = mg_stream_accept(&s->up.stream, &s->engine->net, fd, false, &mg_peer_ops, &s->up);
     s->live++;
-    if (!up_addr_set(s, addr))
+    if (!up_addr_set(s, &s->address->addr))
         return;
     dial->deadline =
         s->backend->connect_timeout_ms > 0 ? started_at + s->backend->connect_timeout_ms : 0;
@@ -339,20 +520,22 @@ on_race_over(void *data, size_t tried, const struct mg_addr *addr, int fd, uint6
 }
 
 static const struct mg_race_ops race_ops = {
+    .next = race_next,
     .on_failed = on_race_failed,
     .on_over = on_race_over,
 };
 
-/* To those not yet tried, the next one first. */
+/* With the current try. */
 static void
-addresses_race(struct mg_session *s)
+race_begin(struct mg_session *s)
 {
     struct mg_dial *dial = s->dial;
 
+    dial->short_of = false;
     dial->deadline = 0; /* the race has one for each attempt */
+    dial->race_first = dial->current;
     mg_session_arm(s);
-    dial->race = mg_race_start(&s->engine->net, dial->addrs + dial->addr_next,
-                               dial->addr_count - dial->addr_next, &dial->source,
+    dial->race = mg_race_start(&s->engine->net, &try_current(s)->address->addr, &dial->source,
                                s->backend->connect_timeout_ms, &race_ops, s);
     if (dial->race == NULL)
         mg_session_close(s, "session: out of memory", NULL);
@@ -363,117 +546,110 @@ static void
 address_connect(struct mg_session *s)
 {
     struct mg_dial *dial = s->dial;
-    const struct mg_addr *addr = &dial->addrs[dial->addr_next];
     int rc;
 
-    rc = mg_stream_connect(&s->up.stream, &s->engine->net, addr, &dial->source, &mg_peer_ops,
-                           &s->up);
+    rc = mg_stream_connect(&s->up.stream, &s->engine->net, &s->address->addr, &dial->source,
+                           &mg_peer_ops, &s->up);
     s->live++;
     if (mg_net_is_short(rc)) {
         mg_net_shortage(&s->engine->net, rc);
         dial->short_of = true;
         dial->deadline = 0;
-        mg_stream_close(&s->up.stream, false); /* and then address_next */
+        mg_stream_close(&s->up.stream, false); /* and then race_begin */
         return;
     }
-    dial->addr_next++;
     deadline_set(s);
     if (rc != 0)
         mg_dial_connected(s, rc < 0 ? rc : 0);
 }
 
-/* The current entry's next address, or the next entry. */
-static void
-address_next(struct mg_session *s)
-{
-    struct mg_dial *dial = s->dial;
-    size_t left = dial->addr_count - dial->addr_next;
+/* ---- which one ------------------------------------------------------------------------------- */
 
-    if (left == 0) {
-        entry_next(s);
-        return;
-    }
-    if (!up_addr_set(s, &dial->addrs[dial->addr_next]))
-        return;
-    mg_tls_conn_close(&s->up.tls); /* kept so far: the record tells of the last one */
-    if (left > 1 || dial->short_of)
-        addresses_race(s);
-    else
-        address_connect(s);
-}
-
-/* ---- which entry ----------------------------------------------------------------------------- */
-
+/* The answer has made addresses of it by now. */
 static void
 on_resolved(struct mg_resolve_wait *wait, const struct mg_addr *addrs, size_t count, int error)
 {
     struct mg_session *s = wait->data;
-    struct mg_dial *dial = s->dial;
-    struct mg_backend_address *entry = &s->backend->addresses[dial->entry];
-    struct mg_addr *copy = count > 0 ? mg_calloc(count, sizeof(*copy)) : NULL;
 
-    if (copy == NULL) {
-        mg_dial_failed(s, reason_unresolved, uv_strerror(count > 0 ? UV_ENOMEM : error));
-        return;
-    }
-    mg_source_get(s, &dial->source);
-    mg_free(dial->addrs);
-    dial->addrs = copy;
-    dial->addr_next = 0;
-    dial->addr_count =
-        mg_addrs_order(entry, addrs, count, &dial->source, mg_balance_record(s, addrs, count),
-                       uv_now(s->engine->net.loop), copy);
-    if (dial->addr_count > 0)
-        address_next(s);
+    (void)addrs;
+    if (count > 0)
+        dial_next(s);
     else
-        mg_dial_failed(s, "up: source not usable", "it is not of the address's family");
+        wait_failed(s, uv_strerror(error));
 }
 
-/* None of the current entry's addresses would do: it is left. */
-static void
-entry_leave(struct mg_session *s)
+/* Within a name as long as there are others of it. */
+static enum mg_pick_kind
+pick_next(struct mg_session *s, struct mg_pick *pick)
 {
-    if (s->address != NULL && mg_health_blames(s, s->dial->reason))
-        mg_health_failed(s, s->dial->reason);
-    mg_balance_leave(s);
+    const struct mg_dial *dial = s->dial;
+    uint64_t mark = tries_mark(s);
+    const struct mg_backend_address *last = dial->try_count > 0 ? try_current(s)->address : NULL;
+
+    if (last != NULL && last->entry->resolver != NULL &&
+        mg_balance_sibling(s, mark, &dial->source, last, dial->rests, pick))
+        return MG_PICK_ADDRESS;
+    return mg_balance_next(s, mark, &dial->source, pick);
 }
 
 static void
-entry_next(struct mg_session *s)
+dial_next(struct mg_session *s)
 {
     struct mg_dial *dial = s->dial;
-    const char *why;
+    struct mg_pick pick;
 
-    entry_leave(s);
-    if (!mg_balance_next(s, dial->tried, dial->tried + s->backend->address_count, &dial->entry,
-                         &why)) {
-        mg_session_close(s, dial->reason != NULL ? dial->reason : why, dial->detail);
+    if (!try_room(dial)) {
+        mg_session_close(s, "session: out of memory", NULL);
         return;
     }
-    dial->tried[dial->entry] = true;
-    dial->addr_count = dial->addr_next = 0;
-    if (s->address->resolver != NULL) {
+    switch (pick_next(s, &pick)) {
+    case MG_PICK_NONE:
+        mg_session_close(s, dial->reason != NULL ? dial->reason : pick.reason,
+                         dial->reason != NULL ? dial->detail : pick.detail);
+        break;
+    case MG_PICK_WAIT:
+        try_add(s, &pick);
         deadline_set(s);
-        mg_resolver_ask(s->address->resolver, &dial->wait);
-    } else {
-        on_resolved(&dial->wait, &s->address->endpoint.addr, 1, 0);
+        mg_resolver_ask(pick.entry->resolver, &dial->wait);
+        break;
+    case MG_PICK_ADDRESS:
+        try_add(s, &pick);
+        if (!up_addr_set(s, &pick.address->addr))
+            return;
+        mg_tls_conn_close(&s->up.tls); /* kept so far: the record tells of the last one */
+        if (pick.address->entry->address_count > 1)
+            race_begin(s);
+        else
+            address_connect(s);
+        break;
     }
 }
 
 void
 mg_dial_start(struct mg_session *s)
 {
-    size_t count = s->backend->address_count;
-    struct mg_dial *dial = mg_calloc(1, sizeof(*dial) + 2 * count * sizeof(dial->flags[0]));
+    struct mg_dial *dial = mg_calloc(1, sizeof(*dial));
 
     if (dial == NULL) {
         mg_session_close(s, "session: out of memory", NULL);
         return;
     }
     s->dial = dial;
+    dial->tries = dial->few;
+    dial->try_room = MG_ARRAY_LEN(dial->few);
     dial->wait.done = on_resolved;
     dial->wait.data = s;
-    dial->tried = dial->flags;
     dial->started_ns = mg_now_ns();
-    entry_next(s);
+    mg_source_get(s, &dial->source);
+    dial_next(s);
+}
+
+unsigned
+mg_dial_trying(const struct mg_session *s)
+{
+    unsigned count = 0;
+
+    for (size_t i = 0; s->dial != NULL && i < s->dial->try_count; i++)
+        count += s->dial->tries[i].counted;
+    return count;
 }

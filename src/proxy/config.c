@@ -22,17 +22,9 @@ mg_backend_free(struct mg_backend *backend)
 {
     if (backend == NULL)
         return;
-    for (size_t i = 0; i < backend->address_count; i++) {
-        struct mg_backend_address *address = &backend->addresses[i];
-
-        mg_resolver_free(address->resolver);
-        mg_free(address->shunned);
-        if (address->shared != NULL)
-            mg_shared_address_release(address->shared, address->worker);
-    }
-    if (backend->engine != NULL && backend->close_on_down)
+    mg_entries_free(backend);
+    if (backend->watched)
         mg_health_unwatch(backend->engine);
-    mg_free(backend->addresses);
     for (size_t i = 0; i < backend->proxy_tlv_count; i++)
         mg_free(backend->proxy_tlvs[i].value);
     mg_free(backend->proxy_tlvs);
@@ -79,58 +71,6 @@ mg_config_fini(struct mg_config *config)
 
 /* ---- run-time parts -------------------------------------------------------------------------- */
 
-/* Of a backend that the script has made: what a route function names has one address and no limits, so
- * that nothing depends on what is known of it. */
-static int
-backend_share(struct mg_engine *engine, struct mg_backend *backend, struct mg_err *err)
-{
-    for (size_t i = 0; i < backend->address_count; i++) {
-        struct mg_backend_address *address = &backend->addresses[i];
-
-        address->worker = engine->options.worker;
-        address->shared = mg_shared_address_hold(engine->options.shared, backend->name,
-                                                 address->text, address->worker);
-        if (address->shared == NULL) {
-            mg_err_setx(err,
-                        "backend %s: more than %d addresses of backends, those of old generations "
-                        "included",
-                        backend->name, MG_SHARED_ADDRESSES);
-            return -1;
-        }
-    }
-    backend->engine = engine;
-    if (backend->close_on_down)
-        mg_health_watch(engine);
-    return 0;
-}
-
-/* One worker speaks: all of them find the same, and each would say so. */
-static void
-on_resolve_notice(void *data, enum mg_resolve_event event, const char *text)
-{
-    const struct mg_backend_address *address = data;
-    enum mg_log_level bad = address->quiet ? MG_LOG_DEBUG : MG_LOG_WARN;
-    enum mg_log_level good = address->quiet ? MG_LOG_DEBUG : MG_LOG_INFO;
-    const char *backend = address->backend->name, *name = address->endpoint.host;
-
-    switch (event) {
-    case MG_RESOLVE_FAILED:
-        mg_log(bad, "backend %s: %s cannot be resolved (%s): no connections to it until it can",
-               backend, name, text);
-        break;
-    case MG_RESOLVE_STALE:
-        mg_log(bad, "backend %s: %s cannot be resolved (%s): its last addresses stay in use",
-               backend, name, text);
-        break;
-    case MG_RESOLVE_AGAIN:
-        mg_log(good, "backend %s: %s can be resolved again: %s", backend, name, text);
-        break;
-    case MG_RESOLVE_CHANGED:
-        mg_log(good, "backend %s: %s is %s now", backend, name, text);
-        break;
-    }
-}
-
 /* Better now than at the first connection. */
 static int
 source_permitted(const struct mg_backend *backend, struct mg_err *err)
@@ -158,26 +98,18 @@ source_permitted(const struct mg_backend *backend, struct mg_err *err)
     return -1;
 }
 
+/* What a route function names has one address and no limits, so that nothing depends on what is known of it:
+ * only what the script has made `shares`. */
 static int
-backend_activate(struct mg_engine *engine, struct mg_backend *backend, struct mg_err *err)
+backend_activate(struct mg_engine *engine, struct mg_backend *backend, bool shares,
+                 struct mg_err *err)
 {
-    if (source_permitted(backend, err) != 0)
+    if (source_permitted(backend, err) != 0 ||
+        mg_backend_activate(engine, backend, shares, err) != 0)
         return -1;
-    for (size_t i = 0; i < backend->address_count; i++) {
-        struct mg_backend_address *address = &backend->addresses[i];
-
-        address->backend = backend;
-        address->quiet = engine->options.worker != 0;
-        if (address->endpoint.kind != MG_ENDPOINT_NAME || address->resolver != NULL)
-            continue;
-        address->resolver =
-            mg_resolver_new(&engine->net, address->endpoint.host, address->endpoint.port,
-                            backend->resolve_interval_s, on_resolve_notice, address);
-        if (address->resolver == NULL) {
-            mg_err_setx(err, "backend %s: out of memory", backend->name);
-            return -1;
-        }
-    }
+    backend->watched = shares && backend->close_on_down;
+    if (backend->watched)
+        mg_health_watch(engine);
     return 0;
 }
 
@@ -191,7 +123,7 @@ mg_config_add_backend(struct mg_config *config, struct mg_backend *backend)
     if (grown != NULL)
         config->backends = grown;
     if (grown == NULL ||
-        (config->engine != NULL && backend_activate(config->engine, backend, &err) != 0)) {
+        (config->engine != NULL && backend_activate(config->engine, backend, false, &err) != 0)) {
         mg_backend_free(backend);
         return -1;
     }
@@ -216,8 +148,7 @@ mg_engine_activate(struct mg_engine *engine, struct mg_config *config, struct mg
         }
     }
     for (size_t i = 0; i < config->backend_count; i++)
-        if (backend_activate(engine, config->backends[i], err) != 0 ||
-            backend_share(engine, config->backends[i], err) != 0)
+        if (backend_activate(engine, config->backends[i], true, err) != 0)
             return -1;
     config->engine = engine;
     return 0;

@@ -1,5 +1,5 @@
 /*
- * Which addresses of backends serve.
+ * Which addresses of backends serve; of a name each record is one (entries.c).
  *
  * The happy path is: connections succeed, and nothing here is touched. Possible failure modes are: `fall`
  * connections in a row fail – the address rests; when its rest is over one connection tries it, which ends
@@ -27,8 +27,9 @@ now_ms(void)
 /* ---- asking ---------------------------------------------------------------------------------- */
 
 enum mg_fitness
-mg_health_fitness(const struct mg_backend *backend, const struct mg_backend_address *address)
+mg_health_fitness(const struct mg_backend_address *address)
 {
+    const struct mg_backend *backend = address->entry->backend;
     const struct mg_shared_address *shared = address->shared;
     uint64_t until;
 
@@ -44,8 +45,9 @@ mg_health_fitness(const struct mg_backend *backend, const struct mg_backend_addr
 }
 
 bool
-mg_health_try(const struct mg_backend *backend, const struct mg_backend_address *address)
+mg_health_try(const struct mg_backend_address *address)
 {
+    const struct mg_backend *backend = address->entry->backend;
     uint64_t until = atomic_load(&address->shared->rest_until), now = now_ms();
 
     return until != 0 && until <= now &&
@@ -56,10 +58,10 @@ mg_health_try(const struct mg_backend *backend, const struct mg_backend_address 
 /* ---- connections ----------------------------------------------------------------------------- */
 
 static void
-ready_log(const struct mg_backend *backend, const struct mg_backend_address *address,
-          const char *why)
+ready_log(const struct mg_backend_address *address, const char *why)
 {
-    mg_log(MG_LOG_INFO, "backend %s: %s is ready again: %s", backend->name, address->text, why);
+    mg_log(MG_LOG_INFO, "backend %s: %s is ready again: %s", address->entry->backend->name,
+           address->text, why);
 }
 
 /* What begins from here on is not closed for it. */
@@ -76,8 +78,10 @@ bool
 mg_health_blames(const struct mg_session *s, const char *reason)
 {
     static const char *const of_connect[] = {
-        "up: connection refused", "up: reset while connecting", "up: connect timeout",
-        "up: unreachable",        "up: name not resolved",
+        "up: connection refused",
+        "up: reset while connecting",
+        "up: connect timeout",
+        "up: unreachable",
     };
     static const char *const of_tls[] = {
         "up: closed during the handshake",
@@ -91,7 +95,7 @@ mg_health_blames(const struct mg_session *s, const char *reason)
     /* A name, a certificate, a PROXY header or an address that came with the client may be why the server
      * refuses: whoever brings bad ones must not send an address to rest for all others. */
     if (s->backend->source.transparent)
-        return strcmp(reason, "up: name not resolved") == 0;
+        return false;
     for (size_t i = 0; i < MG_ARRAY_LEN(of_connect); i++)
         if (strcmp(reason, of_connect[i]) == 0)
             return true;
@@ -102,16 +106,16 @@ mg_health_blames(const struct mg_session *s, const char *reason)
 }
 
 void
-mg_health_served(const struct mg_session *s)
+mg_health_served(struct mg_backend_address *address)
 {
-    struct mg_shared_address *shared = s->address->shared;
+    struct mg_shared_address *shared = address->shared;
 
     if (shared == NULL || (atomic_load(&shared->failures) == 0 && atomic_load(&shared->rests) == 0))
         return;
     atomic_store(&shared->failures, 0);
     atomic_store(&shared->rests, 0);
     if (atomic_exchange(&shared->rest_until, 0) != 0)
-        ready_log(s->backend, s->address, "a connection succeeded");
+        ready_log(address, "a connection succeeded");
 }
 
 static unsigned
@@ -123,70 +127,72 @@ rest_ms(const struct mg_health *health, uint32_t rests)
 }
 
 static void
-rest(const struct mg_session *s, uint64_t until, uint64_t now, const char *reason)
+rest(const struct mg_backend_address *address, uint64_t until, uint64_t now, const char *reason)
 {
-    struct mg_shared_address *shared = s->address->shared;
-    unsigned ms = rest_ms(&s->backend->health, atomic_load(&shared->rests));
+    const struct mg_backend *backend = address->entry->backend;
+    struct mg_shared_address *shared = address->shared;
+    unsigned ms = rest_ms(&backend->health, atomic_load(&shared->rests));
 
     if (!atomic_compare_exchange_strong(&shared->rest_until, &until, now + ms))
         return; /* another worker was faster */
     atomic_fetch_add(&shared->rests, 1);
     atomic_store(&shared->passed, 0);
     if (until != 0) {
-        mg_log(MG_LOG_DEBUG, "backend %s: %s rests for another %g s: %s", s->backend->name,
-               s->address->text, ms / 1000.0, reason);
+        mg_log(MG_LOG_DEBUG, "backend %s: %s rests for another %g s: %s", backend->name,
+               address->text, ms / 1000.0, reason);
         return;
     }
-    mg_log(MG_LOG_WARN, "backend %s: %s rests for %g s: %u failure%s: %s", s->backend->name,
-           s->address->text, ms / 1000.0, s->backend->health.fall,
-           s->backend->health.fall == 1 ? "" : "s in a row, the last", reason);
-    down_count(s->backend, shared);
+    mg_log(MG_LOG_WARN, "backend %s: %s rests for %g s: %u failure%s: %s", backend->name,
+           address->text, ms / 1000.0, backend->health.fall,
+           backend->health.fall == 1 ? "" : "s in a row, the last", reason);
+    down_count(backend, shared);
 }
 
 /* While it rests only the one connection counts that was to try it. */
 void
-mg_health_failed(const struct mg_session *s, const char *reason)
+mg_health_failed(struct mg_backend_address *address, bool trial, const char *reason)
 {
-    struct mg_shared_address *shared = s->address->shared;
-    unsigned fall = s->backend->health.fall;
+    struct mg_shared_address *shared = address->shared;
+    unsigned fall = address->entry->backend->health.fall;
     uint64_t until, now;
     uint32_t failures;
 
-    s->address->failed++;
+    address->failed++;
     if (shared == NULL || fall == 0)
         return;
     failures = atomic_fetch_add(&shared->failures, 1) + 1;
     until = atomic_load(&shared->rest_until);
     now = now_ms();
-    if (until == 0 ? failures >= fall : until <= now || s->trial)
-        rest(s, until, now, reason);
+    if (until == 0 ? failures >= fall : until <= now || trial)
+        rest(address, until, now, reason);
 }
 
 /* ---- probes ---------------------------------------------------------------------------------- */
 
 static void
-probe_passed(const struct mg_backend *backend, const struct mg_backend_address *address)
+probe_passed(const struct mg_backend_address *address)
 {
+    const struct mg_health *health = &address->entry->backend->health;
     struct mg_shared_address *shared = address->shared;
     char why[64];
 
     atomic_store(&shared->missed, 0);
-    if (atomic_fetch_add(&shared->passed, 1) + 1 < backend->health.rise)
+    if (atomic_fetch_add(&shared->passed, 1) + 1 < health->rise)
         return;
     if (atomic_load(&shared->down) == 0 && atomic_load(&shared->rest_until) == 0)
         return;
     atomic_store(&shared->failures, 0);
     atomic_store(&shared->rest_until, 0);
     atomic_store(&shared->down, 0);
-    snprintf(why, sizeof(why), "%u probe%s passed", backend->health.rise,
-             backend->health.rise == 1 ? "" : "s in a row");
-    ready_log(backend, address, why);
+    snprintf(why, sizeof(why), "%u probe%s passed", health->rise,
+             health->rise == 1 ? "" : "s in a row");
+    ready_log(address, why);
 }
 
 static void
-probe_missed(const struct mg_backend *backend, const struct mg_backend_address *address,
-             const char *why)
+probe_missed(const struct mg_backend_address *address, const char *why)
 {
+    const struct mg_backend *backend = address->entry->backend;
     struct mg_shared_address *shared = address->shared;
 
     atomic_store(&shared->passed, 0);
@@ -200,13 +206,12 @@ probe_missed(const struct mg_backend *backend, const struct mg_backend_address *
 }
 
 void
-mg_health_probed(const struct mg_backend *backend, const struct mg_backend_address *address,
-                 const char *why)
+mg_health_probed(const struct mg_backend_address *address, const char *why)
 {
     if (why == NULL)
-        probe_passed(backend, address);
+        probe_passed(address);
     else
-        probe_missed(backend, address, why);
+        probe_missed(address, why);
 }
 
 /* ---- on_down = "close" ----------------------------------------------------------------------- */
@@ -256,31 +261,70 @@ mg_health_unwatch(struct mg_engine *engine)
 /* ---- status ---------------------------------------------------------------------------------- */
 
 static const char *
-state_name(const struct mg_backend *backend, const struct mg_backend_address *address)
+state_name(const struct mg_backend_address *address)
 {
     static const char *const names[] = {"ready", "trial", "resting", "down"};
 
-    return names[mg_health_fitness(backend, address)];
+    return names[mg_health_fitness(address)];
 }
 
 static void
-address_status(const struct mg_backend *backend, const struct mg_backend_address *address,
-               struct mg_buf *out)
+row_begin(const struct mg_backend_entry *entry, const char *text, const char *state,
+          struct mg_buf *out)
 {
-    const struct mg_shared_address *shared = address->shared;
-    uint32_t rests = atomic_load(&shared->rests);
-
     mg_buf_adds(out, "{\"address\":");
-    mg_buf_add_json(out, address->text, strlen(address->text));
+    mg_buf_add_json(out, text, strlen(text));
+    if (entry->endpoint.kind == MG_ENDPOINT_NAME) {
+        mg_buf_adds(out, ",\"name\":");
+        mg_buf_add_json(out, entry->text, strlen(entry->text));
+    }
+    mg_buf_addf(out, ",\"state\":\"%s\"", state);
+}
+
+static void
+address_status(const struct mg_backend_address *address, struct mg_buf *out)
+{
+    const struct mg_backend *backend = address->entry->backend;
+    const struct mg_shared_address *shared = address->shared;
+    uint32_t rests = shared != NULL ? atomic_load(&shared->rests) : 0;
+    uint32_t prober = shared != NULL ? atomic_load(&shared->prober) : 0;
+    long long everywhere = shared != NULL ? mg_shared_address_open(shared) : address->active;
+
+    row_begin(address->entry, address->text, address->gone ? "gone" : state_name(address), out);
     mg_buf_addf(out,
-                ",\"state\":\"%s\",\"rest\":%g,\"prober\":%s,\"probed\":%llu,\"open\":%u,"
+                ",\"rest\":%g,\"prober\":%s,\"probed\":%llu,\"open\":%u,"
                 "\"open_everywhere\":%lld,\"used\":%llu,\"failed\":%llu}",
-                state_name(backend, address),
                 rests > 0 ? rest_ms(&backend->health, rests - 1) / 1000.0 : 0.0,
-                atomic_load(&shared->prober) == address->worker + 1 ? "true" : "false",
-                (unsigned long long)address->probed, address->active,
-                (long long)mg_shared_address_open(shared), (unsigned long long)address->used,
-                (unsigned long long)address->failed);
+                prober == backend->engine->options.worker + 1 ? "true" : "false",
+                (unsigned long long)address->probed, address->active, everywhere,
+                (unsigned long long)address->used, (unsigned long long)address->failed);
+}
+
+/* A name without an answer has a row, too. */
+static void
+backend_status(const struct mg_backend *backend, struct mg_buf *out)
+{
+    const char *comma = "";
+
+    mg_buf_adds(out, "{\"name\":");
+    mg_buf_add_json(out, backend->name, strlen(backend->name));
+    mg_buf_adds(out, ",\"addresses\":[");
+    for (size_t i = 0; i < backend->address_count; i++, comma = ",") {
+        mg_buf_adds(out, comma);
+        address_status(backend->addresses[i], out);
+    }
+    for (size_t i = 0; i < backend->entry_count; i++) {
+        const struct mg_backend_entry *entry = &backend->entries[i];
+
+        if (entry->address_count > 0)
+            continue;
+        mg_buf_adds(out, comma);
+        comma = ",";
+        row_begin(entry, entry->text, "unresolved", out);
+        mg_buf_adds(out, ",\"rest\":0,\"prober\":false,\"probed\":0,\"open\":0,"
+                         "\"open_everywhere\":0,\"used\":0,\"failed\":0}");
+    }
+    mg_buf_adds(out, "]}");
 }
 
 /* Of the config in use; what route functions have named is left out, being any number. */
@@ -292,16 +336,10 @@ mg_health_status(const struct mg_engine *engine, struct mg_buf *out)
     for (size_t i = 0; engine->config != NULL && i < engine->config->backend_count; i++) {
         const struct mg_backend *backend = engine->config->backends[i];
 
-        if (backend->address_count == 0 || backend->addresses[0].shared == NULL)
+        if (!backend->shares || backend->entry_count == 0)
             continue;
-        mg_buf_addf(out, "%s{\"name\":", comma);
-        mg_buf_add_json(out, backend->name, strlen(backend->name));
-        mg_buf_adds(out, ",\"addresses\":[");
-        for (size_t a = 0; a < backend->address_count; a++) {
-            mg_buf_adds(out, a > 0 ? "," : "");
-            address_status(backend, &backend->addresses[a], out);
-        }
-        mg_buf_adds(out, "]}");
+        mg_buf_adds(out, comma);
+        backend_status(backend, out);
         comma = ",";
     }
 }

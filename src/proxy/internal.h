@@ -139,6 +139,7 @@ struct mg_engine {
     uint64_t limits_secret[2];
     const struct mg_config *config; /* in use, or NULL; borrowed */
     struct mg_link probes;          /* those of its addresses */
+    uint64_t marks;                 /* drawn so far, each by a dial that picks; see balance.c */
     uv_timer_t down_timer;          /* runs while a backend has on_down = "close" */
     unsigned down_watchers;         /* such backends */
     uint32_t downs_seen;            /* of shared->downs */
@@ -218,10 +219,11 @@ struct mg_session {
     struct mg_engine *engine;
     struct mg_config *config; /* one reference */
     struct mg_listener *listener;
-    struct mg_backend *backend;         /* chosen, or NULL */
-    struct mg_backend_address *address; /* tried or connected to: it counts us; or NULL */
-    struct mg_dial *dial;               /* owned; NULL unless connecting */
-    struct mg_job *job; /* owned; while it is there down.tls and down.held are not ours */
+    struct mg_backend *backend; /* chosen, or NULL */
+    struct mg_backend_address
+        *address;         /* tried (its counts are the dial's) or connected to; or NULL */
+    struct mg_dial *dial; /* owned; NULL unless connecting */
+    struct mg_job *job;   /* owned; while it is there down.tls and down.held are not ours */
     struct mg_peer down, up;
     struct mg_deadline
         deadline; /* one for all; set again when it passes or an earlier one appears */
@@ -244,12 +246,11 @@ struct mg_session {
     struct mg_addr *up_addr;  /* tried or connected to; owned, or NULL */
     char *failures; /* of addresses, "127.0.0.1:1: up: connection refused; ..."; owned, or NULL */
     void *user;
-    uint32_t downs;       /* of the address's, when it was chosen */
-    uint16_t tries;       /* addresses that have failed, or served; of a name each one */
+    uint32_t downs;       /* of the address's, when it was connected to */
+    uint16_t tries;       /* addresses that have failed, were overtaken, or served */
     unsigned live;        /* streams not yet closed: down, up */
     int32_t limits_place; /* for mg_limits_leave, if not negative */
     enum mg_state state;
-    bool trial;     /* the address's rest is over, and we are the first to see whether it serves */
     bool passed;    /* down has TLS, but with the backend: what it sends is relayed as it is */
     bool plain;     /* tls_optional, and down has none */
     bool up_ready;  /* the backend takes bytes */
@@ -479,29 +480,70 @@ void mg_dial_done(struct mg_session *s);
 void mg_dial_closed(struct mg_session *s);
 
 /* The name that is sent to that address and verified, where no function gives one for each client. */
-void mg_backend_servername(const struct mg_backend *backend,
-                           const struct mg_backend_address *address, char out[256]);
+void mg_backend_servername(const struct mg_backend_address *address, char out[256]);
+
+/* How many addresses are being connected to. */
+unsigned mg_dial_trying(const struct mg_session *s);
 
 /* Loop time of the current address's deadline; 0 = none. */
 uint64_t mg_dial_deadline(const struct mg_session *s);
 void mg_dial_cancel(struct mg_session *s);
 
+/* Where the connection to s->backend is to come from, and whether that can reach an address. */
+void mg_source_get(const struct mg_session *s, struct mg_source *source);
+bool mg_source_reaches(const struct mg_source *source, const struct mg_addr *addr);
+
+/* ---- entries.c: what entries stand for --------------------------------------------------------- */
+
+/* Its entries' addresses, which come and go from here on. `shares`: they are known to all workers. */
+int mg_backend_activate(struct mg_engine *engine, struct mg_backend *backend, bool shares,
+                        struct mg_err *err);
+
+/* No session has anything to do with it any more. */
+void mg_entries_free(struct mg_backend *backend);
+
+/* One more of the entry's. NULL: err is set. */
+struct mg_backend_address *mg_backend_address_add(struct mg_backend_entry *entry,
+                                                  const struct mg_addr *addr, struct mg_err *err);
+void mg_backend_address_ref(struct mg_backend_address *address);
+void mg_backend_address_unref(struct mg_backend_address *address);
+
+/* Others were faster: for a while they come first. */
+void mg_backend_address_shun(struct mg_backend_address *address, uint64_t now);
+
 /* ---- balance.c: which address ---------------------------------------------------------------- */
 
-/* Of the addresses with may[i], of which there is one at least, the one for that client. */
-size_t mg_balance_pick(struct mg_backend *backend, const bool *may, const struct mg_addr *client,
-                       uint64_t *random);
+/* Of the addresses with MG_TURN_MAY, of which there is one at least, the one for that client. */
+struct mg_backend_address *mg_balance_pick(struct mg_backend *backend, const struct mg_addr *client,
+                                           uint64_t *random);
 
-/* The address that comes next; the session is counted in. `room` is for a bool per address. false: none is
- * left, *reason says why nothing was tried if nothing was. */
-bool mg_balance_next(struct mg_session *s, const bool *tried, bool *room, size_t *entry,
-                     const char **reason);
+enum mg_pick_kind {
+    MG_PICK_NONE,    /* reason says why */
+    MG_PICK_ADDRESS, /* it counts the session, until mg_balance_leave */
+    MG_PICK_WAIT,    /* for the entry's addresses: there is nothing better */
+};
 
-/* Of what its address has resolved to, the one to begin with. */
-unsigned mg_balance_record(struct mg_session *s, const struct mg_addr *addrs, size_t count);
+struct mg_pick {
+    struct mg_backend_address *address;
+    struct mg_backend_entry *entry;
+    bool rests; /* it is picked because nothing else is left */
+    bool trial; /* its rest is over, and this connection is the first to see whether it serves */
+    const char *reason, *detail; /* constants; detail may be NULL */
+};
 
-/* The session has nothing to do with its address any more. */
-void mg_balance_leave(struct mg_session *s);
+/*
+ * What comes next. What has that mark has had its turn: addresses that were tried, entries that were waited
+ * for.
+ */
+enum mg_pick_kind mg_balance_next(struct mg_session *s, uint64_t mark,
+                                  const struct mg_source *source, struct mg_pick *pick);
+
+/* The same within the entry: what may be picked instead of `last`, another family first. */
+bool mg_balance_sibling(struct mg_session *s, uint64_t mark, const struct mg_source *source,
+                        const struct mg_backend_address *last, bool rests, struct mg_pick *pick);
+
+/* The connection is over, or not to be. */
+void mg_balance_leave(struct mg_backend_address *address);
 
 /* ---- health.c: which addresses serve ---------------------------------------------------------- */
 
@@ -511,23 +553,21 @@ enum mg_fitness {
     MG_FIT_RESTS, /* only when nothing else is left */
     MG_FIT_DOWN,  /* not at all */
 };
-enum mg_fitness mg_health_fitness(const struct mg_backend *backend,
-                                  const struct mg_backend_address *address);
+enum mg_fitness mg_health_fitness(const struct mg_backend_address *address);
 
 /* true: the caller is the one. Others have to wait until connect_timeout is over. */
-bool mg_health_try(const struct mg_backend *backend, const struct mg_backend_address *address);
+bool mg_health_try(const struct mg_backend_address *address);
 
-/* What the session has seen of its address: that it serves; that it does not. */
-void mg_health_served(const struct mg_session *s);
-void mg_health_failed(const struct mg_session *s, const char *reason);
+/* What a connection has seen of an address: that it serves; that it does not. */
+void mg_health_served(struct mg_backend_address *address);
+void mg_health_failed(struct mg_backend_address *address, bool trial, const char *reason);
 
 /* Whether a failure with that reason says something about the address – and not about us, or what this client
  * has brought with it. */
 bool mg_health_blames(const struct mg_session *s, const char *reason);
 
 /* What a probe has seen; why is NULL if all was well. */
-void mg_health_probed(const struct mg_backend *backend, const struct mg_backend_address *address,
-                      const char *why);
+void mg_health_probed(const struct mg_backend_address *address, const char *why);
 
 /* A backend with on_down = "close" is there, or gone. */
 void mg_health_watch(struct mg_engine *engine);
@@ -540,21 +580,9 @@ void mg_health_status(const struct mg_engine *engine, struct mg_buf *out);
 /* Those of engine->config. Without memory there are fewer, and the log says so. */
 void mg_probes_start(struct mg_engine *engine);
 
-/* ---- order.c --------------------------------------------------------------------------------- */
-
-/* Where the connection to s->backend is to come from. */
-void mg_source_get(const struct mg_session *s, struct mg_source *source);
-
-/*
- * All that can be reached from that source: the `first`-th (any number) first, the families in turn, those that
- * are shunned last. `out` has room for all; returns how many.
- */
-size_t mg_addrs_order(const struct mg_backend_address *entry, const struct mg_addr *addrs,
-                      size_t count, const struct mg_source *source, unsigned first, uint64_t now,
-                      struct mg_addr *out);
-
-/* It has failed, or others were faster. */
-void mg_addr_shun(struct mg_backend_address *entry, const struct mg_addr *addr, uint64_t now);
+/* One address has come, or is gone. The latter is idempotent. */
+void mg_probe_start(struct mg_backend_address *address);
+void mg_probe_stop(struct mg_backend_address *address);
 
 /* ---- reuse.c --------------------------------------------------------------------------------- */
 

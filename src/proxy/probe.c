@@ -1,15 +1,15 @@
 /*
  * Probes: whether an address of a backend serves, asked every interval.
  *
- * The happy path is: every worker has a probe for each address of the config in use. The first whose time
- * comes claims the address in the memory that the workers share, and alone goes on: name, connect, TLS
- * (with the backend's own context), `send`, `expect`, close, a verdict for health.c, and the same again
- * after the interval. The others' only look whether the claim is free. Possible failure modes are: any of
- * the steps fails or they take longer than `timeout` together (of a name's addresses the next one is tried
- * first); the worker that has the claim dies (the supervisor frees it, another one takes it) or has
- * no use for the address any more (mg_engine_stop_probes).
+ * The happy path is: every worker has a probe for each address of the config in use, those that a name leads to
+ * included: they come and go with its answers. The first whose time comes claims the address in the memory that
+ * the workers share, and alone goes on: connect, TLS (with the backend's own context), `send`, `expect`, close, a
+ * verdict for health.c, and the same again after the interval. The others' only look whether the claim is free.
+ * Possible failure modes are: any of the steps fails or they take longer than `timeout` together; the worker that
+ * has the claim dies (the supervisor frees it, another one takes it) or has no use for the address any more
+ * (mg_engine_stop_probes, mg_probe_stop).
  *
- * A probe reads the config until it is stopped; its handles may outlive that by a turn of the loop.
+ * A probe reads its address until it is stopped; its handles may outlive that by a turn of the loop.
  */
 #include "proxy/internal.h"
 
@@ -19,7 +19,7 @@
 #define HEARD_MAX (64u * 1024u) /* in which `expect` has to come */
 #define LATE_MS   50u           /* a loop that was held up for that long has not heard everything */
 
-struct probe {
+struct mg_probe {
     struct mg_link link; /* in engine->probes */
     struct mg_engine *engine;
     const struct mg_backend *backend; /* borrowed; not to be touched any more once it is stopped */
@@ -27,9 +27,6 @@ struct probe {
     uv_timer_t timer;                   /* the next one, or the end of this one */
     struct mg_stream stream;
     struct mg_tls_conn tls;
-    struct mg_resolve_wait wait;
-    struct mg_addr *addrs; /* of this one; owned */
-    size_t addr_count, addr_next;
     struct mg_buf held;  /* of a TLS stream: not yet decrypted */
     struct mg_buf heard; /* plaintext */
     uint64_t began_at;   /* loop time */
@@ -39,12 +36,10 @@ struct probe {
     unsigned live; /* timer, stream */
 };
 
-static void address_next(struct probe *p);
-
 /* ---- life ------------------------------------------------------------------------------------ */
 
 static void
-release(struct probe *p)
+release(struct mg_probe *p)
 {
     struct mg_engine *engine = p->engine;
 
@@ -53,7 +48,6 @@ release(struct probe *p)
     mg_tls_conn_close(&p->tls);
     mg_buf_free(&p->held);
     mg_buf_free(&p->heard);
-    mg_free(p->addrs);
     mg_free(p);
     engine->handles--;
     mg_engine_release(engine);
@@ -66,14 +60,14 @@ on_timer_close(uv_handle_t *handle)
 }
 
 static uint32_t
-claim_mark(const struct probe *p)
+claim_mark(const struct mg_probe *p)
 {
-    return p->address->worker + 1;
+    return p->engine->options.worker + 1;
 }
 
 /* Whether it is for us to probe. */
 static bool
-claim_take(const struct probe *p)
+claim_take(const struct mg_probe *p)
 {
     uint32_t holder = 0;
 
@@ -82,7 +76,7 @@ claim_take(const struct probe *p)
 }
 
 static void
-claim_drop(const struct probe *p)
+claim_drop(const struct mg_probe *p)
 {
     uint32_t holder = claim_mark(p);
 
@@ -90,22 +84,33 @@ claim_drop(const struct probe *p)
 }
 
 static void
-probe_stop(struct probe *p)
+probe_stop(struct mg_probe *p)
 {
     mg_link_remove(&p->link);
     claim_drop(p);
     p->stopped = true;
     p->asking = false;
-    mg_resolver_cancel(&p->wait);
+    p->address->probe = NULL;
     mg_stream_close(&p->stream, true);
     uv_close((uv_handle_t *)&p->timer, on_timer_close);
 }
 
 void
+mg_probe_stop(struct mg_backend_address *address)
+{
+    if (address->probe != NULL)
+        probe_stop(address->probe);
+}
+
+void
 mg_engine_stop_probes(struct mg_engine *engine)
 {
+    const struct mg_config *config = engine->config;
+
+    for (size_t i = 0; config != NULL && i < config->backend_count; i++)
+        config->backends[i]->probed = false;
     while (!mg_link_empty(&engine->probes))
-        probe_stop(MG_CONTAINER_OF(engine->probes.next, struct probe, link));
+        probe_stop(MG_CONTAINER_OF(engine->probes.next, struct mg_probe, link));
 }
 
 /* ---- the verdict ----------------------------------------------------------------------------- */
@@ -113,7 +118,7 @@ mg_engine_stop_probes(struct mg_engine *engine)
 static void on_time(uv_timer_t *timer);
 
 static void
-wait_for_next(struct probe *p)
+wait_for_next(struct mg_probe *p)
 {
     uint64_t now = uv_now(p->engine->net.loop), next = p->began_at + p->backend->health.interval_ms;
 
@@ -122,20 +127,19 @@ wait_for_next(struct probe *p)
 
 /* why is NULL: it serves. */
 static void
-verdict(struct probe *p, const char *why)
+verdict(struct mg_probe *p, const char *why)
 {
     if (!p->asking)
         return;
     p->asking = false;
-    mg_resolver_cancel(&p->wait);
-    mg_health_probed(p->backend, p->address, why);
+    mg_health_probed(p->address, why);
     wait_for_next(p);
     mg_stream_close(&p->stream, why != NULL);
 }
 
 /* There is none: it says nothing of the address. */
 static void
-no_verdict(struct probe *p, const char *why)
+no_verdict(struct mg_probe *p, const char *why)
 {
     mg_log(MG_LOG_DEBUG, "backend %s: %s could not be probed: %s", p->backend->name,
            p->address->text, why);
@@ -144,22 +148,10 @@ no_verdict(struct probe *p, const char *why)
     mg_stream_close(&p->stream, true);
 }
 
-/* This address of a name will not do. */
-static void
-attempt_failed(struct probe *p, const char *why)
-{
-    if (p->addr_next >= p->addr_count)
-        verdict(p, why);
-    else if (p->stream.open)
-        mg_stream_close(&p->stream, true);
-    else
-        address_next(p);
-}
-
 /* ---- talking --------------------------------------------------------------------------------- */
 
 static bool
-heard_enough(const struct probe *p)
+heard_enough(const struct mg_probe *p)
 {
     const struct mg_health *health = &p->backend->health;
 
@@ -170,7 +162,7 @@ heard_enough(const struct probe *p)
 
 /* Our end of TLS is told, so that the server does not take it for a truncation. */
 static void
-farewell(struct probe *p)
+farewell(struct mg_probe *p)
 {
     struct mg_tls_io io = {.out = p->engine->out, .out_cap = MG_OUT_UNIT};
     struct mg_err err;
@@ -183,7 +175,7 @@ farewell(struct probe *p)
 }
 
 static void
-listen_to(struct probe *p)
+listen_to(struct mg_probe *p)
 {
     if (heard_enough(p)) {
         farewell(p);
@@ -191,23 +183,23 @@ listen_to(struct probe *p)
     } else if (p->heard.failed) {
         no_verdict(p, "out of memory");
     } else if (p->heard.len > HEARD_MAX) {
-        attempt_failed(p, "what was expected did not come in the first 64 KiB");
+        verdict(p, "what was expected did not come in the first 64 KiB");
     }
 }
 
 static bool
-say(struct probe *p, const void *data, size_t len)
+say(struct mg_probe *p, const void *data, size_t len)
 {
     int rc = len > 0 ? mg_stream_write(&p->stream, data, len) : 0;
 
     if (rc < 0)
-        attempt_failed(p, uv_strerror(rc));
+        verdict(p, uv_strerror(rc));
     return rc >= 0;
 }
 
 /* TCP, and TLS where there is any, are there. */
 static void
-established(struct probe *p)
+established(struct mg_probe *p)
 {
     const struct mg_health *health = &p->backend->health;
     struct mg_tls_io io = {.out = p->engine->out, .out_cap = MG_OUT_UNIT};
@@ -220,7 +212,7 @@ established(struct probe *p)
     } else if (health->send != NULL) { /* it is far shorter than the unit */
         if (mg_tls_conn_write(&p->tls, &io, health->send, health->send_len, &used, &err) ==
             MG_TLS_ERROR) {
-            attempt_failed(p, err.text);
+            verdict(p, err.text);
             return;
         }
         if (!say(p, io.out, io.out_len))
@@ -233,7 +225,7 @@ established(struct probe *p)
 
 /* What is held goes through `call` until it is used up or an end is reached. */
 static enum mg_tls_status
-decrypt(struct probe *p, struct mg_tls_io *io, struct mg_err *err)
+decrypt(struct mg_probe *p, struct mg_tls_io *io, struct mg_err *err)
 {
     enum mg_tls_status status;
 
@@ -247,7 +239,7 @@ decrypt(struct probe *p, struct mg_tls_io *io, struct mg_err *err)
 }
 
 static void
-held_consume(struct probe *p, size_t used)
+held_consume(struct mg_probe *p, size_t used)
 {
     p->held.len -= used;
     if (p->held.len > 0)
@@ -255,7 +247,7 @@ held_consume(struct probe *p, size_t used)
 }
 
 static void
-tls_step(struct probe *p)
+tls_step(struct mg_probe *p)
 {
     struct mg_tls_io io = {.in = (const unsigned char *)p->held.data,
                            .in_len = p->held.len,
@@ -281,26 +273,26 @@ tls_step(struct probe *p)
         if (p->asking && !p->stream.closing && p->held.len > 0)
             tls_step(p);
     } else if (status == MG_TLS_ERROR || status == MG_TLS_FLOODED) {
-        attempt_failed(p, err.text);
+        verdict(p, err.text);
     } else if (status == MG_TLS_CLOSED) {
-        attempt_failed(p, "it has closed before what was expected came");
+        verdict(p, "it has closed before what was expected came");
     }
 }
 
 /* A function that gives a name per client has none for us: then the certificate is verified, but for the
  * host of the address only where the script has said so. */
 static void
-tls_begin(struct probe *p)
+tls_begin(struct mg_probe *p)
 {
     const struct mg_backend *backend = p->backend;
     struct mg_err err;
     char name[256];
 
-    mg_backend_servername(backend, p->address, name);
+    mg_backend_servername(p->address, name);
     if (mg_tls_conn_open(&p->tls, backend->tls, MG_TLS_CLIENT, NULL, &err) != 0 ||
         mg_tls_conn_set_servername(
             &p->tls, name, backend->verify_hostname && !backend->servername_asked, &err) != 0)
-        attempt_failed(p, err.text);
+        verdict(p, err.text);
     else
         tls_step(p);
 }
@@ -309,7 +301,7 @@ tls_begin(struct probe *p)
 
 /* Who wants a PROXY header takes nothing without one: of a connection of our own. */
 static bool
-proxy_say(struct probe *p)
+proxy_say(struct mg_probe *p)
 {
     struct mg_buf header = {0};
     struct mg_addr local;
@@ -318,7 +310,7 @@ proxy_say(struct probe *p)
     if (p->backend->send_proxy == 0)
         return true;
     mg_stream_local(&p->stream, &local);
-    mg_proxy_write_own(&header, p->backend->send_proxy, &local, &p->addrs[p->addr_next - 1]);
+    mg_proxy_write_own(&header, p->backend->send_proxy, &local, &p->address->addr);
     if (header.failed)
         no_verdict(p, "out of memory");
     said = !header.failed && say(p, header.data, header.len);
@@ -327,15 +319,15 @@ proxy_say(struct probe *p)
 }
 
 static void
-connected(struct probe *p, int status)
+connected(struct mg_probe *p, int status)
 {
     if (mg_net_is_short(status) ||
-        (status == UV_EADDRNOTAVAIL && mg_net_reaches(&p->addrs[p->addr_next - 1]))) {
+        (status == UV_EADDRNOTAVAIL && mg_net_reaches(&p->address->addr))) {
         no_verdict(p, uv_strerror(status));
         return;
     }
     if (status < 0) {
-        attempt_failed(p, uv_strerror(status));
+        verdict(p, uv_strerror(status));
         return;
     }
     if (!proxy_say(p))
@@ -356,7 +348,7 @@ on_connect(struct mg_stream *stream, int status)
 static void
 on_read(struct mg_stream *stream, const unsigned char *data, size_t len)
 {
-    struct probe *p = stream->data;
+    struct mg_probe *p = stream->data;
 
     mg_buf_add(p->tls.ssl != NULL ? &p->held : &p->heard, data, len);
     if (p->held.failed)
@@ -370,17 +362,17 @@ on_read(struct mg_stream *stream, const unsigned char *data, size_t len)
 static void
 on_eof(struct mg_stream *stream)
 {
-    struct probe *p = stream->data;
+    struct mg_probe *p = stream->data;
 
-    attempt_failed(p, p->backend->health.tls && !p->tls.handshake_done
-                          ? "it has closed during the handshake"
-                          : "it has closed before what was expected came");
+    verdict(p, p->backend->health.tls && !p->tls.handshake_done
+                   ? "it has closed during the handshake"
+                   : "it has closed before what was expected came");
 }
 
 static void
 on_error(struct mg_stream *stream, int error)
 {
-    attempt_failed(stream->data, uv_strerror(error));
+    verdict(stream->data, uv_strerror(error));
 }
 
 static void
@@ -389,15 +381,12 @@ on_nothing(struct mg_stream *stream)
     (void)stream;
 }
 
-/* After a verdict the timer goes on; without one the next address is due. */
 static void
 on_close(struct mg_stream *stream)
 {
-    struct probe *p = stream->data;
+    struct mg_probe *p = stream->data;
 
     mg_tls_conn_close(&p->tls);
-    if (p->asking)
-        address_next(p);
     release(p);
 }
 
@@ -414,39 +403,17 @@ static const struct mg_stream_ops stream_ops = {
 /* ---- beginning ------------------------------------------------------------------------------- */
 
 static void
-address_next(struct probe *p)
+begin(struct mg_probe *p)
 {
-    const struct mg_addr *addr = &p->addrs[p->addr_next++];
     struct mg_source source = p->backend->source;
     int rc;
 
     source.transparent = false; /* there is no client */
-
     p->held.len = p->heard.len = 0;
-    rc = mg_stream_connect(&p->stream, &p->engine->net, addr, &source, &stream_ops, p);
+    rc = mg_stream_connect(&p->stream, &p->engine->net, &p->address->addr, &source, &stream_ops, p);
     p->live++;
     if (rc != 0)
         connected(p, rc < 0 ? rc : 0);
-}
-
-static void
-on_resolved(struct mg_resolve_wait *wait, const struct mg_addr *addrs, size_t count, int error)
-{
-    struct probe *p = wait->data;
-
-    mg_free(p->addrs);
-    p->addrs = count > 0 ? mg_calloc(count, sizeof(*addrs)) : NULL;
-    p->addr_next = 0;
-    p->addr_count = p->addrs != NULL ? count : 0;
-    if (p->addr_count == 0) {
-        if (count > 0 || error == UV_ENOMEM)
-            no_verdict(p, "out of memory");
-        else
-            verdict(p, uv_strerror(error));
-        return;
-    }
-    memcpy(p->addrs, addrs, count * sizeof(*addrs));
-    address_next(p);
 }
 
 /* A loop that was held up runs its timers before it reads what has come: that gets its turn first. So does a
@@ -454,7 +421,7 @@ on_resolved(struct mg_resolve_wait *wait, const struct mg_addr *addrs, size_t co
 static void
 on_time(uv_timer_t *timer)
 {
-    struct probe *p = timer->data;
+    struct mg_probe *p = timer->data;
     char text[48];
 
     if (p->asking && !p->late &&
@@ -479,28 +446,36 @@ on_time(uv_timer_t *timer)
     p->address->probed++;
     p->heard.failed = p->held.failed = false;
     uv_timer_start(&p->timer, on_time, p->backend->health.timeout_ms, 0);
-    if (p->address->resolver != NULL)
-        mg_resolver_ask(p->address->resolver, &p->wait);
-    else
-        on_resolved(&p->wait, &p->address->endpoint.addr, 1, 0);
+    begin(p);
 }
 
-static void
-probe_start(struct mg_engine *engine, const struct mg_backend *backend,
-            struct mg_backend_address *address)
+/* What nobody would know the verdict of, or can connect to, is not probed. */
+static bool
+is_probed(const struct mg_backend_address *address)
 {
-    struct probe *p = mg_calloc(1, sizeof(*p));
+    const struct mg_source *source = &address->entry->backend->source;
+
+    return address->shared != NULL &&
+           (source->transparent || mg_source_reaches(source, &address->addr));
+}
+
+void
+mg_probe_start(struct mg_backend_address *address)
+{
+    const struct mg_backend *backend = address->entry->backend;
+    struct mg_engine *engine = backend->engine;
+    struct mg_probe *p = is_probed(address) ? mg_calloc(1, sizeof(*p)) : NULL;
 
     if (p == NULL) {
-        mg_log(MG_LOG_ERROR, "backend %s: %s is not probed: out of memory", backend->name,
-               address->text);
+        if (is_probed(address))
+            mg_log(MG_LOG_ERROR, "backend %s: %s is not probed: out of memory", backend->name,
+                   address->text);
         return;
     }
     p->engine = engine;
     p->backend = backend;
     p->address = address;
-    p->wait.done = on_resolved;
-    p->wait.data = p;
+    address->probe = p;
     uv_timer_init(engine->net.loop, &p->timer);
     p->timer.data = p;
     p->live = 1;
@@ -515,9 +490,11 @@ mg_probes_start(struct mg_engine *engine)
     const struct mg_config *config = engine->config;
 
     for (size_t i = 0; i < config->backend_count; i++) {
-        const struct mg_backend *backend = config->backends[i];
+        struct mg_backend *backend = config->backends[i];
 
-        for (size_t a = 0; backend->health.probes && a < backend->address_count; a++)
-            probe_start(engine, backend, &backend->addresses[a]);
+        backend->probed = backend->health.probes;
+        for (size_t a = 0; backend->probed && a < backend->address_count; a++)
+            if (!backend->addresses[a]->gone)
+                mg_probe_start(backend->addresses[a]);
     }
 }

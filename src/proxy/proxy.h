@@ -81,24 +81,53 @@ enum mg_balance {
 /* "random_two", ... in that order; ended by NULL. */
 extern const char *const mg_balance_names[];
 
-struct mg_backend_address {
+/*
+ * What the script wrote: an address, or a name, which stands for as many as its last good answer has. See
+ * entries.c.
+ */
+struct mg_backend_entry {
     struct mg_endpoint endpoint;
-    char text[MG_ADDR_TEXT + 256]; /* as written, for records */
-    unsigned weight;               /* 0 counts as 1 */
+    char text[MG_ADDR_TEXT + 256]; /* as written */
+    unsigned weight;               /* of each address; 0 counts as 1 */
     bool backup;                   /* only when no other is to be had */
     /* run time, loop thread only */
     struct mg_backend *backend;   /* whose it is; set at activation */
     struct mg_resolver *resolver; /* names only; made at activation */
-    struct mg_shared_address
-        *shared; /* held for `worker` from activation on; NULL: a route function's */
-    unsigned worker;
-    unsigned active;       /* connections of this worker, being made included */
-    int64_t turn;          /* round_robin: how long it has been waiting, by weight */
-    uint64_t probed;       /* by this worker */
-    uint64_t used, failed; /* connections of this worker that began with it, and that it failed */
-    struct mg_shunned *shunned; /* of what it resolves to, what does not work; owned, or NULL */
-    bool quiet;                 /* another worker says what becomes of it */
-    unsigned next;              /* of what it resolves to: who is first for the next connection */
+    struct mg_backend_address
+        *addresses;       /* linked; those that are gone, too, while they are in use */
+    size_t address_count; /* without those */
+    uint64_t mark;        /* of the dial that has waited for it; see balance.c */
+    bool unanswered;      /* a look-up has failed or taken too long, and there are no addresses */
+    bool quiet;           /* another worker says what becomes of it */
+};
+
+/* Whether an address may be picked now; see balance.c. */
+enum mg_turn { MG_TURN_OUT, MG_TURN_MAY, MG_TURN_HAD };
+
+/*
+ * What connections get: one server. Counted references: of its entry, while it has it, and of whoever is
+ * connected or has tried to; loop thread only.
+ */
+struct mg_backend_address {
+    struct mg_backend_address *next; /* in entry->addresses */
+    struct mg_backend_entry *entry;
+    struct mg_addr addr;
+    char text[MG_ADDR_TEXT]; /* for records: as written, or what a name has led to */
+    unsigned refs;
+    bool gone;                        /* the name has it no longer: not to be picked any more */
+    bool seen;                        /* in the answer that is being looked through */
+    struct mg_shared_address *shared; /* held; NULL: a route function's, or there was no room */
+    _Atomic uint64_t *pass;           /* shared->pass, or ... */
+    _Atomic uint64_t own_pass;
+    unsigned active;        /* connections of this worker, being made included */
+    uint64_t probed;        /* by this worker */
+    uint64_t used, failed;  /* connections of this worker that began with it, and that it failed */
+    uint64_t shunned_until; /* loop time; others were faster, so they come first */
+    struct mg_probe *probe; /* that runs, or NULL */
+    /* while one is being picked */
+    uint64_t mark; /* of the dial that has tried it */
+    unsigned rank;
+    enum mg_turn turn;
 };
 
 /* How it is known whether an address serves. */
@@ -119,8 +148,10 @@ struct mg_health {
 struct mg_backend {
     char *name;
     enum mg_backend_kind kind;
-    struct mg_backend_address *addresses; /* owned array */
-    size_t address_count;
+    struct mg_backend_entry *entries; /* owned array */
+    size_t entry_count;
+    struct mg_backend_address **addresses; /* of all entries, in their order; run time */
+    size_t address_count, address_room;
     enum mg_balance balance;
     SSL_CTX *tls;                      /* originate with it (one reference), or NULL = plain */
     bool verify_hostname;              /* the name below must match the certificate */
@@ -138,6 +169,11 @@ struct mg_backend {
     struct mg_health health;
     int64_t max_connections; /* per address, over all workers; 0 = none */
     bool close_on_down;      /* connections to an address that goes down are closed */
+    /* run time: */
+    bool shares;             /* its addresses have slots in the memory that workers share */
+    bool probed;             /* those that come are, too */
+    bool watched;            /* by mg_health_watch */
+    bool said_full;          /* that an address found no slot */
     struct mg_source source; /* where connections come from; transparent: from their client */
     char *reply;             /* MG_BACKEND_REPLY: owned bytes */
     size_t reply_len;
@@ -316,7 +352,7 @@ void mg_engine_run(struct mg_engine *engine);
 
 void mg_engine_set_access_fd(struct mg_engine *engine, int fd); /* after USR1 */
 
-/* Makes run-time parts (resolvers, shared slots) of a config; loop thread, before its first use. */
+/* Makes run-time parts (resolvers, addresses, shared slots) of a config; loop thread, before its first use. */
 int mg_engine_activate(struct mg_engine *engine, struct mg_config *config, struct mg_err *err);
 
 /* Nothing of the current config is probed, or touched for that, any more: the worker leaves, and others judge

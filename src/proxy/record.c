@@ -277,13 +277,6 @@ proxy_fields(struct record *r, const struct mg_session *s)
 
 /* ---- the record ------------------------------------------------------------------------------ */
 
-/* An address that has neither failed nor succeeded. */
-static bool
-is_trying(const struct mg_session *s)
-{
-    return s->dial != NULL && s->address != NULL;
-}
-
 static void
 record_fill(struct record *r, const struct mg_session *s)
 {
@@ -308,8 +301,8 @@ record_fill(struct record *r, const struct mg_session *s)
     if (s->backend != NULL)
         field_text(r, "backend", s->backend->name);
     field_addr(r, "backend_address", s->up_addr);
-    if (s->tries > 0 || is_trying(s))
-        field_number(r, "tries", s->tries + (is_trying(s) ? 1u : 0u));
+    if (s->tries + mg_dial_trying(s) > 0)
+        field_number(r, "tries", s->tries + mg_dial_trying(s));
     field_text(r, "failures", s->failures);
     if (s->up.tls.ssl != NULL)
         up_tls_fields(r, &s->up.tls);

@@ -233,7 +233,9 @@ mg_session_close(struct mg_session *s, const char *reason, const char *detail)
     if (s->config->policy != NULL && s->config->policy->forget != NULL)
         s->config->policy->forget(s->config->policy_data, s);
     mg_dial_cancel(s);
-    mg_balance_leave(s);
+    if (s->address != NULL)
+        mg_balance_leave(s->address);
+    s->address = NULL;
     peer_close(&s->down);
     peer_close(&s->up);
     mg_deadline_close(&engine->net, &s->deadline);

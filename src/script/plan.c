@@ -399,33 +399,33 @@ context_take(lua_State *L, int object, struct mg_ssl_context_facts *facts)
 }
 
 static int
-address_fill(struct mg_backend_address *address, const char *text, struct mg_err *err)
+entry_fill(struct mg_backend_entry *entry, const char *text, struct mg_err *err)
 {
-    mg_str_copy(address->text, sizeof(address->text), text);
-    return mg_endpoint_parse(&address->endpoint, text, false, err);
+    mg_str_copy(entry->text, sizeof(entry->text), text);
+    return mg_endpoint_parse(&entry->endpoint, text, false, err);
 }
 
 static void
-addresses_fill(lua_State *L, int object, struct mg_backend *b)
+entries_fill(lua_State *L, int object, struct mg_backend *b)
 {
     struct mg_err err;
 
     if (mg_option_push(L, object, "address") == LUA_TTABLE) {
         size_t count = lua_rawlen(L, -1);
 
-        b->addresses = need(L, mg_calloc(count, sizeof(*b->addresses)));
+        b->entries = need(L, mg_calloc(count, sizeof(*b->entries)));
         lua_getfield(L, -1, "weights");
         lua_getfield(L, -2, "backups");
-        while (b->address_count < count) {
-            lua_Integer at = (lua_Integer)b->address_count + 1;
-            struct mg_backend_address *address = &b->addresses[b->address_count++];
+        while (b->entry_count < count) {
+            lua_Integer at = (lua_Integer)b->entry_count + 1;
+            struct mg_backend_entry *entry = &b->entries[b->entry_count++];
 
             lua_rawgeti(L, -3, at);
             lua_rawgeti(L, -3, at);
             lua_rawgeti(L, -3, at);
-            address->weight = (unsigned)lua_tointeger(L, -2);
-            address->backup = lua_toboolean(L, -1);
-            if (address_fill(address, lua_tostring(L, -3), &err) != 0)
+            entry->weight = (unsigned)lua_tointeger(L, -2);
+            entry->backup = lua_toboolean(L, -1);
+            if (entry_fill(entry, lua_tostring(L, -3), &err) != 0)
                 luaL_error(L, "%s", err.text);
             lua_pop(L, 3);
         }
@@ -562,7 +562,7 @@ backend_fill(lua_State *L, int object, struct mg_backend *b)
 
     b->kind = self->kind;
     b->name = option_copy(L, object, "name");
-    addresses_fill(L, object, b);
+    entries_fill(L, object, b);
     b->servername_asked = mg_option_push(L, object, "servername") == LUA_TFUNCTION;
     lua_pop(L, 1);
     b->servername = option_copy(L, object, "servername");
@@ -747,11 +747,11 @@ mg_plan_address(const char *text, struct mg_err *err)
     b->connect_timeout_ms = 5000;
     b->resolve_interval_s = 30;
     b->name = mg_strdup(text);
-    b->addresses = mg_calloc(1, sizeof(*b->addresses));
-    if (b->name == NULL || b->addresses == NULL)
+    b->entries = mg_calloc(1, sizeof(*b->entries));
+    if (b->name == NULL || b->entries == NULL)
         goto no_memory;
-    b->address_count = 1;
-    if (address_fill(&b->addresses[0], text, err) == 0)
+    b->entry_count = 1;
+    if (entry_fill(&b->entries[0], text, err) == 0)
         return b;
     mg_backend_free(b);
     return NULL;

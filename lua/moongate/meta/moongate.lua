@@ -154,7 +154,7 @@ function moongate.certificates(pattern, configure) end
 --- An address in a list.
 ---@class moongate.BackendAddress
 ---@field address moongate.Address
----@field weight? integer its share beside the others' (1)
+---@field weight? integer its share beside the others' (1); of a name: each record's
 ---@field backup? boolean used only when no other can be (false)
 
 --- How it is known whether an address serves. With `fall` and `rest` alone it is the connections that tell: so many in a row
@@ -176,7 +176,7 @@ function moongate.certificates(pattern, configure) end
 
 --- Options of `moongate.backend`. Times are in seconds.
 ---@class moongate.BackendOptions
----@field address moongate.Address|moongate.BackendAddress|(moongate.Address|moongate.BackendAddress)[]
+---@field address moongate.Address|moongate.BackendAddress|(moongate.Address|moongate.BackendAddress)[] a name is as many addresses as it has A and AAAA records
 ---@field name? string default: the first address
 ---@field tls? moongate.openssl.SSLContext|boolean originate TLS; true = verify with the default CAs
 ---@field servername? string|fun(conn: moongate.Conn): string name to send and verify; default: the host
@@ -184,9 +184,9 @@ function moongate.certificates(pattern, configure) end
 ---@field proxy_tlvs? table<integer, string|moongate.ProxyValue> more TLVs for a v2 header; types are 0xE0 to 0xEF, and 0xF0 to 0xF7 for experiments
 ---@field balance? "random_two"|"round_robin"|"least_connections"|"source_hash"|"first" which address comes first ("random_two")
 ---@field connect_timeout? number seconds per address (5)
----@field resolve_interval? number seconds between look-ups of a name (30)
+---@field resolve_interval? number seconds between look-ups of a name (30); new records come in, those that stay keep what is known of them
 ---@field health? moongate.Health|boolean true: probes with the defaults; false: not even failed connections count; default: they do
----@field max_connections? integer per address, over all workers; default: no limit
+---@field max_connections? integer per address (of a name: per record), over all workers; default: no limit
 ---@field on_down? "keep"|"close" what becomes of connections to an address that goes down or to rest ("keep")
 ---@field source? string local IP address to connect from; "client" = each client's own (Linux, CAP_NET_RAW, and routes back to us)
 
