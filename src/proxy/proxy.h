@@ -234,6 +234,7 @@ struct mg_listener {
 struct mg_route {
     struct mg_backend *backend; /* lives at least as long as the config */
     char reason[256];           /* when refused */
+    bool failed; /* nobody has refused: the callback went wrong, and has been logged */
 };
 
 /* What a ClientHello is answered with. */

@@ -511,12 +511,15 @@ route_ask(struct mg_session *s)
         return false;
     }
     if (policy->route(s->config->policy_data, s, s->listener, &route) != 0) {
-        mg_log(MG_LOG_INFO, "connection %llu: listener %s: refused: %s", (unsigned long long)s->id,
-               s->listener->name, route.reason[0] != '\0' ? route.reason : "without a reason");
-        route_refused(s, "route: refused", route.reason[0] != '\0' ? route.reason : NULL);
+        if (!route.failed)
+            mg_log(MG_LOG_INFO, "connection %llu: listener %s: refused: %s",
+                   (unsigned long long)s->id, s->listener->name,
+                   route.reason[0] != '\0' ? route.reason : "without a reason");
+        route_refused(s, route.failed ? "route: callback failed" : "route: refused",
+                      route.reason[0] != '\0' ? route.reason : NULL);
         return false;
     }
-    s->backend = route.backend;
+    backend_choose(s, route.backend);
     return true;
 }
 
