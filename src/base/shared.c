@@ -256,6 +256,7 @@ mg_shared_forget(struct mg_shared *shared, unsigned index)
         atomic_store(&slot->users[index], 0);
     }
     mg_limits_forget(shared, index);
+    mg_metrics_forget(shared, index, "session: worker died");
     for (size_t i = 0; i < MG_SHARED_ADDRESSES; i++) {
         struct mg_shared_address *slot = &shared->address[i];
         uint32_t prober = index + 1;

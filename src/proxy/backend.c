@@ -83,12 +83,13 @@ failure_record(struct mg_session *s, const struct mg_addr *addr, const char *rea
 {
     const char *before = s->failures != NULL ? s->failures : "";
     char text[MG_ADDR_TEXT];
+    const char *which = addr != NULL ? mg_addr_text(addr, text) : s->address->text;
     struct mg_buf all = {0};
 
     s->tries += s->tries < UINT16_MAX;
+    mg_count_failed(s, which, reason);
     if (strlen(before) < FAILURES_TEXT)
-        mg_buf_addf(&all, "%s%s%s: %s", before, before[0] != '\0' ? "; " : "",
-                    addr != NULL ? mg_addr_text(addr, text) : s->address->text, reason);
+        mg_buf_addf(&all, "%s%s%s: %s", before, before[0] != '\0' ? "; " : "", which, reason);
     if (all.data != NULL && !all.failed) {
         mg_free(s->failures);
         s->failures = mg_buf_take(&all);
@@ -239,6 +240,7 @@ mg_dial_done(struct mg_session *s)
 
     s->connect_us = (uint32_t)((mg_now_ns() - s->dial->started_ns) / 1000);
     s->tries += s->tries < UINT16_MAX;
+    mg_count_served(s);
     mg_health_served(s);
     if (s->address->shared != NULL) /* it was down while we connected, and has served since */
         s->downs = atomic_load(&s->address->shared->downs);

@@ -56,6 +56,7 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
     }
     engine->net.on_turn = on_turn;
     engine->net.on_deadline = mg_session_on_deadline;
+    engine->metrics = mg_metrics_begin(options->shared, options->worker);
     mg_link_init(&engine->sessions);
     mg_link_init(&engine->frontends);
     mg_link_init(&engine->handshakes);
@@ -117,9 +118,18 @@ void
 mg_engine_use(struct mg_engine *engine, const struct mg_config *config)
 {
     mg_engine_stop_probes(engine);
+    mg_metrics_serve(engine->options.shared, engine->options.worker,
+                     engine->config != NULL ? engine->config->generation : 0);
     engine->config = config;
     mg_probes_start(engine);
     mg_reuse_keep(engine->reuse, config);
+}
+
+void
+mg_engine_leave(struct mg_engine *engine)
+{
+    mg_engine_stop_probes(engine);
+    mg_metrics_leave(engine->metrics);
 }
 
 void
@@ -201,19 +211,4 @@ void
 mg_engine_set_access_fd(struct mg_engine *engine, int fd)
 {
     engine->options.access_fd = fd;
-}
-
-void
-mg_engine_count_close(struct mg_engine *engine, const char *reason)
-{
-    struct mg_reason_count *row = engine->closes;
-
-    /* Reasons are constants, so the pointer nearly always answers; one text may have two of them.
-     */
-    while (row < engine->closes + MG_REASONS - 1 && row->reason != NULL && row->reason != reason &&
-           strcmp(row->reason, reason) != 0)
-        row++;
-    if (row->reason == NULL)
-        row->reason = reason;
-    row->count++;
 }
