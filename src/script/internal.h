@@ -284,6 +284,13 @@ void mg_settings_fini(struct mg_settings *settings);
 /* Registry name, with guests only: the set of contexts that are not the script's. */
 #define MG_OTHERS "moongate.others"
 
+/* readonly.c: the copy at the top becomes a view of it that cannot be written to: object "Backend", field "health",
+ * and whether the object takes another table for it. */
+void mg_readonly_push(lua_State *L, const char *object, const char *field, bool assignable);
+
+/* Pushes a plain table like the view at idx; false: it is no view, and nothing is pushed. */
+bool mg_readonly_copy(lua_State *L, int idx);
+
 /* Where the script made a Listener or Backend, beside its options: "script.lua:12: ". */
 #define MG_WHERE "(where)"
 

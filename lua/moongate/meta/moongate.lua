@@ -154,7 +154,7 @@ function moongate.certificates(pattern, configure) end
 --- An address in a list.
 ---@class moongate.BackendAddress
 ---@field address moongate.Address
----@field weight? integer its share beside the others' (1)
+---@field weight? integer its share beside the others', 1 to 65535 (1)
 ---@field backup? boolean used only when no other can be (false)
 
 --- How it is known whether an address serves. With `fall` and `rest` alone it is the connections that tell: so many in a row
