@@ -40,8 +40,8 @@ end
 describe("counts", function()
     local web, stalled
     local ports = {}
-    local names = { "echo", "refused", "plain", "untrusted", "tls", "stalled", "per_ip", "route", "silent", "two", "full",
-        "nobody" }
+    local names = { "echo", "refused", "plain", "untrusted", "tls", "stalled", "per_ip", "route", "silent", "two",
+        "full", "nobody" }
 
     setup(function()
         local values = { workers = 2 }

@@ -517,7 +517,8 @@ mg_probes_start(struct mg_engine *engine)
     for (size_t i = 0; i < config->backend_count; i++) {
         const struct mg_backend *backend = config->backends[i];
 
-        for (size_t a = 0; backend->health.probes && a < backend->address_count; a++)
+        for (size_t a = 0; backend->health.probes && !backend->twin && a < backend->address_count;
+             a++)
             probe_start(engine, backend, &backend->addresses[a]);
     }
 }

@@ -119,6 +119,7 @@ struct mg_health {
 struct mg_backend {
     char *name;
     enum mg_backend_kind kind;
+    bool twin; /* another one of the config is the same, which is probed for both */
     struct mg_backend_address *addresses; /* owned array */
     size_t address_count;
     enum mg_balance balance;

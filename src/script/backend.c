@@ -519,7 +519,10 @@ backend_push(lua_State *L, const char *what, enum mg_backend_kind kind)
 static void
 backend_name(lua_State *L, const char *name)
 {
-    if (lua_getfield(L, -1, "name") == LUA_TNIL) {
+    struct mg_backend_object *self = mg_backend_test(L, -2);
+
+    self->named = lua_getfield(L, -1, "name") != LUA_TNIL;
+    if (!self->named) {
         if (name != NULL) {
             lua_pushstring(L, name);
         } else {
