@@ -234,8 +234,18 @@ int mg_fd_read_all(int fd, struct mg_buf *out, size_t max, struct mg_err *err);
 #define MG_SHARED_WORKERS   256
 #define MG_SHARED_LISTENERS 2048 /* those of generations that end count as well */
 
+/* A limit that bites, of which one of all workers tells; see proxy/told.c. Times are milliseconds of mg_now_ns. */
+struct mg_shared_told {
+    _Atomic uint32_t teller;  /* index + 1 of the worker that has said so, or 0 */
+    _Atomic uint64_t hit_at;  /* the last time that somebody was turned away, or seen to wait */
+    _Atomic uint64_t next_at; /* it is not said again before */
+    _Atomic uint64_t count;   /* of those, since it was last said how many */
+};
+#define MG_SHARED_LIMITS 5 /* of a listener */
+
 struct mg_shared_listener {
-    _Atomic uint64_t name_hash;               /* 0 = never used; written under the lock */
+    _Atomic uint64_t name_hash; /* 0 = never used; written under the lock */
+    struct mg_shared_told told[MG_SHARED_LIMITS];
     _Atomic int32_t open[MG_SHARED_WORKERS];  /* connections, per worker */
     _Atomic int32_t users[MG_SHARED_WORKERS]; /* configs that hold the slot, per worker */
 };
@@ -277,6 +287,7 @@ struct mg_shared_address {
     _Atomic uint32_t down;                    /* 1 = so say the probes */
     _Atomic uint32_t passed, missed;          /* probes in a row; one of them is 0 */
     _Atomic uint32_t prober;                  /* index + 1 of the worker that probes, or 0 */
+    struct mg_shared_told told;               /* of a backend's first: all are full */
     _Atomic uint32_t downs;                   /* times it went down or to rest; only grows */
     _Atomic int32_t open[MG_SHARED_WORKERS];  /* connections, per worker */
     _Atomic int32_t users[MG_SHARED_WORKERS]; /* configs that hold the slot, per worker */

@@ -20,6 +20,7 @@ reason_row(struct mg_engine *engine, const char *reason)
     if (row->reason == NULL) {
         row->reason = reason;
         row->index = mg_metrics_reason(engine->metrics, reason);
+        row->limit = mg_limit_of_reason(reason);
     }
     return row;
 }
@@ -78,6 +79,8 @@ mg_count_closed(struct mg_session *s)
     char text[MG_ADDR_TEXT];
 
     row->count++;
+    if (row->limit != MG_LIMIT_NONE)
+        mg_told_closed(s, row->limit);
     mg_metric_add(&s->listener->metric->by[row->index]);
     if (s->backend != NULL && s->reason != s->counted && is_of_backend(s->reason))
         failure_count(s, s->up_addr != NULL && s->up_ready ? mg_addr_text(s->up_addr, text) : NULL,

@@ -64,8 +64,9 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
     mg_link_init(&engine->probes);
     uv_timer_init(options->loop, &engine->full_timer);
     uv_timer_init(options->loop, &engine->down_timer);
-    engine->full_timer.data = engine->down_timer.data = engine;
-    engine->handles = 2;
+    uv_timer_init(options->loop, &engine->told_timer);
+    engine->full_timer.data = engine->down_timer.data = engine->told_timer.data = engine;
+    engine->handles = 3;
     engine->random = mg_now_ns() | 1;
     if (RAND_bytes((unsigned char *)&engine->instance, sizeof(engine->instance)) != 1)
         engine->instance = engine->random;
@@ -112,6 +113,8 @@ mg_engine_close(struct mg_engine *engine, void (*closed)(void *data), void *data
     engine->handles += mg_offload_close(engine->offload, on_handle_close);
     uv_close((uv_handle_t *)&engine->full_timer, on_handle_close);
     uv_close((uv_handle_t *)&engine->down_timer, on_handle_close);
+    uv_close((uv_handle_t *)&engine->told_timer, on_handle_close);
+    mg_told_close(engine);
 }
 
 void

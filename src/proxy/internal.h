@@ -110,10 +110,22 @@ void mg_proxy_write_own(struct mg_buf *out, unsigned version, const struct mg_ad
 
 #define MG_REASONS 192 /* more than there are */
 
+/* What the log tells of when it bites; the first ones are mg_shared_listener.told's. */
+enum mg_limit {
+    MG_LIMIT_CONNECTIONS,
+    MG_LIMIT_PER_IP,
+    MG_LIMIT_RATE,
+    MG_LIMIT_RATE_PER_IP,
+    MG_LIMIT_UNFINISHED,
+    MG_LIMIT_BACKEND, /* all addresses are full */
+    MG_LIMIT_NONE,
+};
+
 struct mg_reason_count {
     const char *reason; /* constant */
     unsigned index;     /* in the metrics' tables */
-    uint64_t count;     /* of closes; 0 for what only an address has failed by */
+    enum mg_limit limit;
+    uint64_t count; /* of closes; 0 for what only an address has failed by */
 };
 
 struct mg_engine {
@@ -144,6 +156,8 @@ struct mg_engine {
     uv_timer_t down_timer;          /* runs while a backend has on_down = "close" */
     unsigned down_watchers;         /* such backends */
     uint32_t downs_seen;            /* of shared->downs */
+    struct told *told;              /* limits of which we say when they no longer bite; owned */
+    uv_timer_t told_timer;          /* runs while there is one */
     bool closing;
     void (*on_idle)(void *data);
     void *on_idle_data;
@@ -605,6 +619,19 @@ void mg_count_failed(struct mg_session *s, const char *address, const char *reas
 
 /* It closes. */
 void mg_count_closed(struct mg_session *s);
+
+/* ---- told.c: limits that bite ----------------------------------------------------------------- */
+
+/* Whether a connection that closes with that reason was turned away. */
+enum mg_limit mg_limit_of_reason(const char *reason);
+void mg_told_closed(const struct mg_session *s, enum mg_limit limit);
+
+/* Somebody waits for room; has been accepted. */
+void mg_told_waits(struct mg_engine *engine, const struct mg_listener *listener,
+                   enum mg_limit limit);
+void mg_told_accepted(const struct mg_listener *listener);
+
+void mg_told_close(struct mg_engine *engine);
 
 /* ---- frontend.c, record.c -------------------------------------------------------------------- */
 
