@@ -300,7 +300,7 @@ struct mg_shared_address {
 #define MG_METRICS_REASONS        128 /* the last one is for those that find no place */
 #define MG_METRICS_NAMES          4096 /* of listeners and backends, those of old generations included */
 #define MG_METRICS_FUNCTION_NAMES 256  /* of them: backends that only functions have named */
-#define MG_METRICS_ADDRESSES      4096 /* that have failed */
+#define MG_METRICS_ADDRESSES      2048 /* that have failed */
 #define MG_METRICS_EACH           512  /* of one backend */
 #define MG_METRICS_REASON_CAP     48
 #define MG_METRICS_TEXT_CAP       272

@@ -15,11 +15,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define QUIET_MS 2000
-#define EVERY_MS 60000
-#define LOOK_MS  250
-#define WAITED_MS                                                                                  \
-    100 /* a client that is accepted so long after somebody was seen to wait had waited */
+/* A client that is accepted so long after somebody was seen to wait had waited. */
+#define WAITED_MS 200
+#define QUIET_MS  2000
+#define EVERY_MS  60000
+#define LOOK_MS   250
 
 struct told {
     struct told *next;
