@@ -234,8 +234,18 @@ int mg_fd_read_all(int fd, struct mg_buf *out, size_t max, struct mg_err *err);
 #define MG_SHARED_WORKERS   256
 #define MG_SHARED_LISTENERS 2048 /* those of generations that end count as well */
 
+/* A limit that bites, of which one of all workers tells; see proxy/told.c. Times are milliseconds of mg_now_ns. */
+struct mg_shared_told {
+    _Atomic uint32_t teller;  /* index + 1 of the worker that has said so, or 0 */
+    _Atomic uint64_t hit_at;  /* the last time that somebody was turned away, or seen to wait */
+    _Atomic uint64_t next_at; /* it is not said again before */
+    _Atomic uint64_t count;   /* of those, since it was last said how many */
+};
+#define MG_SHARED_LIMITS 5 /* of a listener */
+
 struct mg_shared_listener {
-    _Atomic uint64_t name_hash;               /* 0 = never used; written under the lock */
+    _Atomic uint64_t name_hash; /* 0 = never used; written under the lock */
+    struct mg_shared_told told[MG_SHARED_LIMITS];
     _Atomic int32_t open[MG_SHARED_WORKERS];  /* connections, per worker */
     _Atomic int32_t users[MG_SHARED_WORKERS]; /* configs that hold the slot, per worker */
 };
@@ -277,10 +287,53 @@ struct mg_shared_address {
     _Atomic uint32_t down;                    /* 1 = so say the probes */
     _Atomic uint32_t passed, missed;          /* probes in a row; one of them is 0 */
     _Atomic uint32_t prober;                  /* index + 1 of the worker that probes, or 0 */
+    struct mg_shared_told told;               /* of a backend's first: all are full */
     _Atomic uint32_t downs;                   /* times it went down or to rest; only grows */
     _Atomic uint64_t pass;                    /* whose turn it is: the least; 0 = new */
     _Atomic int32_t open[MG_SHARED_WORKERS];  /* connections, per worker */
     _Atomic int32_t users[MG_SHARED_WORKERS]; /* configs that hold the slot, per worker */
+};
+
+/*
+ * What has been counted of each listener and each backend, by name; see metrics.c. Each worker has a table that it
+ * alone writes.
+ */
+#define MG_METRICS_REASONS        128 /* the last one is for those that find no place */
+#define MG_METRICS_NAMES          4096 /* of listeners and backends, those of old generations included */
+#define MG_METRICS_FUNCTION_NAMES 256  /* of them: backends that only functions have named */
+#define MG_METRICS_ADDRESSES      2048 /* that have failed */
+#define MG_METRICS_EACH           512  /* of one backend */
+#define MG_METRICS_REASON_CAP     48
+#define MG_METRICS_TEXT_CAP       272
+
+enum mg_metric_kind { MG_METRIC_NONE, MG_METRIC_LISTENER, MG_METRIC_BACKEND, MG_METRIC_ADDRESS };
+
+struct mg_metric {
+    _Atomic uint32_t epoch;       /* odd while the place changes hands */
+    _Atomic uint32_t kind;        /* MG_METRIC_NONE: it is nobody's */
+    _Atomic int32_t users;        /* configs that have the name */
+    _Atomic uint32_t by_function; /* only functions have named it */
+    _Atomic uint64_t generation;  /* the last one that has held it */
+    _Atomic uint32_t next;      /* a backend's first address, an address's next: place + 1, or 0 */
+    _Atomic uint32_t addresses; /* of a backend */
+    _Atomic uint64_t begun;     /* connections */
+    _Atomic uint64_t tries;     /* of a backend: addresses that have failed, or served */
+    _Atomic uint64_t by[MG_METRICS_REASONS]; /* ends of connections; failures */
+    char text[MG_METRICS_TEXT_CAP];          /* name or address, cut if need be */
+};
+
+/* Pages that nobody has touched do not exist. */
+struct mg_metrics {
+    _Atomic uint32_t serving;        /* a config is in use: names that no config has are gone */
+    _Atomic uint32_t function_names; /* in use */
+    _Atomic uint32_t address_end,
+        address_free; /* places ever used; place + 1 of one given back, or 0 */
+    _Atomic uint32_t reason_count;
+    char reason[MG_METRICS_REASONS][MG_METRICS_REASON_CAP];
+    _Atomic uint64_t hash[MG_METRICS_NAMES]; /* of the names below, apart; 0 = never used */
+    struct mg_metric others[2];              /* listeners and backends for which no place is left */
+    struct mg_metric name[MG_METRICS_NAMES];
+    struct mg_metric address[MG_METRICS_ADDRESSES];
 };
 
 struct mg_shared {
@@ -293,6 +346,8 @@ struct mg_shared {
     /* Of the names below, apart, so that looking for one touches no other's pages. 0 = never used. */
     _Atomic uint64_t address_hash[MG_SHARED_ADDRESSES];
     struct mg_shared_address address[MG_SHARED_ADDRESSES];
+    _Atomic uint32_t metrics_used[MG_SHARED_WORKERS]; /* whose table is not empty */
+    struct mg_metrics metrics[MG_SHARED_WORKERS];
 };
 
 /* Memory for several processes: a descriptor without a name whose size is fixed. */
@@ -329,6 +384,63 @@ int64_t mg_shared_address_open(const struct mg_shared_address *slot);
 
 /* Takes back everything worker `index` had. */
 void mg_shared_forget(struct mg_shared *shared, unsigned index);
+
+/* ---- metrics -------------------------------------------------------------------------------- */
+
+/* A new process has that worker's table: nothing in it is held, what is counted goes on. */
+struct mg_metrics *mg_metrics_begin(struct mg_shared *shared, unsigned worker);
+
+/*
+ * Numbers of the listener or backend of that name, which go on from what is there; never NULL, but many names
+ * share one where there is no place. Held, by that generation, until they are given back, which any thread may do.
+ * With `by_function` they outlive that, until a whole generation has not named it in any worker.
+ */
+struct mg_metric *mg_metrics_hold(struct mg_metrics *metrics, enum mg_metric_kind kind,
+                                  const char *name, uint64_t generation, bool by_function);
+void mg_metrics_release(struct mg_metric *metric);
+
+/* Those of an address of a backend; NULL: it is too many. They go with the backend's. */
+struct mg_metric *mg_metrics_address(struct mg_metrics *metrics, struct mg_metric *backend,
+                                     const char *address);
+
+/* Another generation serves than the one `before` (0: there was none): what nobody holds goes. Then: the worker
+ * leaves, and what is there stays as it is. */
+void mg_metrics_serve(struct mg_shared *shared, unsigned worker, uint64_t before);
+void mg_metrics_leave(struct mg_metrics *metrics);
+
+/* The index of a reason in mg_metric.by. */
+unsigned mg_metrics_reason(struct mg_metrics *metrics, const char *reason);
+
+/* Only by the table's worker. */
+static inline void
+mg_metric_add(_Atomic uint64_t *number)
+{
+    atomic_store_explicit(number, atomic_load_explicit(number, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+}
+
+/* Part of mg_shared_forget: connections of a listener that were open end with `reason`. */
+void mg_metrics_forget(struct mg_shared *shared, unsigned worker, const char *reason);
+
+/* One name's numbers, of one worker or summed up. */
+struct mg_metric_sum {
+    enum mg_metric_kind kind;
+    char text[MG_METRICS_TEXT_CAP];
+    uint64_t begun, tries, ended; /* ended: over all reasons */
+    size_t reason_count;
+    struct mg_metric_reason {
+        char text[MG_METRICS_REASON_CAP];
+        uint64_t count; /* not 0 */
+    } reasons[MG_METRICS_REASONS];
+};
+
+/*
+ * Calls visit for each listener, or for each backend and, behind it, for each of its addresses that has failed. One
+ * worker's, or with worker = MG_SHARED_WORKERS the sums over all, of those that are gone, too; only names that are
+ * in use in some worker. Any process may ask, at any time, and whatever a worker may have written.
+ */
+void mg_metrics_each(const struct mg_shared *shared, unsigned worker, enum mg_metric_kind kind,
+                     void (*visit)(const struct mg_metric_sum *sum, void *data), void *data);
 
 /* ---- limits per client ----------------------------------------------------------------------- */
 

@@ -116,6 +116,14 @@ slot_find(struct mg_shared *shared, uint64_t hash)
     return unused;
 }
 
+static void
+told_forget(struct mg_shared_told *told)
+{
+    atomic_store(&told->hit_at, 0);
+    atomic_store(&told->next_at, 0);
+    atomic_store(&told->count, 0);
+}
+
 struct mg_shared_listener *
 mg_shared_listener_hold(struct mg_shared *shared, const char *name, unsigned index)
 {
@@ -128,6 +136,8 @@ mg_shared_listener_hold(struct mg_shared *shared, const char *name, unsigned ind
         return NULL;
     slot = slot_find(shared, hash);
     if (slot != NULL) {
+        for (size_t i = 0; i < MG_SHARED_LIMITS && atomic_load(&slot->name_hash) != hash; i++)
+            told_forget(&slot->told[i]);
         atomic_store(&slot->name_hash, hash);
         atomic_fetch_add(&slot->users[index], 1);
     }
@@ -216,8 +226,10 @@ mg_shared_address_hold(struct mg_shared *shared, const char *backend, const char
     at = address_find(shared, hash);
     if (at < MG_SHARED_ADDRESSES) {
         slot = &shared->address[at];
-        if (atomic_load(&shared->address_hash[at]) != hash)
+        if (atomic_load(&shared->address_hash[at]) != hash) {
             address_forget(slot);
+            told_forget(&slot->told);
+        }
         atomic_store(&shared->address_hash[at], hash);
         if (atomic_load(&slot->rows) <= index)
             atomic_store(&slot->rows, index + 1);
@@ -243,6 +255,15 @@ mg_shared_address_open(const struct mg_shared_address *slot)
 
 /* ---- a worker that died ---------------------------------------------------------------------- */
 
+/* Another one may tell. */
+static void
+untell(struct mg_shared_told *told, unsigned index)
+{
+    uint32_t teller = index + 1;
+
+    atomic_compare_exchange_strong(&told->teller, &teller, 0);
+}
+
 void
 mg_shared_forget(struct mg_shared *shared, unsigned index)
 {
@@ -255,8 +276,11 @@ mg_shared_forget(struct mg_shared *shared, unsigned index)
             continue; /* its pages need not come to be */
         atomic_store(&slot->open[index], 0);
         atomic_store(&slot->users[index], 0);
+        for (size_t t = 0; t < MG_SHARED_LIMITS; t++)
+            untell(&slot->told[t], index);
     }
     mg_limits_forget(shared, index);
+    mg_metrics_forget(shared, index, "session: worker died");
     for (size_t i = 0; i < MG_SHARED_ADDRESSES; i++) {
         struct mg_shared_address *slot = &shared->address[i];
         uint32_t prober = index + 1;
@@ -266,6 +290,7 @@ mg_shared_forget(struct mg_shared *shared, unsigned index)
         atomic_store(&slot->open[index], 0);
         atomic_store(&slot->users[index], 0);
         atomic_compare_exchange_strong(&slot->prober, &prober, 0);
+        untell(&slot->told, index);
     }
     atomic_compare_exchange_strong(&shared->lock, &holder, 0);
 }

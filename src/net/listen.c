@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -209,6 +210,14 @@ mg_acceptor_set_tcp(struct mg_acceptor *a, bool nodelay, unsigned keepalive_s)
         return;
     setsockopt(a->fd, IPPROTO_TCP, TCP_NODELAY, &at_once, sizeof(at_once));
     mg_net_keepalive(a->fd, keepalive_s);
+}
+
+bool
+mg_acceptor_is_waited_for(const struct mg_acceptor *a)
+{
+    struct pollfd fd = {.fd = a->fd, .events = POLLIN};
+
+    return poll(&fd, 1, 0) > 0;
 }
 
 void

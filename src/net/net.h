@@ -271,6 +271,9 @@ int mg_acceptor_open(struct mg_acceptor *a, struct mg_net *net, int fd,
 /* What accepted TCP sockets inherit; does nothing for unix sockets. keepalive_s 0 = off. */
 void mg_acceptor_set_tcp(struct mg_acceptor *a, bool nodelay, unsigned keepalive_s);
 
+/* Whether there is somebody to accept. */
+bool mg_acceptor_is_waited_for(const struct mg_acceptor *a);
+
 void mg_acceptor_pause(struct mg_acceptor *a);
 void mg_acceptor_resume(struct mg_acceptor *a);
 

@@ -210,6 +210,7 @@ failure_record(struct mg_session *s, const char *text, const char *reason, const
     struct mg_buf all = {0};
 
     s->tries += s->tries < UINT16_MAX;
+    mg_count_failed(s, text, reason);
     mg_log(MG_LOG_DEBUG, "connection %llu: backend %s: %s: %s%s%s", (unsigned long long)s->id,
            s->backend->name, text, reason, detail != NULL ? ": " : "",
            detail != NULL ? detail : "");
@@ -386,6 +387,7 @@ mg_dial_done(struct mg_session *s)
 
     s->connect_us = (uint32_t)((mg_now_ns() - s->dial->started_ns) / 1000);
     s->tries += s->tries < UINT16_MAX;
+    mg_count_served(s);
     mg_health_served(s->address);
     if (s->address->shared != NULL) /* it may have been down before, and has served since */
         s->downs = atomic_load(&s->address->shared->downs);

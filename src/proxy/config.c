@@ -25,6 +25,8 @@ mg_backend_free(struct mg_backend *backend)
     mg_entries_free(backend);
     if (backend->watched)
         mg_health_unwatch(backend->engine);
+    if (backend->metric != NULL)
+        mg_metrics_release(backend->metric);
     for (size_t i = 0; i < backend->proxy_tlv_count; i++)
         mg_free(backend->proxy_tlvs[i].value);
     mg_free(backend->proxy_tlvs);
@@ -42,6 +44,8 @@ listener_fini(struct mg_listener *listener)
 {
     if (listener->shared != NULL)
         mg_shared_listener_release(listener->shared, listener->worker);
+    if (listener->metric != NULL)
+        mg_metrics_release(listener->metric);
     for (size_t i = 0; i < listener->address_count; i++)
         mg_free(listener->addresses[i]);
     mg_free(listener->addresses);
@@ -113,6 +117,15 @@ backend_activate(struct mg_engine *engine, struct mg_backend *backend, bool shar
     return 0;
 }
 
+static void
+backend_count(struct mg_engine *engine, const struct mg_config *config, struct mg_backend *backend,
+              bool by_function)
+{
+    if (backend->metric == NULL)
+        backend->metric = mg_metrics_hold(engine->metrics, MG_METRIC_BACKEND, backend->name,
+                                          config->generation, by_function);
+}
+
 int
 mg_config_add_backend(struct mg_config *config, struct mg_backend *backend)
 {
@@ -127,6 +140,8 @@ mg_config_add_backend(struct mg_config *config, struct mg_backend *backend)
         mg_backend_free(backend);
         return -1;
     }
+    if (config->engine != NULL)
+        backend_count(config->engine, config, backend, true);
     config->backends[config->backend_count++] = backend;
     return 0;
 }
@@ -146,10 +161,14 @@ mg_engine_activate(struct mg_engine *engine, struct mg_config *config, struct mg
                         listener->name, MG_SHARED_LISTENERS);
             return -1;
         }
+        listener->metric = mg_metrics_hold(engine->metrics, MG_METRIC_LISTENER, listener->name,
+                                           config->generation, false);
     }
-    for (size_t i = 0; i < config->backend_count; i++)
+    for (size_t i = 0; i < config->backend_count; i++) {
         if (backend_activate(engine, config->backends[i], true, err) != 0)
             return -1;
+        backend_count(engine, config, config->backends[i], false);
+    }
     config->engine = engine;
     return 0;
 }

@@ -56,6 +56,7 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
     }
     engine->net.on_turn = on_turn;
     engine->net.on_deadline = mg_session_on_deadline;
+    engine->metrics = mg_metrics_begin(options->shared, options->worker);
     mg_link_init(&engine->sessions);
     mg_link_init(&engine->frontends);
     mg_link_init(&engine->handshakes);
@@ -63,8 +64,9 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
     mg_link_init(&engine->probes);
     uv_timer_init(options->loop, &engine->full_timer);
     uv_timer_init(options->loop, &engine->down_timer);
-    engine->full_timer.data = engine->down_timer.data = engine;
-    engine->handles = 2;
+    uv_timer_init(options->loop, &engine->told_timer);
+    engine->full_timer.data = engine->down_timer.data = engine->told_timer.data = engine;
+    engine->handles = 3;
     engine->random = mg_now_ns() | 1;
     if (RAND_bytes((unsigned char *)&engine->instance, sizeof(engine->instance)) != 1)
         engine->instance = engine->random;
@@ -111,15 +113,26 @@ mg_engine_close(struct mg_engine *engine, void (*closed)(void *data), void *data
     engine->handles += mg_offload_close(engine->offload, on_handle_close);
     uv_close((uv_handle_t *)&engine->full_timer, on_handle_close);
     uv_close((uv_handle_t *)&engine->down_timer, on_handle_close);
+    uv_close((uv_handle_t *)&engine->told_timer, on_handle_close);
+    mg_told_close(engine);
 }
 
 void
 mg_engine_use(struct mg_engine *engine, const struct mg_config *config)
 {
     mg_engine_stop_probes(engine);
+    mg_metrics_serve(engine->options.shared, engine->options.worker,
+                     engine->config != NULL ? engine->config->generation : 0);
     engine->config = config;
     mg_probes_start(engine);
     mg_reuse_keep(engine->reuse, config);
+}
+
+void
+mg_engine_leave(struct mg_engine *engine)
+{
+    mg_engine_stop_probes(engine);
+    mg_metrics_leave(engine->metrics);
 }
 
 void
@@ -201,19 +214,4 @@ void
 mg_engine_set_access_fd(struct mg_engine *engine, int fd)
 {
     engine->options.access_fd = fd;
-}
-
-void
-mg_engine_count_close(struct mg_engine *engine, const char *reason)
-{
-    struct mg_reason_count *row = engine->closes;
-
-    /* Reasons are constants, so the pointer nearly always answers; one text may have two of them.
-     */
-    while (row < engine->closes + MG_REASONS - 1 && row->reason != NULL && row->reason != reason &&
-           strcmp(row->reason, reason) != 0)
-        row++;
-    if (row->reason == NULL)
-        row->reason = reason;
-    row->count++;
 }

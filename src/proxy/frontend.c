@@ -68,10 +68,19 @@ may_accept(struct mg_acceptor *acceptor, bool must)
 {
     struct mg_frontend *f = acceptor->data;
     const struct mg_listener *l = f->listener;
+    enum mg_limit limit = MG_LIMIT_NONE;
 
     atomic_fetch_add(row_of(f->engine, l), 1);
-    if (must || (has_room(l) && (!mg_listener_hears_first(l) || mg_limits_room(f->engine))))
+    if (must)
         return true;
+    if (!has_room(l))
+        limit = MG_LIMIT_CONNECTIONS;
+    else if (mg_listener_hears_first(l) && !mg_limits_room(f->engine))
+        limit = MG_LIMIT_UNFINISHED;
+    if (limit == MG_LIMIT_NONE)
+        return true;
+    if (mg_acceptor_is_waited_for(acceptor))
+        mg_told_waits(f->engine, l, limit);
     atomic_fetch_sub(row_of(f->engine, l), 1);
     f->full = true;
     if (!uv_is_active((uv_handle_t *)&f->engine->full_timer))
@@ -101,6 +110,8 @@ on_accept(struct mg_acceptor *acceptor, int fd, const struct mg_addr *peer)
 {
     struct mg_frontend *f = acceptor->data;
 
+    if (f->listener->max_connections > 0)
+        mg_told_accepted(f->listener);
     if (mg_session_open(f->engine, f->config, f->listener, fd, peer, acceptor->is_unix) != 0)
         accepted_none(acceptor);
 }

@@ -110,9 +110,22 @@ void mg_proxy_write_own(struct mg_buf *out, unsigned version, const struct mg_ad
 
 #define MG_REASONS 192 /* more than there are */
 
+/* What the log tells of when it bites; the first ones are mg_shared_listener.told's. */
+enum mg_limit {
+    MG_LIMIT_CONNECTIONS,
+    MG_LIMIT_PER_IP,
+    MG_LIMIT_RATE,
+    MG_LIMIT_RATE_PER_IP,
+    MG_LIMIT_UNFINISHED,
+    MG_LIMIT_BACKEND, /* all addresses are full */
+    MG_LIMIT_NONE,
+};
+
 struct mg_reason_count {
     const char *reason; /* constant */
-    uint64_t count;
+    unsigned index;     /* in the metrics' tables */
+    enum mg_limit limit;
+    uint64_t count; /* of closes; 0 for what only an address has failed by */
 };
 
 struct mg_engine {
@@ -129,12 +142,13 @@ struct mg_engine {
     size_t session_count;       /* until their memory is freed */
     uint64_t accepted, handshakes_done, bytes_up, bytes_down; /* of closed sessions: the bytes */
     struct mg_reason_count closes[MG_REASONS];
-    uint64_t records_lost;     /* access records, since the log last went on */
-    uint64_t records_lost_at;  /* loop time */
-    uint64_t random;           /* xorshift state: balancing, nothing secret */
-    uint64_t instance;         /* drawn at the start: with a session's id unique everywhere */
-    struct mg_reuse *reuse;    /* TLS sessions with backends; owned */
-    struct mg_link unfinished; /* sessions whose handshake is not over, the oldest first */
+    struct mg_metrics *metrics; /* this worker's */
+    uint64_t records_lost;      /* access records, since the log last went on */
+    uint64_t records_lost_at;   /* loop time */
+    uint64_t random;            /* xorshift state: balancing, nothing secret */
+    uint64_t instance;          /* drawn at the start: with a session's id unique everywhere */
+    struct mg_reuse *reuse;     /* TLS sessions with backends; owned */
+    struct mg_link unfinished;  /* sessions whose handshake is not over, the oldest first */
     unsigned unfinished_count, unfinished_max;
     uint64_t limits_secret[2];
     const struct mg_config *config; /* in use, or NULL; borrowed */
@@ -143,14 +157,14 @@ struct mg_engine {
     uv_timer_t down_timer;          /* runs while a backend has on_down = "close" */
     unsigned down_watchers;         /* such backends */
     uint32_t downs_seen;            /* of shared->downs */
+    struct told *told;              /* limits of which we say when they no longer bite; owned */
+    uv_timer_t told_timer;          /* runs while there is one */
     bool closing;
     void (*on_idle)(void *data);
     void *on_idle_data;
     void (*on_closed)(void *data);
     void *on_closed_data;
 };
-
-void mg_engine_count_close(struct mg_engine *engine, const char *reason);
 
 /* Something the engine waits for at its close is gone. */
 void mg_engine_release(struct mg_engine *engine);
@@ -238,6 +252,7 @@ struct mg_session {
     uint32_t lingered; /* bytes thrown away in S_LINGER */
     uint64_t bytes_up, bytes_down;
     const char *reason;           /* constant; why it closes or lingers */
+    const char *counted;          /* likewise; the failure of its backend that was counted last */
     char *detail;                 /* owned; or NULL */
     struct mg_hello_reader hello; /* of S_HELLO */
     char *servername;       /* from the ClientHello, until down has an SSL object, if ever; owned */
@@ -622,6 +637,32 @@ void mg_limits_end(struct mg_session *s);
 
 /* Before one more of those is accepted; may close another one. false: not now. */
 bool mg_limits_room(struct mg_engine *engine);
+
+/* ---- counts.c: by listener and backend -------------------------------------------------------- */
+
+/* It has been accepted; its backend is chosen. */
+void mg_count_accepted(const struct mg_session *s);
+void mg_count_chosen(const struct mg_session *s);
+
+/* An address has served; has failed, and is called that in the record. */
+void mg_count_served(struct mg_session *s);
+void mg_count_failed(struct mg_session *s, const char *address, const char *reason);
+
+/* It closes. */
+void mg_count_closed(struct mg_session *s);
+
+/* ---- told.c: limits that bite ----------------------------------------------------------------- */
+
+/* Whether a connection that closes with that reason was turned away. */
+enum mg_limit mg_limit_of_reason(const char *reason);
+void mg_told_closed(const struct mg_session *s, enum mg_limit limit);
+
+/* Somebody waits for room; has been accepted. */
+void mg_told_waits(struct mg_engine *engine, const struct mg_listener *listener,
+                   enum mg_limit limit);
+void mg_told_accepted(const struct mg_listener *listener);
+
+void mg_told_close(struct mg_engine *engine);
 
 /* ---- frontend.c, record.c -------------------------------------------------------------------- */
 

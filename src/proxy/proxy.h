@@ -148,6 +148,7 @@ struct mg_health {
 struct mg_backend {
     char *name;
     enum mg_backend_kind kind;
+    bool twin; /* another one of the config is the same, which is probed for both */
     struct mg_backend_entry *entries; /* owned array */
     size_t entry_count;
     struct mg_backend_address **addresses; /* of all entries, in their order; run time */
@@ -178,6 +179,7 @@ struct mg_backend {
     char *reply;             /* MG_BACKEND_REPLY: owned bytes */
     size_t reply_len;
     struct mg_engine *engine; /* run time: set at activation */
+    struct mg_metric *metric; /* likewise; held */
 };
 
 /* ---- names: which policy a client gets by the name it asks for -------------------------------- */
@@ -261,6 +263,7 @@ struct mg_listener {
     unsigned tcp_keepalive_s; /* 0 = off */
     /* run time */
     struct mg_shared_listener *shared; /* held for `worker` from activation on */
+    struct mg_metric *metric;          /* likewise */
     uint64_t accepted;
     unsigned worker;
     unsigned open; /* sessions of this worker */
@@ -270,6 +273,7 @@ struct mg_listener {
 struct mg_route {
     struct mg_backend *backend; /* lives at least as long as the config */
     char reason[256];           /* when refused */
+    bool failed; /* nobody has refused: the callback went wrong, and has been logged */
 };
 
 /* What a ClientHello is answered with. */
@@ -358,6 +362,9 @@ int mg_engine_activate(struct mg_engine *engine, struct mg_config *config, struc
 /* Nothing of the current config is probed, or touched for that, any more: the worker leaves, and others judge
  * the addresses of backends. */
 void mg_engine_stop_probes(struct mg_engine *engine);
+
+/* The worker leaves: mg_engine_stop_probes, and what is counted stays as it is. */
+void mg_engine_leave(struct mg_engine *engine);
 
 /* That config is the current one: its addresses are probed, as long as it lives, and TLS sessions with
  * backends that it does not have are dropped. */

@@ -227,7 +227,7 @@ mg_session_close(struct mg_session *s, const char *reason, const char *detail)
     mg_limits_end(s);
     mg_limits_give_back(s);
     s->listener->open--;
-    mg_engine_count_close(engine, reason);
+    mg_count_closed(s);
     engine->bytes_up += s->bytes_up;
     engine->bytes_down += s->bytes_down;
     if (s->config->policy != NULL && s->config->policy->forget != NULL)
@@ -324,6 +324,15 @@ on_connect(struct mg_stream *stream, int status)
     mg_dial_connected(peer->session, status);
 }
 
+static void
+backend_choose(struct mg_session *s, struct mg_backend *backend)
+{
+    if (s->backend == backend) /* it was dialled early */
+        return;
+    s->backend = backend;
+    mg_count_chosen(s);
+}
+
 /* Not before the client has sent something: whoever merely opens a connection costs the backend
  * nothing. And only where the name to send does not depend on what the handshake brings. */
 void
@@ -333,7 +342,7 @@ mg_session_dial_early(struct mg_session *s)
 
     if (backend != NULL && backend->kind == MG_BACKEND_ADDRESSES && !backend->servername_asked &&
         s->backend == NULL && !mg_backend_proxy_waits(backend)) {
-        s->backend = backend;
+        backend_choose(s, backend);
         mg_dial_start(s);
     }
 }
@@ -517,12 +526,15 @@ route_ask(struct mg_session *s)
         return false;
     }
     if (policy->route(s->config->policy_data, s, s->listener, &route) != 0) {
-        mg_log(MG_LOG_INFO, "connection %llu: listener %s: refused: %s", (unsigned long long)s->id,
-               s->listener->name, route.reason[0] != '\0' ? route.reason : "without a reason");
-        route_refused(s, "route: refused", route.reason[0] != '\0' ? route.reason : NULL);
+        if (!route.failed)
+            mg_log(MG_LOG_INFO, "connection %llu: listener %s: refused: %s",
+                   (unsigned long long)s->id, s->listener->name,
+                   route.reason[0] != '\0' ? route.reason : "without a reason");
+        route_refused(s, route.failed ? "route: callback failed" : "route: refused",
+                      route.reason[0] != '\0' ? route.reason : NULL);
         return false;
     }
-    s->backend = route.backend;
+    backend_choose(s, route.backend);
     return true;
 }
 
@@ -532,7 +544,7 @@ mg_session_route(struct mg_session *s)
     s->state = S_ROUTE;
     mg_limits_end(s);
     if (s->listener->backend != NULL)
-        s->backend = s->listener->backend;
+        backend_choose(s, s->listener->backend);
     else if (!route_ask(s))
         return;
     if (mg_session_pass_refused(s))
@@ -588,6 +600,7 @@ session_new(struct mg_engine *engine, struct mg_config *config, struct mg_listen
     engine->accepted++;
     listener->accepted++;
     listener->open++;
+    mg_count_accepted(s);
     s->id =
         atomic_fetch_add_explicit(&engine->options.shared->next_id, 1, memory_order_relaxed) + 1;
     s->born_at = s->active_at = uv_now(engine->net.loop);

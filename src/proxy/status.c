@@ -29,6 +29,7 @@ void
 mg_engine_status(const struct mg_engine *engine, struct mg_buf *out)
 {
     struct totals totals = {0};
+    const char *comma = "";
 
     totals_count(engine, &totals);
     mg_buf_addf(out,
@@ -46,7 +47,10 @@ mg_engine_status(const struct mg_engine *engine, struct mg_buf *out)
     for (size_t i = 0; i < MG_REASONS && engine->closes[i].reason != NULL; i++) {
         const char *reason = engine->closes[i].reason;
 
-        mg_buf_adds(out, i > 0 ? "," : "");
+        if (engine->closes[i].count == 0)
+            continue;
+        mg_buf_adds(out, comma);
+        comma = ",";
         mg_buf_add_json(out, reason, strlen(reason));
         mg_buf_addf(out, ":%llu", (unsigned long long)engine->closes[i].count);
     }

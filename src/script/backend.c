@@ -13,6 +13,7 @@ static void send_proxy_read(lua_State *L, const struct mg_option *o, const char 
 static void proxy_tlvs_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void source_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 static void health_read(lua_State *L, const struct mg_option *o, const char *what, int value);
+static void weight_read(lua_State *L, const struct mg_option *o, const char *what, int value);
 
 static const char *const on_downs[] = {"keep", "close", NULL};
 
@@ -46,7 +47,7 @@ static const struct mg_option options[] = {
 
 static const struct mg_option entry_options[] = {
     {.name = "address", .read = mg_option_string},
-    {.name = "weight", .read = mg_option_integer, .min = 1, .max = 65535, .fallback = "1"},
+    {.name = "weight", .read = weight_read, .min = 1, .max = 65535, .fallback = "1"},
     {.name = "backup", .read = mg_option_boolean, .fallback = "false"},
     {.name = NULL},
 };
@@ -70,6 +71,19 @@ static const struct mg_option health_options[] = {
 };
 
 /* ---- values --------------------------------------------------------------------------------- */
+
+/* Elsewhere 0 means that an address gets nothing. */
+static void
+weight_read(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    if (lua_isnumber(L, value) && lua_tonumber(L, value) == 0)
+        mg_option_error(
+            L, what,
+            "%s: expected a whole number from %d to %d, got 0: leave the address out, or "
+            "say backup = true if it is to serve when no other can",
+            o->name, (int)o->min, (int)o->max);
+    mg_option_integer(L, o, what, value);
+}
 
 /*
  * Checks the address at `value`, a string or { address =, weight =, backup = }, and adds it to the list at
@@ -191,6 +205,12 @@ text_read(lua_State *L, const struct mg_option *o, const char *what, int value)
     lua_pushvalue(L, value);
 }
 
+static bool
+is_passive(const struct mg_option *o)
+{
+    return strcmp(o->name, "fall") == 0 || strcmp(o->name, "rest") == 0;
+}
+
 /* Whether the table at `value` says how probes are to be, or nothing at all, and not only when to rest. */
 static bool
 probes_wanted(lua_State *L, int value)
@@ -198,10 +218,8 @@ probes_wanted(lua_State *L, int value)
     bool passive = false, active = false;
 
     for (const struct mg_option *o = health_options; o->name != NULL; o++) {
-        bool is_passive = strcmp(o->name, "fall") == 0 || strcmp(o->name, "rest") == 0;
-
         if (lua_getfield(L, value, o->name) != LUA_TNIL)
-            *(is_passive ? &passive : &active) = true;
+            *(is_passive(o) ? &passive : &active) = true;
         lua_pop(L, 1);
     }
     return active || !passive;
@@ -395,6 +413,7 @@ address_get(lua_State *L, void *self)
         lua_rawseti(L, list + 3, i);
     }
     lua_settop(L, list + 3);
+    mg_readonly_push(L, "Backend", "address", false);
     return 1;
 }
 
@@ -411,6 +430,7 @@ proxy_tlvs_get(lua_State *L, void *self)
         lua_insert(L, -2);
         lua_rawset(L, -4);
     }
+    mg_readonly_push(L, "Backend", "proxy_tlvs", true);
     return 1;
 }
 
@@ -418,14 +438,22 @@ proxy_tlvs_get(lua_State *L, void *self)
 static int
 health_get(lua_State *L, void *self)
 {
+    bool probes;
+
     (void)self;
     if (mg_option_push(L, 1, "health") != LUA_TTABLE)
         return 1;
     lua_newtable(L);
+    lua_getfield(L, -2, "probes");
+    probes = lua_toboolean(L, -1);
+    lua_pop(L, 1);
     for (const struct mg_option *o = health_options; o->name != NULL; o++) {
+        if (!probes && !is_passive(o)) /* else it would be more if it were given to another one */
+            continue;
         lua_getfield(L, -2, o->name);
         lua_setfield(L, -2, o->name);
     }
+    mg_readonly_push(L, "Backend", "health", true);
     return 1;
 }
 
@@ -477,8 +505,8 @@ backend_push(lua_State *L, const char *what, enum mg_backend_kind kind)
 
     if (mg_script_of(L)->loaded)
         mg_option_error(L, what,
-                        "backends are made while the script loads; "
-                        "in a callback, return an address");
+                        "backends are made while the script loads; in a callback, return an "
+                        "address, or a Backend that was made outside of the function");
     self = mg_class_new(L, &backend_class, sizeof(*self));
     self->kind = kind;
     lua_getiuservalue(L, -1, 1);
@@ -491,7 +519,10 @@ backend_push(lua_State *L, const char *what, enum mg_backend_kind kind)
 static void
 backend_name(lua_State *L, const char *name)
 {
-    if (lua_getfield(L, -1, "name") == LUA_TNIL) {
+    struct mg_backend_object *self = mg_backend_test(L, -2);
+
+    self->named = lua_getfield(L, -1, "name") != LUA_TNIL;
+    if (!self->named) {
         if (name != NULL) {
             lua_pushstring(L, name);
         } else {

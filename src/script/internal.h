@@ -284,6 +284,13 @@ void mg_settings_fini(struct mg_settings *settings);
 /* Registry name, with guests only: the set of contexts that are not the script's. */
 #define MG_OTHERS "moongate.others"
 
+/* readonly.c: the copy at the top becomes a view of it that cannot be written to: object "Backend", field "health",
+ * and whether the object takes another table for it. */
+void mg_readonly_push(lua_State *L, const char *object, const char *field, bool assignable);
+
+/* Pushes a plain table like the view at idx; false: it is no view, and nothing is pushed. */
+bool mg_readonly_copy(lua_State *L, int idx);
+
 /* Where the script made a Listener or Backend, beside its options: "script.lua:12: ". */
 #define MG_WHERE "(where)"
 
@@ -294,6 +301,8 @@ struct mg_listener_object {
 struct mg_backend_object {
     bool frozen;
     bool listed; /* in MG_BACKENDS */
+    bool named;  /* by the script */
+    bool twin;   /* another one in the list is the same in everything, name included */
     enum mg_backend_kind kind;
     struct mg_backend *built; /* borrowed from the config, once there is one */
 };
@@ -382,6 +391,12 @@ extern const char *const mg_listener_limits[];
 
 /* What a backend's health may say; likewise. */
 extern const char *const mg_backend_health[];
+
+/* Frozen Backends that differ get names that differ, or the script is refused (twins.c). */
+int mg_backends_settle(struct mg_script *s, struct mg_err *err);
+
+/* Appends the frozen Backend at `object` as canonical text. May raise. */
+void mg_plan_backend(lua_State *L, int object, struct mg_buf *out);
 
 /* Appends the frozen listeners and backends as canonical text, one line each. */
 int mg_plan_manifest(struct mg_script *s, struct mg_buf *out, struct mg_err *err);

@@ -89,6 +89,8 @@ option_store(lua_State *L, const struct mg_option *option, const char *what, int
 {
     int value = lua_gettop(L);
 
+    if (mg_readonly_copy(L, value)) /* what an object has given out */
+        lua_replace(L, value);
     if (lua_isnil(L, value))
         default_push(L, option);
     else
@@ -270,10 +272,12 @@ mg_option_ms(lua_State *L, int idx, const char *name)
 int
 mg_option_get(lua_State *L, void *self)
 {
-    int table = lua_gettop(L) + 1;
+    int table = lua_gettop(L) + 2;
+    const char *field = lua_tostring(L, 2);
 
     (void)self;
-    if (mg_option_push(L, 1, lua_tostring(L, 2)) != LUA_TTABLE)
+    luaL_getmetafield(L, 1, "__name");
+    if (mg_option_push(L, 1, field) != LUA_TTABLE)
         return 1;
     lua_createtable(L, (int)lua_rawlen(L, table), 0);
     for (lua_pushnil(L); lua_next(L, table) != 0;) {
@@ -281,6 +285,7 @@ mg_option_get(lua_State *L, void *self)
         lua_insert(L, -2);
         lua_rawset(L, table + 1);
     }
+    mg_readonly_push(L, lua_tostring(L, table - 1), field, strcmp(field, "address") != 0);
     return 1;
 }
 

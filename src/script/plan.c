@@ -248,8 +248,8 @@ health_add(lua_State *L, int object, struct mg_buf *out)
     lua_settop(L, top);
 }
 
-static void
-backend_add(lua_State *L, int object, struct mg_buf *out)
+void
+mg_plan_backend(lua_State *L, int object, struct mg_buf *out)
 {
     static const char *const names[] = {
         "name",
@@ -295,7 +295,7 @@ listener_visit(lua_State *L, int object, void *out)
 static void
 backend_visit(lua_State *L, int object, void *out)
 {
-    backend_add(L, object, out);
+    mg_plan_backend(L, object, out);
 }
 
 static void
@@ -561,6 +561,7 @@ backend_fill(lua_State *L, int object, struct mg_backend *b)
     const char *text;
 
     b->kind = self->kind;
+    b->twin = self->twin;
     b->name = option_copy(L, object, "name");
     entries_fill(L, object, b);
     b->servername_asked = mg_option_push(L, object, "servername") == LUA_TFUNCTION;

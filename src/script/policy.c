@@ -134,7 +134,8 @@ on_route(void *data, struct mg_session *session, const struct mg_listener *liste
     struct question q = {.script = data, .session = session, .listener = listener, .route = route};
 
     memset(route, 0, sizeof(*route));
-    if (ask(&q, route_ask, "backend function", listener->name) != 0)
+    route->failed = ask(&q, route_ask, "backend function", listener->name) != 0;
+    if (route->failed)
         mg_str_copy(route->reason, sizeof(route->reason), "the backend function failed");
     else if (route->backend != NULL)
         return 0;

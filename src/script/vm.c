@@ -466,7 +466,7 @@ mg_script_run(struct mg_script *s, const char *text, size_t len, struct mg_err *
         return -1;
     }
     lua_settop(L, 0);
-    if (protected_call(s, everything_freeze, err) != 0)
+    if (protected_call(s, everything_freeze, err) != 0 || mg_backends_settle(s, err) != 0)
         return -1;
     s->loaded = true;
     budget_set(s);

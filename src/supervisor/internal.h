@@ -273,6 +273,11 @@ void mg_control_status_progress(struct mg_super *super);
 void mg_status_text(const struct mg_super *super, struct mg_buf *out);
 void mg_status_json(const struct mg_super *super, struct mg_buf *out);
 
+/* Of it, what is counted of listeners and backends (metrics.c): ,"counts":{…} of one worker, or with
+ * MG_SHARED_WORKERS of all; two tables. */
+void mg_metrics_json(const struct mg_super *super, unsigned worker, struct mg_buf *out);
+void mg_metrics_text(const struct mg_super *super, struct mg_buf *out);
+
 /* ---- platform, notify ----------------------------------------------------------------------- */
 
 void mg_platform_raise_limits(void);

@@ -91,6 +91,7 @@ mg_status_text(const struct mg_super *super, struct mg_buf *out)
         mg_buf_addf(out, " %-11s  %s\n", connections[0] != '\0' ? connections : "-",
                     generations[0] != '\0' ? generations : "-");
     }
+    mg_metrics_text(super, out);
 }
 
 void
@@ -119,7 +120,9 @@ mg_status_json(const struct mg_super *super, struct mg_buf *out)
         mg_buf_add_json(out, socket->address, strlen(socket->address));
         first = false;
     }
-    mg_buf_adds(out, "],\"workers\":[");
+    mg_buf_adds(out, "]");
+    mg_metrics_json(super, MG_SHARED_WORKERS, out);
+    mg_buf_adds(out, ",\"workers\":[");
     first = true;
     for (size_t i = 0; i < MG_ARRAY_LEN(super->workers); i++) {
         const struct mg_worker *w = super->workers[i];
@@ -127,10 +130,12 @@ mg_status_json(const struct mg_super *super, struct mg_buf *out)
             continue;
         const char *members = answer_json(w);
         mg_buf_addf(
-            out, "%s{\"index\":%u,\"pid\":%d,\"state\":\"%s\",\"uptime\":%.3f,\"restarts\":%u%s%s}",
+            out, "%s{\"index\":%u,\"pid\":%d,\"state\":\"%s\",\"uptime\":%.3f,\"restarts\":%u%s%s",
             first ? "" : ",", w->index, w->running ? (int)w->process.pid : 0, worker_state(w),
             w->running ? seconds_since(w->started_ns) : 0.0, w->restarts,
             members[0] != '\0' ? "," : "", members);
+        mg_metrics_json(super, w->index, out);
+        mg_buf_adds(out, "}");
         first = false;
     }
     mg_buf_adds(out, "]}\n");

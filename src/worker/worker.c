@@ -103,7 +103,7 @@ static void
 leave(struct mg_worker_process *w, bool flush)
 {
     w->leaving = true;
-    mg_engine_stop_probes(w->engine);
+    mg_engine_leave(w->engine);
     mg_addresses_close(w, flush);
 }
 

@@ -154,7 +154,7 @@ function moongate.certificates(pattern, configure) end
 --- An address in a list.
 ---@class moongate.BackendAddress
 ---@field address moongate.Address
----@field weight? integer its share beside the others' (1); of a name: each record's
+---@field weight? integer its share beside the others', 1 to 65535 (1); of a name: each record's
 ---@field backup? boolean used only when no other can be (false)
 
 --- How it is known whether an address serves. With `fall` and `rest` alone it is the connections that tell: so many in a row
@@ -177,7 +177,7 @@ function moongate.certificates(pattern, configure) end
 --- Options of `moongate.backend`. Times are in seconds.
 ---@class moongate.BackendOptions
 ---@field address moongate.Address|moongate.BackendAddress|(moongate.Address|moongate.BackendAddress)[] a name is as many addresses as it has A and AAAA records
----@field name? string default: the first address
+---@field name? string nobody else's, unless the other one is the same in everything; default: the first address
 ---@field tls? moongate.openssl.SSLContext|boolean originate TLS; true = verify with the default CAs
 ---@field servername? string|fun(conn: moongate.Conn): string name to send and verify; default: the host
 ---@field send_proxy? "v1"|"v2"|false each connection begins with a PROXY header (false)

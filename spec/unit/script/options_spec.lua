@@ -79,7 +79,8 @@ local WRONG = {
     { [[moongate.backend { address = { "a:1", 2 } }]],
         'backend: address: expected "host:port", "unix:/path" or a list of these, got number' },
     { [[moongate.backend { address = { { address = "a:1", weight = 0 } } }]],
-        "backend: weight: expected a whole number from 1 to 65535, got 0" },
+        "backend: weight: expected a whole number from 1 to 65535, got 0: leave the address out, or say " ..
+        "backup = true if it is to serve when no other can" },
     { [[moongate.backend { address = { { address = "a:1", backup = "yes" } } }]],
         "backend: backup: expected true or false, got string" },
     { [[moongate.backend { address = { { address = "a:1", wieght = 2 } } }]],
@@ -229,12 +230,8 @@ describe("an object", function()
             assert(l.frozen == false and l.backend.frozen == false and tostring(l):match "^Listener: ")
             l.handshake_rate = { per_second = 10, per_ip = 2 }
             assert(l.handshake_rate.per_second == 10 and l.handshake_rate.per_ip == 2 and l.handshake_rate.burst == nil)
-            l.handshake_rate.per_second = 11
-            assert(l.handshake_rate.per_second == 10)
             l.handshake_rate = nil
             assert(l.handshake_rate == nil and l.tls_optional == false and l.max_connections_per_ip == nil)
-            l.address[1] = "changed"
-            assert(l.address[1] == "127.0.0.1:1")
             l.idle_timeout = 7
             assert(l.idle_timeout == 7)
             l.idle_timeout = nil
@@ -258,7 +255,6 @@ describe("an object", function()
             local b = moongate.backend { address = "a:1" }
             assert(b.send_proxy == false and b.proxy_tlvs == nil)
             b.send_proxy, b.proxy_tlvs = "v2", { [0xE0] = "text", [0xF7] = print }
-            b.proxy_tlvs[0xE0] = "changed"
             assert(b.proxy_tlvs[0xE0] == "text" and b.proxy_tlvs[0xF7] == print)
             b.proxy_tlvs = {}
             assert(b.proxy_tlvs == nil)
@@ -268,10 +264,52 @@ describe("an object", function()
             assert(b.health == nil and b.max_connections == nil and b.on_down == "keep")
             b.health = { fall = 2 }
             assert(b.health.fall == 2 and b.health.rest == 10 and b.health.send == nil)
-            b.health.fall = 5 -- of a copy
-            assert(b.health.fall == 2)
             b.health, b.max_connections, b.on_down = false, 7, "close"
             assert(b.health == false and b.max_connections == 7 and b.on_down == "close")
+        ]])
+    end)
+
+    it("gives out tables that cannot be written to, and says what would be right", function()
+        passes([[
+            local l = moongate.listen { address = { "127.0.0.1:1", "*:2" }, backend = "localhost:80",
+                handshake_rate = { per_second = 10 }, accept_proxy = { "10.0.0.0/8" } }
+            local b = moongate.backend { address = { "a:1", { address = "b:2", weight = 2 } },
+                health = { interval = 3 }, proxy_tlvs = { [0xE0] = "text" }, send_proxy = "v2" }
+            local function refuses(f, what)
+                local ok, e = pcall(f)
+                assert(not ok and e.class == "NoMethodError" and tostring(e):find(what, 1, true), tostring(e))
+                assert(tostring(e):match "^[^:]+:%d+: ")
+            end
+            refuses(function() b.health.interval = 5 end, "Backend.health.interval: read-only: give health = { … } " ..
+                "when the Backend is made, or assign a whole table")
+            refuses(function() b.health.intervall = 5 end, "Backend.health.intervall: read-only: ")
+            refuses(function() b.address[2].weight = 3 end,
+                "Backend.address[2].weight: read-only: give address = { … } when the Backend is made")
+            refuses(function() b.address[3] = "c:3" end, "Backend.address[3]: read-only: give address = { … } when")
+            refuses(function() table.insert(b.address, "c:3") end, "Backend.address[3]: read-only: ")
+            refuses(function() b.proxy_tlvs[0xE0] = nil end, "Backend.proxy_tlvs[224]: read-only: give proxy_tlvs = {")
+            refuses(function() l.address[1] = "*:3" end,
+                "Listener.address[1]: read-only: give address = { … } when the Listener is made")
+            refuses(function() l.handshake_rate.per_ip = 1 end, "Listener.handshake_rate.per_ip: read-only: give")
+            refuses(function() l.accept_proxy["a b"] = 1 end, "Listener.accept_proxy[a b]: read-only: give")
+            assert(b.health.interval == 3 and b.address[2].weight == 2 and b.address[2].address == "b:2")
+            assert(#b.address == 2 and table.concat(l.address, " ") == "127.0.0.1:1 *:2")
+            assert(getmetatable(b.health) == "read-only" and not pcall(setmetatable, b.health, nil))
+            local seen = {}
+            for i, address in ipairs(l.address) do seen[i] = address end
+            for name, value in pairs(b.health) do seen[name] = value end
+            assert(seen[2] == "*:2" and seen.interval == 3 and seen.kind == nil and seen.rise == 2)
+            -- and that can be given to others
+            local c = moongate.backend { address = b.address, health = b.health, proxy_tlvs = b.proxy_tlvs,
+                send_proxy = "v2", name = "c" }
+            assert(#c.address == 2 and c.address[2].weight == 2 and c.health.interval == 3)
+            assert(c.proxy_tlvs[0xE0] == "text")
+            local d = moongate.backend { address = { "d:1", b.address[2] }, health = { fall = 7 }, name = "d" }
+            assert(d.address[2].address == "b:2")
+            d.health = moongate.backend { address = "e:1", health = { fall = 7 } }.health
+            assert(d.health.fall == 7 and d.health.interval == nil) -- it does not probe now
+            l.accept_proxy, l.handshake_rate = l.accept_proxy, nil
+            assert(l.accept_proxy[1] == "10.0.0.0/8")
         ]])
     end)
 

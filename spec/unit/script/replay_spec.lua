@@ -111,7 +111,8 @@ describe("a replayed script", function()
             end }
         ]] }
         pcall(ask, port) -- the refusal may be faster than the question
-        web:wait_log("backend: backends are made while the script loads; in a callback, return an address")
+        web:wait_log("backend: backends are made while the script loads; in a callback, return an " ..
+            "address, or a Backend that was made outside of the function")
         local log = web:log_text()
         assert.is_nil(log:find("was possible", 1, true))
         assert.is_truthy(log:find("files are read while the script loads, not in a callback", 1, true))
