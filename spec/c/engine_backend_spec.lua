@@ -4,6 +4,7 @@ local bench = require "bench"
 local certs = require "certs"
 local engine = require "engine"
 local mgtest = require "mgtest"
+local process = require "process"
 local socket = require "socket"
 
 teardown(engine.cleanup)
@@ -25,6 +26,18 @@ end
 
 local function echo(tls)
     return bench.echo_server(tls and { tls = true, cert = tls.crt, key = tls.key } or {})
+end
+
+-- Bytes that wait in the kernel for whoever has that port on that side.
+local function unread(port, side)
+    local sum = 0
+    for line in bench.read("/proc/net/tcp"):gmatch("[^\n]+") do
+        local from, to, queue = line:match("%x+:(%x+) %x+:(%x+) %x+ %x+:(%x+)")
+        if from and tonumber(side == "local" and from or to, 16) == port then
+            sum = sum + tonumber(queue, 16)
+        end
+    end
+    return sum
 end
 
 local function echoed(web, options)
@@ -200,6 +213,46 @@ describe("TLS to the backend", function()
         local _, record = connect(web)
         assert.equal("up: connect timeout", record.reason)
         silent:close()
+        web:stop()
+    end)
+
+    it("gives the server all of connect_timeout, whatever its handshake has to wait for here", function()
+        local server = echo(certs.ec)
+        process.kill(server.pid, 19) -- the kernel connects and takes the ClientHello
+        local web = engine.start { backend = { addresses = { "127.0.0.1:" .. server.port }, servername = "localhost",
+            tls = { ca = certs.ca.crt }, connect_timeout = 2000, health = { fall = 1, rest = 60000 } } }
+        local began = bench.now()
+        local client = bench.connect(web.port)
+        client:send("hello\n")
+        bench.wait("the ClientHello", function() return unread(server.port, "local") > 0 end)
+        process.kill(web.pid, 19)
+        process.kill(server.pid, 18)
+        bench.wait("the answer", function() return unread(server.port, "remote") > 0 end)
+        bench.wait("the end of connect_timeout", function() return bench.now() > began + 2.1 end)
+        process.kill(web.pid, 18) -- which sees both at once
+        assert.equal("hello", client:receive("*l"))
+        client:close()
+        assert.equal(1, web:record(1).tries)
+        assert.equal("ready", web:status().backends[1].addresses[1].state)
+        server:stop()
+        web:stop()
+    end)
+
+    it("that gets no turn in time is not the server's fault", function()
+        local server = echo(certs.ec)
+        local web = engine.start { tls = engine.server(), backend = { addresses = { "127.0.0.1:" .. server.port },
+            servername = "localhost", tls = { ca = certs.ca.crt }, connect_timeout = 5, health = { fall = 1 } } }
+        local busy = bench.echo_load { connect = web.address, tls = true, servername = "localhost", cafile = certs.ca.crt,
+            churn = 200 }
+        local record = bench.wait("one that waited too long", function()
+            for _, each in ipairs(web:records()) do
+                if each.reason == "up: worker too busy" then
+                    return each
+                end
+            end
+        end, 40)
+        assert.equal(("127.0.0.1:%d: up: worker too busy"):format(server.port), record.failures)
+        busy:stop()
         web:stop()
     end)
 

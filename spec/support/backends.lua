@@ -3,6 +3,7 @@ backends: what specs of several servers behind one listener ask of a running moo
 ]]
 
 local bench = require "bench"
+local process = require "process"
 local socket = require "socket"
 
 local backends = {}
@@ -27,6 +28,12 @@ function backends.echo_servers(count)
         addresses[i] = backends.at(servers[i].port)
     end
     return servers, addresses
+end
+
+-- Tells an echo server what to do from now on ("refuse", "reset", "serve"; see load.c), and waits until it does.
+function backends.order(server, what)
+    process.write(server.stdin, what .. "\n")
+    bench.wait("a server to " .. what, function() return server:output():match("([^\n]+)\n$") == what end)
 end
 
 -- What each worker says of an address.

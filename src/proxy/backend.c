@@ -6,7 +6,8 @@
  * mg_session_up_ready. Possible failure modes are: the name has no address, the connect or the
  * handshake fails or takes longer than connect_timeout – then the next address, each at most once,
  * and with the last one the session closes with the last reason; the session closes in the middle
- * (mg_dial_cancel).
+ * (mg_dial_cancel). What the handshake waits for its turn in our own queue is not the address's time: each
+ * such wait has a connect_timeout of its own, and says nothing of the address when that is over.
  *
  * A dial exists only while it is needed: an established session does not carry its memory. Between
  * two addresses up's stream has to close first, so the next one starts in mg_dial_closed.
@@ -20,7 +21,9 @@ struct mg_dial {
     struct mg_race *race; /* where there are several addresses; NULL unless it runs */
     struct mg_source source;
     uint64_t started_ns;
-    uint64_t deadline;     /* loop time; 0 = none */
+    uint64_t deadline; /* loop time; 0 = none */
+    uint64_t
+        queued_at; /* loop time since which the handshake waits for its turn; 0 = it does not */
     struct mg_addr *addrs; /* what the current entry resolved to; owned */
     size_t addr_count, addr_next;
     bool short_of;       /* descriptors, when it was tried to connect */
@@ -40,7 +43,27 @@ static void address_next(struct mg_session *s);
 uint64_t
 mg_dial_deadline(const struct mg_session *s)
 {
-    return s->dial != NULL ? s->dial->deadline : 0;
+    const struct mg_dial *dial = s->dial;
+
+    if (dial == NULL || dial->deadline == 0)
+        return 0;
+    return dial->queued_at != 0 ? dial->queued_at + s->backend->connect_timeout_ms : dial->deadline;
+}
+
+void
+mg_dial_queued(struct mg_session *s)
+{
+    s->dial->queued_at = uv_now(s->engine->net.loop);
+}
+
+void
+mg_dial_turn(struct mg_session *s)
+{
+    struct mg_dial *dial = s->dial;
+
+    if (dial->deadline != 0)
+        dial->deadline += uv_now(s->engine->net.loop) - dial->queued_at;
+    dial->queued_at = 0;
 }
 
 static void
@@ -120,13 +143,8 @@ mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
 {
     struct mg_dial *dial = s->dial;
 
-    if (dial->wait.pprev != NULL) { /* it is the look-up that took too long */
-        mg_resolver_cancel(&dial->wait);
-        reason = reason_unresolved;
-        detail = "no answer in time";
-    }
     mg_reuse_forget(s);
-    dial->deadline = 0;
+    dial->deadline = dial->queued_at = 0;
     failure_note(s, s->up_addr, reason, detail);
     mg_link_remove(&s->up.handshake_link);
     mg_free(s->up.held);
@@ -136,6 +154,22 @@ mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
         mg_stream_close(&s->up.stream, false); /* an alert may be on its way */
     else
         address_next(s);
+}
+
+/* What is it that took too long? */
+void
+mg_dial_timeout(struct mg_session *s)
+{
+    struct mg_dial *dial = s->dial;
+
+    if (dial->wait.pprev != NULL) {
+        mg_resolver_cancel(&dial->wait);
+        mg_dial_failed(s, reason_unresolved, "no answer in time");
+    } else if (dial->queued_at != 0) {
+        mg_dial_failed(s, "up: worker too busy", "the handshake waited for its turn");
+    } else {
+        mg_dial_failed(s, "up: connect timeout", NULL);
+    }
 }
 
 void

@@ -159,6 +159,8 @@ mg_handshake_enqueue(struct mg_peer *peer)
     if (!mg_link_empty(&peer->handshake_link) || engine->closing)
         return;
     mg_link_append(&engine->handshakes, &peer->handshake_link);
+    if (!mg_peer_is_down(peer))
+        mg_dial_queued(peer->session);
 }
 
 /* ---- sessions -------------------------------------------------------------------------------- */

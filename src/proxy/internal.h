@@ -479,8 +479,13 @@ void mg_dial_closed(struct mg_session *s);
 void mg_backend_servername(const struct mg_backend *backend,
                            const struct mg_backend_address *address, char out[256]);
 
-/* Loop time of the current address's deadline; 0 = none. */
+/* up's handshake waits in the engine's queue; has its turn. */
+void mg_dial_queued(struct mg_session *s);
+void mg_dial_turn(struct mg_session *s);
+
+/* Loop time of the current address's deadline; 0 = none. And that it has passed. */
 uint64_t mg_dial_deadline(const struct mg_session *s);
+void mg_dial_timeout(struct mg_session *s);
 void mg_dial_cancel(struct mg_session *s);
 
 /* ---- balance.c: which address ---------------------------------------------------------------- */
