@@ -54,6 +54,8 @@ struct mg_net {
     size_t wanted; /* descriptors that those who are accepted will need; the owner's to count */
     uv_timer_t shortage;
     bool is_short, shortage_said; /* nothing is accepted; the log knows */
+    /* Several times a second while is_short: the owner may close what it can do without. NULL at first. */
+    void (*on_short)(struct mg_net *net);
     unsigned live; /* streams, acceptors, resolvers and handles that are not yet over */
     bool closing;
     void (*on_close)(struct mg_net *net);

@@ -56,6 +56,7 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
     }
     engine->net.on_turn = on_turn;
     engine->net.on_deadline = mg_session_on_deadline;
+    engine->net.on_short = mg_limits_spare;
     mg_link_init(&engine->sessions);
     mg_link_init(&engine->frontends);
     mg_link_init(&engine->handshakes);

@@ -597,6 +597,9 @@ void mg_limits_end(struct mg_session *s);
 /* Before one more of those is accepted; may close another one. false: not now. */
 bool mg_limits_room(struct mg_engine *engine);
 
+/* net.on_short: some of those that have waited longest for their client close. */
+void mg_limits_spare(struct mg_net *net);
+
 /* ---- frontend.c, record.c -------------------------------------------------------------------- */
 
 /* One connection fewer of that listener: a frontend that waits for room may go on. */
