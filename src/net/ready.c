@@ -60,8 +60,7 @@ mg_ready_wait(struct mg_net *net, bool busy)
     int count = epoll_wait(net->epoll_fd, events, EVENTS_PER_TURN, timeout);
     bool loop_ready = false;
 
-    if (count <
-        0) /* a signal, or we were stopped: what has come meanwhile is heard before timers */
+    if (count < 0) /* by a signal: what has come is heard before timers all the same */
         count = epoll_wait(net->epoll_fd, events, EVENTS_PER_TURN, 0);
     uv_update_time(net->loop);
     for (int i = 0; i < count; i++) { /* what is left makes the descriptor ready again */
