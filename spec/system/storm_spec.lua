@@ -1,5 +1,5 @@
--- Backends that stall, refuse, reset and come back while 500 connections are open: nobody on another address loses a
--- byte, who comes goes elsewhere, who is back is used again, and the records say what happened.
+-- Backends that stall, refuse, reset and come back while 500 connections are open (200 where all is slow): nobody on
+-- another address loses a byte, who comes goes elsewhere, who is back is used again, and the records say what happened.
 
 local backends = require "backends"
 local bench = require "bench"
@@ -9,10 +9,11 @@ local proxy = require "proxy"
 teardown(proxy.cleanup)
 
 local STOP, CONT = proxy.signals.STOP, proxy.signals.CONT
-local at, quoted, total, log_count, order = backends.at, backends.quoted, backends.total, backends.log_count, backends.order
-local HELD = 500
+local at, quoted, total = backends.at, backends.quoted, backends.total
+local log_count, order = backends.log_count, backends.order
+local HELD = bench.slow and 200 or 500
 
-describe("with 500 connections open", function()
+describe("with hundreds of connections open", function()
     local web, port, held, churn
     local servers, addresses, descriptors = {}, {}, {}
 
@@ -23,7 +24,7 @@ describe("with 500 connections open", function()
         end
         port = bench.port()
         web = proxy.start { port = port, addresses = quoted(addresses), script = [[
-            moongate.listen { address = "127.0.0.1:$port", tls = server(), backend = moongate.backend { name = "three",
+            moongate.listen { address = "127.0.0.1:$port", tls = server(), handshake_timeout = 60, backend = moongate.backend { name = "three",
                 address = { $addresses }, balance = "least_connections", tls = client(), servername = "localhost",
                 connect_timeout = 3, health = { fall = 3, rest = 0.2 } } }
         ]] }
@@ -32,12 +33,12 @@ describe("with 500 connections open", function()
         end
         held = bench.echo_load { connect = at(port), tls = true, servername = "localhost", cafile = certs.ca.crt,
             hold = HELD, message = 200, pause = 1000 }
-        bench.wait("500 connections", function() return held:result().holding == HELD end, 60)
+        bench.wait("connections", function() return held:result().holding == HELD end, 60)
     end)
 
     local function others_come()
         churn = bench.echo_load { connect = at(port), tls = true, servername = "localhost", cafile = certs.ca.crt,
-            churn = 4, message = 200 }
+            churn = 4, every = 50, message = 200 }
     end
 
     local function others_came()
@@ -84,7 +85,7 @@ describe("with 500 connections open", function()
         others_come()
         servers[1]:signal(STOP)
         wait_rest(addresses[1], "up: connect timeout")
-        some_more(100)
+        some_more(40)
         servers[1]:signal(CONT)
         wait_use(addresses[1])
         others_came()
@@ -97,7 +98,7 @@ describe("with 500 connections open", function()
         others_come()
         order(servers[2], "refuse")
         wait_rest(addresses[2], "up: connection refused")
-        some_more(100)
+        some_more(40)
         all_talk()
         assert.equal(0, held:result().failed)
         order(servers[2], "serve")
@@ -109,13 +110,13 @@ describe("with 500 connections open", function()
     it("one that resets all takes only its own along", function()
         bench.wait("no others", function() return web:open_connections() == HELD end)
         local theirs = total(web, addresses[3], "open")
-        assert.is_true(theirs > 50 and theirs < 300, theirs .. " of 500")
+        assert.is_true(theirs > HELD / 10 and theirs < HELD * 0.6, theirs .. " of " .. HELD)
         order(servers[3], "reset")
         bench.wait("the end of its connections", function() return total(web, addresses[3], "open") == 0 end)
         bench.wait("their word", function() return held:result().failed == theirs end)
         others_come()
         web:wait_log(("backend three: %s rests"):format(addresses[3]))
-        some_more(100)
+        some_more(40)
         all_talk()
         order(servers[3], "serve")
         wait_use(addresses[3])

@@ -7,12 +7,13 @@
  * "reset" resets all connections, and from then on each that comes; "serve" is all as it was. Ends with
  * stdin and prints accepted=, bytes=.
  *
- *   load echo --connect ADDR [--hold N] [--churn N] [--message BYTES] [--pause MS] [--tls …]
+ *   load echo --connect ADDR [--hold N] [--churn N] [--every MS] [--message BYTES] [--pause MS]
+ * [--tls …]
  *       --hold    so many connections live until the end, each exchanging a message every --pause
  * ms
  *       --churn   so many at a time are opened, exchange one message, are closed cleanly and opened
- * again Every answer is compared. Ends with stdin: messages under way are finished, everything is
- * closed cleanly and the other side's end is waited for. Prints a line "progress …" five times a
+ * again, --every ms (0) after that. Every answer is compared. Ends with stdin: messages under way are
+ * finished, everything is closed cleanly and the other side's end is waited for. Prints a line "progress …" five times a
  * second and the same keys at the end: opened, holding (held connections that have had an answer
  * and are well), churned (short ones that ended well), failed (how many did not), early (those of
  * them that never had an answer), bytes, pause_ms (longest wait for an answer), reasons (what
@@ -239,7 +240,7 @@ static struct {
     struct address to;
     SSL_CTX *ctx;
     char *servername;
-    uint64_t message, pause;
+    uint64_t message, pause, every;
     int epoll;
     uint64_t opened, holding, churned, failed, early, bytes, pause_ms, living;
     struct {
@@ -448,7 +449,7 @@ client_tick(struct client *c, uint64_t now)
     uint64_t waited = now > c->since ? now - c->since : 0; /* opened since `now` was taken */
 
     if (c->phase == PHASE_GONE) {
-        if (!c->held && !stdin_ended)
+        if (!c->held && !stdin_ended && waited >= load.every)
             client_open(c);
         return;
     }
@@ -477,6 +478,7 @@ command_echo(const struct options *o)
     load.servername = option_text(o, "--servername");
     load.message = option_number(o, "--message", 4096);
     load.pause = option_number(o, "--pause", 500);
+    load.every = option_number(o, "--every", 0);
     load.epoll = epoll_open();
     for (uint64_t i = 0; i < hold + churn; i++) {
         clients[i].held = i < hold;
