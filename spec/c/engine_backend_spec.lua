@@ -242,8 +242,8 @@ describe("TLS to the backend", function()
         local server = echo(certs.ec)
         local web = engine.start { tls = engine.server(), backend = { addresses = { "127.0.0.1:" .. server.port },
             servername = "localhost", tls = { ca = certs.ca.crt }, connect_timeout = 5, health = { fall = 1 } } }
-        local busy = bench.echo_load { connect = web.address, tls = true, servername = "localhost", cafile = certs.ca.crt,
-            churn = 200 }
+        local busy = bench.echo_load { connect = web.address, tls = true, servername = "localhost",
+            cafile = certs.ca.crt, churn = 200 }
         local record = bench.wait("one that waited too long", function()
             for _, each in ipairs(web:records()) do
                 if each.reason == "up: worker too busy" then

@@ -41,8 +41,8 @@ describe("a reload while a probe is under way", function()
         local listening = socket.bind("127.0.0.1", 0)
         listening:settimeout(20)
         local port = select(2, listening:getsockname())
-        local web = engine.start { backend = { addresses = { at(port) }, health = { interval = 60000, fall = 1, rise = 1,
-            timeout = 60000, expect = "220" } } }
+        local web = engine.start { backend = { addresses = { at(port) }, health = { interval = 60000, fall = 1,
+            rise = 1, timeout = 60000, expect = "220" } } }
         local probe = assert(listening:accept())
         for _ = 1, 3 do
             assert.equal("reloaded", web:ask("reload"))
@@ -69,8 +69,8 @@ describe("an address that comes and goes, with on_down = \"close\"", function()
     setup(function()
         address = at(bench.port())
         flaps, stays = bench.echo_server { listen = address }, bench.echo_server()
-        web = engine.start { backend = { balance = "first", close_on_down = true, addresses = { address, at(stays.port) },
-            health = { interval = 10, fall = 1, rise = 1 } } }
+        web = engine.start { backend = { balance = "first", close_on_down = true,
+            addresses = { address, at(stays.port) }, health = { interval = 10, fall = 1, rise = 1 } } }
     end)
     teardown(function()
         flaps:stop()

@@ -63,8 +63,8 @@ describe("without a local port", function()
     end
 
     it("a probe says nothing of the address", function()
-        local web = proxy.start { workers = 1, arguments = { "--log-level", "debug" }, prefix = { "unshare", "--net", "sh",
-            "-c", "ip link set lo up && " ..
+        local web = proxy.start { workers = 1, arguments = { "--log-level", "debug" }, prefix = { "unshare", "--net",
+            "sh", "-c", "ip link set lo up && " ..
             'echo "61000 61003" > /proc/sys/net/ipv4/ip_local_port_range && exec "$@"', "sh" }, script = [[
 moongate.listen { name = "inner", address = "127.0.0.1:7000", backend = moongate.echo() }
 moongate.listen { name = "front", address = "unix:$dir/front.sock", backend = moongate.backend { name = "one",

@@ -26,7 +26,8 @@ describe("a name that moves with hundreds of connections open", function()
         end
         local web = proxy.start { prefix = server:world(), port = port, front = front, plain = plain, script = [[
             local moves = moongate.backend { name = "moves", address = "moves.test:$port", resolve_interval = 1 }
-            moongate.listen { name = "web", address = "127.0.0.1:$front", tls = server(), backend = moves, handshake_timeout = 60 }
+            moongate.listen { name = "web", address = "127.0.0.1:$front", tls = server(), backend = moves,
+                handshake_timeout = 60 }
             moongate.listen { name = "plain", address = "127.0.0.1:$plain", backend = moves }
         ]] }
         local held = bench.echo_load { connect = "127.0.0.1:" .. front, tls = true, servername = "localhost",

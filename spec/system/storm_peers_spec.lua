@@ -40,8 +40,8 @@ describe("an nginx that goes and comes back", function()
         local servers = { start(1), start(2) }
         local web = proxy.start { port = port, addresses = quoted { at(ports[1]), at(ports[2]) }, script = [[
             moongate.listen { address = "127.0.0.1:$port", tls = server(), backend = moongate.backend { name = "http",
-                address = { $addresses }, balance = "first", health = { interval = 0.05, timeout = 5, rise = 1, fall = 1,
-                    send = "GET / HTTP/1.0\r\n\r\n", expect = "200 OK" } } }
+                address = { $addresses }, balance = "first", health = { interval = 0.05, timeout = 5, rise = 1,
+                    fall = 1, send = "GET / HTTP/1.0\r\n\r\n", expect = "200 OK" } } }
         ]] }
         local requests = {}
         for i = 1, REQUESTS do
@@ -80,7 +80,8 @@ describe("a redis that goes and comes back", function()
     it("does what it is asked in order, and a transaction at another one goes on", function()
         local port, plain, ports = bench.port(), bench.port(), { bench.port(), bench.port() }
         local servers = { backends.redis(ports[1]), backends.redis(ports[2]) }
-        local web = proxy.start { port = port, plain = plain, addresses = quoted { at(ports[1]), at(ports[2]) }, script = [[
+        local both = quoted { at(ports[1]), at(ports[2]) }
+        local web = proxy.start { port = port, plain = plain, addresses = both, script = [[
             local redis = moongate.backend { name = "redis", address = { $addresses }, balance = "first",
                 health = { interval = 0.05, timeout = 5, rise = 1, fall = 1, send = "PING\r\n", expect = "+PONG" } }
             moongate.listen { address = "127.0.0.1:$port", tls = server(), backend = redis }

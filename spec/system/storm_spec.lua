@@ -20,11 +20,13 @@ describe("with hundreds of connections open", function()
     setup(function()
         for i = 1, 3 do
             addresses[i] = at(bench.port())
-            servers[i] = bench.echo_server { listen = addresses[i], tls = true, cert = certs.ec.crt, key = certs.ec.key }
+            servers[i] = bench.echo_server { listen = addresses[i], tls = true, cert = certs.ec.crt,
+                key = certs.ec.key }
         end
         port = bench.port()
         web = proxy.start { port = port, addresses = quoted(addresses), script = [[
-            moongate.listen { address = "127.0.0.1:$port", tls = server(), handshake_timeout = 60, backend = moongate.backend { name = "three",
+            moongate.listen { address = "127.0.0.1:$port", tls = server(), handshake_timeout = 60,
+                backend = moongate.backend { name = "three",
                 address = { $addresses }, balance = "least_connections", tls = client(), servername = "localhost",
                 connect_timeout = 3, health = { fall = 3, rest = 0.2 } } }
         ]] }
@@ -53,7 +55,8 @@ describe("with hundreds of connections open", function()
     end
 
     local function wait_rest(address, reason)
-        web:wait_log(("backend three: %s rests for 0.2 s: 3 failures in a row, the last: %s"):format(address, reason), 40)
+        local rests = "backend three: %s rests for 0.2 s: 3 failures in a row, the last: %s"
+        web:wait_log(rests:format(address, reason), 40)
     end
 
     local function wait_use(address)
