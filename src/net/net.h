@@ -39,7 +39,8 @@ struct mg_net {
     struct mg_stream *due;    /* those with something to read in the next turn */
     struct mg_stream *closed; /* closing ones; their owners are told at the end of the turn */
 #ifdef MG_HAVE_EPOLL
-    int epoll_fd; /* of all sockets; owned */
+    int epoll_fd;           /* of all sockets; owned */
+    uint64_t crowded_since; /* loop time since which no turn has heard all of them; 0 = one has */
 #endif
     struct mg_deadline **deadlines; /* a heap of those that are set; owned */
     uint32_t deadlines_set, deadlines_open, deadlines_room;
