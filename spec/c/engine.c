@@ -4,7 +4,7 @@
  * spec of the engine ends with: 0 only if no session, no handle and no config was left.
  */
 #include "mgtest.h"
-#include "proxy/proxy.h"
+#include "proxy/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -78,7 +79,13 @@ struct host {
     unsigned configs;         /* not yet given back */
     lua_State *L;             /* read at every reload */
     bool frontend_closed, engine_closed;
+    bool (*on_turn)(struct mg_net *net); /* the engine's */
+    uint64_t answered;                   /* bytes to the first session's client */
+    unsigned waited,
+        waited_max; /* turns in a row that left it with something unread and unanswered */
 };
+
+static struct host *running; /* the child's only one */
 
 static MG_NORETURN void
 setup_failed(const char *what)
@@ -232,6 +239,27 @@ backend_make(lua_State *L, int idx)
     }
     lua_pop(L, 1);
     return backend;
+}
+
+static bool
+on_turn(struct mg_net *net)
+{
+    struct host *host = running;
+    struct mg_link *first = host->engine->sessions.next;
+    int unread = 0;
+
+    if (first != &host->engine->sessions) {
+        const struct mg_session *s = MG_CONTAINER_OF(first, struct mg_session, link);
+
+        if (s->down.stream.fd < 0 || ioctl(s->down.stream.fd, FIONREAD, &unread) != 0 ||
+            s->bytes_down != host->answered)
+            unread = 0;
+        host->answered = s->bytes_down;
+    }
+    host->waited = unread > 0 ? host->waited + 1 : 0;
+    if (host->waited > host->waited_max)
+        host->waited_max = host->waited;
+    return host->on_turn(net);
 }
 
 static void
@@ -396,6 +424,9 @@ on_control(uv_poll_t *poll, int status, int events)
     case 'g':
         mg_buf_addf(&text, "%u", host->configs);
         break;
+    case 'w':
+        mg_buf_addf(&text, "%u", host->waited_max);
+        break;
     default: /* "fail N": the answer is made first, it allocates too */
         mg_buf_addf(&text, "%ld", mg_alloc_count());
         answer(host, &text);
@@ -443,6 +474,9 @@ host_run(lua_State *L, int control_fd)
     host.engine = mg_engine_new(&options, &err);
     if (host.engine == NULL)
         setup_failed(err.text);
+    running = &host;
+    host.on_turn = host.engine->net.on_turn;
+    host.engine->net.on_turn = on_turn;
     host.listen_fd = (int)opt_integer(L, 1, "fd", -1);
     host.frontend = mg_frontend_open(host.engine, "spec", host.listen_fd, &err);
     if (host.frontend == NULL)
@@ -561,7 +595,8 @@ engine_start(lua_State *L)
 }
 
 /* ask(control fd, "status" | "reload" | "close" | "drain" (the frontend) | "listen" | "generations" |
- * "memory" (bytes that are allocated and not freed) | "fail N": the N-th allocation
+ * "memory" (bytes that are allocated and not freed) | "waited": for how many turns in a row, at most, the client of
+ * the oldest session was not read | "fail N": the N-th allocation
  * from then on fails, 0 = none; answers how many there have been) → its answer */
 static int
 engine_ask(lua_State *L)

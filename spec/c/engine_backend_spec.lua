@@ -4,9 +4,12 @@ local bench = require "bench"
 local certs = require "certs"
 local engine = require "engine"
 local mgtest = require "mgtest"
+local process = require "process"
 local socket = require "socket"
 
 teardown(engine.cleanup)
+
+local STOP, CONT = 19, 18
 
 -- One plain connection: the client's result and the record.
 local function connect(web, options)
@@ -25,6 +28,18 @@ end
 
 local function echo(tls)
     return bench.echo_server(tls and { tls = true, cert = tls.crt, key = tls.key } or {})
+end
+
+-- How many sockets with that port on that side have something to be read.
+local function unread(port, side)
+    local count = 0
+    for line in bench.read("/proc/net/tcp"):gmatch("[^\n]+") do
+        local from, to, state, queue = line:match("%x+:(%x+) %x+:(%x+) (%x+) %x+:(%x+)")
+        if from and state == "01" and tonumber(side == "local" and from or to, 16) == port then
+            count = count + (tonumber(queue, 16) > 0 and 1 or 0)
+        end
+    end
+    return count
 end
 
 local function echoed(web, options)
@@ -200,6 +215,57 @@ describe("TLS to the backend", function()
         local _, record = connect(web)
         assert.equal("up: connect timeout", record.reason)
         silent:close()
+        web:stop()
+    end)
+
+    it("hears an answer that has come in time, however late it is looked at, behind 300 others", function()
+        local OTHERS = 300 -- more than one turn hears
+        local server = echo(certs.ec)
+        local web = engine.start { backend = { addresses = { "127.0.0.1:" .. server.port }, servername = "localhost",
+            tls = { ca = certs.ca.crt }, connect_timeout = 2000, health = { fall = 1, rest = 60000 } } }
+        local load = bench.echo_load { connect = web.address, hold = OTHERS, pause = 50, message = 100 }
+        bench.wait("the others", function() return load:result().holding == OTHERS end, 60)
+        process.kill(server.pid, STOP) -- the kernel connects and takes what is sent
+        bench.wait("their messages", function() return unread(server.port, "local") == OTHERS end)
+        local began = bench.now()
+        local client = bench.connect(web.port)
+        client:settimeout(20)
+        client:send("hello\n")
+        bench.wait("the ClientHello", function() return unread(server.port, "local") == OTHERS + 1 end)
+        process.kill(web.pid, STOP)
+        bench.wait("it to stand still", function()
+            return bench.read("/proc/" .. web.pid .. "/stat"):match("^%d+ %(.*%) (%a)") == "T"
+        end)
+        process.kill(server.pid, CONT)
+        bench.wait("the answer", function() return unread(server.port, "remote") == OTHERS + 1 end)
+        bench.wait("the end of connect_timeout", function() return bench.now() > began + 2.1 end)
+        process.kill(web.pid, CONT)
+        assert.equal("hello", client:receive("*l"))
+        client:close()
+        assert.equal("ready", web:status().backends[1].addresses[1].state)
+        assert.equal(0, load:finish().failed)
+        for _, record in ipairs(web:records()) do
+            assert.equal(1, record.tries)
+        end
+        server:stop()
+        web:stop()
+    end)
+
+    it("that gets no turn in time is not the server's fault", function()
+        local server = echo(certs.ec)
+        local web = engine.start { tls = engine.server(), backend = { addresses = { "127.0.0.1:" .. server.port },
+            servername = "localhost", tls = { ca = certs.ca.crt }, connect_timeout = 5, health = { fall = 1 } } }
+        local busy = bench.echo_load { connect = web.address, tls = true, servername = "localhost",
+            cafile = certs.ca.crt, churn = 200 }
+        local record = bench.wait("one that waited too long", function()
+            for _, each in ipairs(web:records()) do
+                if each.reason == "up: worker too busy" then
+                    return each
+                end
+            end
+        end, 40)
+        assert.equal(("127.0.0.1:%d: up: worker too busy"):format(server.port), record.failures)
+        busy:stop()
         web:stop()
     end)
 

@@ -120,6 +120,33 @@ describe("a flood by a client", function()
         end)
     end
 
+    it("of all kinds, and of bytes one by one, holds up nobody else for more than a turn", function()
+        local slow, before, rounds = {}, #web:records(), 3
+        for i = 1, 40 do
+            slow[i] = bench.connect(web.port)
+            if i % 4 == 0 then -- has shaken hands, and begun a record
+                slow[i]:settimeout(nil)
+                tls.records(slow[i]:getfd(), 1, { { DATA, ("x"):rep(16000), cut = 10 } }, nil, { stay = "yes" })
+            else
+                slow[i]:send("\22\3\1\2\0\1\0\1\252\3\3")
+            end
+        end
+        for _ = 1, rounds do
+            for _, flood in ipairs(floods) do
+                say(web, 1, times(flood.count or 2000, flood.record), nil, { version = flood.version })
+                for _, client in ipairs(slow) do
+                    client:send("\0")
+                end
+            end
+        end
+        for _, client in ipairs(slow) do
+            client:close()
+        end
+        web:record(before + rounds * #floods + #slow)
+        local waited = tonumber(web:ask("waited"))
+        assert.is_true(waited <= 2, waited .. " turns")
+    end)
+
     it("need not come at once", function()
         local number = #web:records() + 1
         say(web, 60, { { HANDSHAKE, "\1\0\0\2\3\3" }, { DATA, "still here" } }, nil, { version = "1.2" })

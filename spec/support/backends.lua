@@ -3,6 +3,7 @@ backends: what specs of several servers behind one listener ask of a running moo
 ]]
 
 local bench = require "bench"
+local process = require "process"
 local socket = require "socket"
 
 local backends = {}
@@ -47,6 +48,12 @@ function backends.echo_servers_at(hosts)
         end
     end
     error("no port that is free on all of " .. table.concat(hosts, ", "))
+end
+
+-- Tells an echo server what to do from now on ("refuse", "reset", "serve"; see load.c), and waits until it does.
+function backends.order(server, what)
+    process.write(server.stdin, what .. "\n")
+    bench.wait("a server to " .. what, function() return server:output():match("([^\n]+)\n$") == what end)
 end
 
 -- What each worker says of an address.

@@ -104,6 +104,44 @@ moongate.listen { name = "second", address = "127.0.0.1:$second", backend = "127
     end)
 end
 
+describe("handshakes that do not go on, when those who are connected have left few descriptors", function()
+    it("give way to who comes", function()
+        local port, plain = bench.port(), bench.port()
+        local web = proxy.start { workers = 1, nofile = 128, port = port, plain = plain, script = [[
+moongate.listen { name = "web", address = "127.0.0.1:$port", tls = server(), handshake_timeout = 600,
+    backend = moongate.reply "bye\n" }
+moongate.listen { name = "plain", address = "127.0.0.1:$plain", backend = moongate.echo() }
+]] }
+        local connected = bench.echo_load { connect = "127.0.0.1:" .. plain, hold = 60, pause = 100, message = 100 }
+        bench.wait("60 of them", function() return connected:result().holding == 60 end)
+        local silent = {}
+        for i = 1, 40 do
+            silent[i] = assert(bench.connect(port))
+            silent[i]:send(i % 2 == 0 and "\22\3\1" or "")
+        end
+        bench.wait("accepting to pause", function() return complaints(web) > 0 end)
+        for _ = 1, 3 do
+            local result = bench.run { "openssl", "s_client", "-connect", "127.0.0.1:" .. port, "-ign_eof",
+                input = "hello\n" }
+            assert.matches("bye", result.out)
+        end
+        local gave_way = 0
+        for _, record in ipairs(web:records()) do
+            gave_way = gave_way + (record.reason == "down: no descriptor left" and 1 or 0)
+        end
+        assert.is_true(gave_way >= 20, gave_way .. " have given way")
+        local before = connected:result().bytes
+        bench.wait("answers for the connected", function() return connected:result().bytes > before + 3000 end)
+        local result = connected:finish()
+        assert.equal(60, result.holding)
+        assert.equal(0, result.failed)
+        for _, client in ipairs(silent) do
+            client:close()
+        end
+        web:stop()
+    end)
+end)
+
 -- The lowest number that no descriptor of the process has.
 local function next_descriptor(pid)
     local used, number = {}, 0

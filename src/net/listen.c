@@ -112,8 +112,9 @@ accept_one(struct mg_acceptor *a, bool must)
     return A_ACCEPTED;
 }
 
-/* The error is taken off the socket, or it would be there again at once. */
-static bool
+/* The error is taken off the socket, or it would be there again at once. Whether there was one or not: whoever
+ * told us may have stopped polling (libuv does), and begins again after a while. */
+static void
 socket_failed(struct mg_acceptor *a)
 {
     int error = 0;
@@ -121,14 +122,11 @@ socket_failed(struct mg_acceptor *a)
 
     if (getsockopt(a->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
         error = errno;
-    if (error == 0)
-        return false;
-    if (!a->starvation_said)
+    if (error != 0 && !a->starvation_said)
         mg_log(MG_LOG_WARN, "listening socket: %s; trying again every %d ms", strerror(error),
                STARVED_MS);
-    a->starvation_said = true;
+    a->starvation_said = a->starvation_said || error != 0;
     starve(a, STARVED_MS);
-    return true;
 }
 
 static void
@@ -151,9 +149,10 @@ on_ready(struct mg_watch *watch, unsigned events)
 
     if (a->closing || a->paused || a->starved || a->net->is_short)
         return;
-    if (events & MG_EVENT_ERROR && socket_failed(a))
-        return;
-    accept_some(a);
+    if (events & MG_EVENT_ERROR)
+        socket_failed(a);
+    else
+        accept_some(a);
 }
 
 /* A connection has woken one process, which may since have died, or have run out of descriptors: then it

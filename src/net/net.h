@@ -39,7 +39,8 @@ struct mg_net {
     struct mg_stream *due;    /* those with something to read in the next turn */
     struct mg_stream *closed; /* closing ones; their owners are told at the end of the turn */
 #ifdef MG_HAVE_EPOLL
-    int epoll_fd; /* of all sockets; owned */
+    int epoll_fd;           /* of all sockets; owned */
+    uint64_t crowded_since; /* loop time since which no turn has heard all of them; 0 = one has */
 #endif
     struct mg_deadline **deadlines; /* a heap of those that are set; owned */
     uint32_t deadlines_set, deadlines_open, deadlines_room;
@@ -54,6 +55,8 @@ struct mg_net {
     size_t wanted; /* descriptors that those who are accepted will need; the owner's to count */
     uv_timer_t shortage;
     bool is_short, shortage_said; /* nothing is accepted; the log knows */
+    /* Several times a second while is_short: the owner may close what it can do without. NULL at first. */
+    void (*on_short)(struct mg_net *net);
     unsigned live; /* streams, acceptors, resolvers and handles that are not yet over */
     bool closing;
     void (*on_close)(struct mg_net *net);

@@ -25,6 +25,7 @@
 #include <sys/epoll.h>
 
 #define EVENTS_PER_TURN  256
+#define CROWDED_MS       200
 #define ACCEPTS_PER_LINE 16
 
 static unsigned
@@ -52,6 +53,18 @@ loop_timeout(const uv_loop_t *loop)
     return uv_loop_alive(loop) ? uv_backend_timeout(loop) : -1;
 }
 
+/* There is more to be heard than one turn has taken. Timers come behind it, so that none passes of what has been
+ * answered in time, but not much later. */
+static bool
+crowded(struct mg_net *net)
+{
+    uint64_t now = uv_now(net->loop);
+
+    if (net->crowded_since == 0)
+        net->crowded_since = now;
+    return now - net->crowded_since < CROWDED_MS;
+}
+
 void
 mg_ready_wait(struct mg_net *net, bool busy)
 {
@@ -60,6 +73,8 @@ mg_ready_wait(struct mg_net *net, bool busy)
     int count = epoll_wait(net->epoll_fd, events, EVENTS_PER_TURN, timeout);
     bool loop_ready = false;
 
+    if (count < 0) /* by a signal: what has come is heard before timers all the same */
+        count = epoll_wait(net->epoll_fd, events, EVENTS_PER_TURN, 0);
     uv_update_time(net->loop);
     for (int i = 0; i < count; i++) { /* what is left makes the descriptor ready again */
         struct mg_watch *watch = events[i].data.ptr;
@@ -70,6 +85,9 @@ mg_ready_wait(struct mg_net *net, bool busy)
         else
             watch->ready(watch, events_of(events[i].events));
     }
+    if (count == EVENTS_PER_TURN && crowded(net))
+        return;
+    net->crowded_since = 0;
     if (loop_ready || loop_timeout(net->loop) == 0)
         uv_run(net->loop, UV_RUN_NOWAIT);
 }

@@ -5,7 +5,7 @@
  * fails for want of one, or a connection was accepted of which it is foreseeable that it, or one of those
  * before, will not get another for its backend. Then nobody polls a listening socket: who comes waits in
  * the kernel's queue, and who is connected goes on. Every PROBE_MS it is tried whether there is room
- * again. One such episode is one line in the log when it begins, and one when none has followed for QUIET_MS.
+ * again; while there is none the owner is asked to close what it can do without (on_short). One such episode is one line in the log when it begins, and one when none has followed for QUIET_MS.
  */
 #include "net/internal.h"
 
@@ -88,7 +88,11 @@ on_timer(uv_timer_t *timer)
     struct mg_net *net = timer->data;
 
     if (net->is_short) {
-        short_set(net, !room_again(net));
+        bool room = room_again(net);
+
+        if (!room && net->on_short != NULL)
+            net->on_short(net);
+        short_set(net, !room);
     } else {
         net->shortage_said = false;
         mg_log(MG_LOG_INFO, "there are descriptors again");

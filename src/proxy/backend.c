@@ -8,7 +8,8 @@
  * fails or takes longer than connect_timeout – then the next address, of the same name if there is one, each at
  * most once, and with the last one the session closes with the last reason; others are faster than an address,
  * which is no failure, but they come first for a while; there is only a name without an answer yet – then the dial
- * waits for it, as long as connect_timeout; the session closes in the middle (mg_dial_cancel).
+ * waits for it, as long as connect_timeout; the session closes in the middle (mg_dial_cancel). What the handshake waits for its turn in our own queue is not the
+ * address's time: each such wait has a connect_timeout of its own, and says nothing of the address when that is over.
  *
  * Each try counts at its address from the pick on (max_connections holds for those being made, too), until it
  * has failed, was overtaken, or the session has closed; the one that wins hands its count to the session. Tries
@@ -36,6 +37,8 @@ struct mg_dial {
     struct mg_source source;
     uint64_t started_ns;
     uint64_t deadline; /* loop time; 0 = none */
+    uint64_t
+        queued_at;     /* loop time since which the handshake waits for its turn; 0 = it does not */
     struct try *tries; /* owned, unless it is ... */
     struct try few[2]; /* ... enough for nearly all */
     size_t try_count, try_room, current;
@@ -54,7 +57,27 @@ static void race_begin(struct mg_session *s);
 uint64_t
 mg_dial_deadline(const struct mg_session *s)
 {
-    return s->dial != NULL ? s->dial->deadline : 0;
+    const struct mg_dial *dial = s->dial;
+
+    if (dial == NULL || dial->deadline == 0)
+        return 0;
+    return dial->queued_at != 0 ? dial->queued_at + s->backend->connect_timeout_ms : dial->deadline;
+}
+
+void
+mg_dial_queued(struct mg_session *s)
+{
+    s->dial->queued_at = uv_now(s->engine->net.loop);
+}
+
+void
+mg_dial_turn(struct mg_session *s)
+{
+    struct mg_dial *dial = s->dial;
+
+    if (dial->deadline != 0)
+        dial->deadline += uv_now(s->engine->net.loop) - dial->queued_at;
+    dial->queued_at = 0;
 }
 
 static void
@@ -264,13 +287,8 @@ mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
 {
     struct mg_dial *dial = s->dial;
 
-    if (dial->wait.pprev != NULL) { /* it is the look-up that took too long */
-        mg_resolver_cancel(&dial->wait);
-        wait_failed(s, "no answer in time");
-        return;
-    }
     mg_reuse_forget(s);
-    dial->deadline = 0;
+    dial->deadline = dial->queued_at = 0;
     try_failed(s, try_current(s), reason, detail);
     mg_link_remove(&s->up.handshake_link);
     mg_free(s->up.held);
@@ -280,6 +298,22 @@ mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
         mg_stream_close(&s->up.stream, false); /* an alert may be on its way */
     else
         dial_next(s);
+}
+
+/* What is it that took too long? */
+void
+mg_dial_timeout(struct mg_session *s)
+{
+    struct mg_dial *dial = s->dial;
+
+    if (dial->wait.pprev != NULL) {
+        mg_resolver_cancel(&dial->wait);
+        wait_failed(s, "no answer in time");
+    } else if (dial->queued_at != 0) {
+        mg_dial_failed(s, "up: worker too busy", "the handshake waited for its turn");
+    } else {
+        mg_dial_failed(s, "up: connect timeout", NULL);
+    }
 }
 
 void

@@ -56,6 +56,7 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
     }
     engine->net.on_turn = on_turn;
     engine->net.on_deadline = mg_session_on_deadline;
+    engine->net.on_short = mg_limits_spare;
     engine->metrics = mg_metrics_begin(options->shared, options->worker);
     mg_link_init(&engine->sessions);
     mg_link_init(&engine->frontends);
@@ -172,6 +173,8 @@ mg_handshake_enqueue(struct mg_peer *peer)
     if (!mg_link_empty(&peer->handshake_link) || engine->closing)
         return;
     mg_link_append(&engine->handshakes, &peer->handshake_link);
+    if (!mg_peer_is_down(peer))
+        mg_dial_queued(peer->session);
 }
 
 /* ---- sessions -------------------------------------------------------------------------------- */

@@ -238,6 +238,8 @@ mg_handshake_step(struct mg_peer *peer)
 {
     if (peer->deciding && !mg_session_hello_step(peer->session))
         return;
+    if (!mg_peer_is_down(peer))
+        mg_dial_turn(peer->session);
     if (!mg_offload_take(peer))
         step(peer);
 }

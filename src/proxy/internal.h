@@ -500,8 +500,13 @@ void mg_backend_servername(const struct mg_backend_address *address, char out[25
 /* How many addresses are being connected to. */
 unsigned mg_dial_trying(const struct mg_session *s);
 
-/* Loop time of the current address's deadline; 0 = none. */
+/* up's handshake waits in the engine's queue; has its turn. */
+void mg_dial_queued(struct mg_session *s);
+void mg_dial_turn(struct mg_session *s);
+
+/* Loop time of the current address's deadline; 0 = none. And that it has passed. */
 uint64_t mg_dial_deadline(const struct mg_session *s);
+void mg_dial_timeout(struct mg_session *s);
 void mg_dial_cancel(struct mg_session *s);
 
 /* Where the connection to s->backend is to come from, and whether that can reach an address. */
@@ -637,6 +642,9 @@ void mg_limits_end(struct mg_session *s);
 
 /* Before one more of those is accepted; may close another one. false: not now. */
 bool mg_limits_room(struct mg_engine *engine);
+
+/* net.on_short: some of those that have waited longest for their client close. */
+void mg_limits_spare(struct mg_net *net);
 
 /* ---- counts.c: by listener and backend -------------------------------------------------------- */
 

@@ -10,7 +10,8 @@
  * The number of unfinished handshakes: the oldest one that waits for its client gives way to a new
  * connection, if it has had GRACE_MS, in which an honest one is long over. Where none has, the kernel's queue holds the
  * new ones. Those that wait for us – for the CPU – stay: they will get through. So thousands of silent clients
- * keep nobody else out, and a crowd of honest ones is not turned away.
+ * keep nobody else out, and a crowd of honest ones is not turned away. The same ones give way, several at a time,
+ * where the process has no descriptors left and therefore accepts nobody.
  *
  * Whose a connection is: mg_limits_client. A connection without an IP address – unix sockets – is nobody's.
  */
@@ -23,6 +24,7 @@
     4096 /* 40 MB of silent clients; 20,000 honest ones a second who are 200 ms away */
 #define GRACE_MS  1000
 #define LOOKS_MAX 64 /* at one time, for one that may give way */
+#define SPARE_MAX 16 /* that give way at one time when there are no descriptors */
 
 /* ---- whose a connection is ------------------------------------------------------------------- */
 
@@ -143,14 +145,13 @@ waits_for_us(const struct mg_session *s)
     return s->job != NULL || !mg_link_empty(&s->down.handshake_link);
 }
 
-bool
-mg_limits_room(struct mg_engine *engine)
+/* The oldest one that may. false: none. */
+static bool
+give_way(struct mg_engine *engine, const char *reason)
 {
     uint64_t now = uv_now(engine->net.loop);
     struct mg_link *link = engine->unfinished.next;
 
-    if (engine->unfinished_count < engine->unfinished_max)
-        return true;
     for (int i = 0; i < LOOKS_MAX && link != &engine->unfinished; i++, link = link->next) {
         struct mg_session *s = MG_CONTAINER_OF(link, struct mg_session, unfinished_link);
 
@@ -158,8 +159,24 @@ mg_limits_room(struct mg_engine *engine)
             return false; /* those behind it are younger */
         if (waits_for_us(s))
             continue;
-        mg_session_close(s, "down: too many unfinished handshakes", NULL);
+        mg_session_close(s, reason, NULL);
         return true;
     }
     return false;
+}
+
+bool
+mg_limits_room(struct mg_engine *engine)
+{
+    return engine->unfinished_count < engine->unfinished_max ||
+           give_way(engine, "down: too many unfinished handshakes");
+}
+
+void
+mg_limits_spare(struct mg_net *net)
+{
+    struct mg_engine *engine = MG_CONTAINER_OF(net, struct mg_engine, net);
+
+    for (int i = 0; i < SPARE_MAX && give_way(engine, "down: no descriptor left"); i++)
+        ;
 }

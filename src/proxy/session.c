@@ -45,7 +45,7 @@ deadline_consider(struct deadline *best, uint64_t from, unsigned after_ms, const
     }
 }
 
-static const char reason_connect[] = "up: connect timeout";
+static const char reason_connect[] = "up: connect timeout"; /* or what mg_dial_timeout finds */
 static const char reason_lingered[] = "down: linger timeout";
 static const char reason_keepalive[] = "up: keepalive"; /* nothing ends then */
 
@@ -108,7 +108,7 @@ mg_session_on_deadline(struct mg_net *net, struct mg_deadline *deadline)
     if (next.at > now)
         mg_session_arm(s);
     else if (next.reason == reason_connect)
-        mg_dial_failed(s, reason_connect, NULL);
+        mg_dial_timeout(s);
     else if (next.reason == reason_lingered)
         mg_session_close(s, s->reason, NULL);
     else if (next.reason == reason_keepalive)

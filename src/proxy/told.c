@@ -218,7 +218,7 @@ static void
 backend_bites(struct mg_engine *engine, const struct mg_backend *backend)
 {
     struct mg_shared_address *shared =
-        backend->address_count > 0 ? backend->addresses[0].shared : NULL;
+        backend->address_count > 0 ? backend->addresses[0]->shared : NULL;
     struct told *told = shared != NULL ? told_begin(engine, &shared->told, 1) : NULL;
 
     if (told == NULL)

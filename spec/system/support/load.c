@@ -2,15 +2,18 @@
  * load: thousands of connections at once.
  *
  *   load echo-server --listen ADDR [--tls --cert --key]
- *       Sends everything back; answers a clean end by a clean end, an abort by an abort. Ends with
+ *       Sends everything back; answers a clean end by a clean end, an abort by an abort. A line on stdin
+ * changes what it does, and is printed when it has: "refuse" closes the listening socket, and nothing else;
+ * "reset" resets all connections, and from then on each that comes; "serve" is all as it was. Ends with
  * stdin and prints accepted=, bytes=.
  *
- *   load echo --connect ADDR [--hold N] [--churn N] [--message BYTES] [--pause MS] [--tls …]
+ *   load echo --connect ADDR [--hold N] [--churn N] [--every MS] [--message BYTES] [--pause MS]
+ * [--tls …]
  *       --hold    so many connections live until the end, each exchanging a message every --pause
  * ms
  *       --churn   so many at a time are opened, exchange one message, are closed cleanly and opened
- * again Every answer is compared. Ends with stdin: messages under way are finished, everything is
- * closed cleanly and the other side's end is waited for. Prints a line "progress …" five times a
+ * again, --every ms (0) after that. Every answer is compared. Ends with stdin: messages under way are
+ * finished, everything is closed cleanly and the other side's end is waited for. Prints a line "progress …" five times a
  * second and the same keys at the end: opened, holding (held connections that have had an answer
  * and are well), churned (short ones that ended well), failed (how many did not), early (those of
  * them that never had an answer), bytes, pause_ms (longest wait for an answer), reasons (what
@@ -41,15 +44,21 @@ epoll_open(void)
     return fd;
 }
 
-static void
+/* The line, without its end; empty at the end of it all. */
+static const char *
 stdin_read(int epoll)
 {
-    char buf[256];
+    static char buf[256];
+    ssize_t len = read(0, buf, sizeof(buf) - 1);
 
-    if (read(0, buf, sizeof(buf)) <= 0) {
+    if (len <= 0) {
         stdin_ended = true;
         epoll_ctl(epoll, EPOLL_CTL_DEL, 0, NULL);
+        len = 0;
     }
+    buf[len] = '\0';
+    buf[strcspn(buf, "\n")] = '\0';
+    return buf;
 }
 
 static void
@@ -66,12 +75,14 @@ watch(int epoll, int fd, void *ptr)
  */
 
 struct echo {
+    struct echo *next, **pprev; /* in echoes */
     struct link link;
     unsigned char *buf; /* made for what could not be sent back at once */
     size_t len, off;
 };
 
-static uint64_t echoed;
+static struct echo *echoes;
+static uint64_t echoed, accepted;
 
 /* false: the connection is over. */
 static bool
@@ -120,45 +131,92 @@ echo_step(struct echo *e)
 static void
 echo_end(struct echo *e)
 {
+    *e->pprev = e->next;
+    if (e->next)
+        e->next->pprev = e->pprev;
     link_close(&e->link, strcmp(e->link.end, "clean") != 0);
     free(e->buf);
     free(e);
 }
 
+static void
+echo_start(int epoll, int fd, SSL_CTX *ctx)
+{
+    struct echo *e = calloc(1, sizeof(*e));
+
+    if (!e)
+        die("no memory");
+    e->next = echoes;
+    e->pprev = &echoes;
+    if (e->next)
+        e->next->pprev = &e->next;
+    echoes = e;
+    link_start(&e->link, fd, ctx, true);
+    watch(epoll, fd, e);
+}
+
+struct server {
+    const char *address; /* for whom closes and listens again, with a port of its own */
+    SSL_CTX *ctx;
+    int epoll, listener;
+    bool resets;
+};
+
+static void
+server_accept(struct server *s)
+{
+    int fd;
+
+    while ((fd = accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+        accepted++;
+        echo_start(s->epoll, fd, s->ctx);
+        if (s->resets)
+            echo_end(echoes);
+    }
+}
+
+static void
+server_obey(struct server *s, const char *line)
+{
+    s->resets = strcmp(line, "reset") == 0;
+    while (s->resets && echoes)
+        echo_end(echoes);
+    if (strcmp(line, "refuse") == 0 && s->listener >= 0) {
+        close(s->listener);
+        s->listener = -1;
+    } else if (strcmp(line, "serve") == 0 && s->listener < 0) {
+        s->listener = listen_open(s->address);
+        watch(s->epoll, s->listener, &s->listener);
+    }
+    printf("%s\n", line);
+    fflush(stdout);
+}
+
 static int
 command_echo_server(const struct options *o)
 {
-    SSL_CTX *ctx = context_open(o, true);
-    int epoll = epoll_open(), listener = listen_open(option(o, "--listen", ""));
+    struct server s = {.ctx = context_open(o, true), .epoll = epoll_open()};
     struct epoll_event events[256];
-    uint64_t accepted = 0;
 
-    watch(epoll, listener, &listener);
+    s.address = option(o, "--listen", "");
+    s.listener = listen_open(s.address);
+    watch(s.epoll, s.listener, &s.listener);
     while (!stdin_ended) {
-        int count = epoll_wait(epoll, events, 256, -1);
+        int count = epoll_wait(s.epoll, events, 256, -1);
+        const char *line = "";
 
         for (int i = 0; i < count; i++) {
             struct echo *e = events[i].data.ptr;
-            int fd;
 
-            if (!e) {
-                stdin_read(epoll);
-                continue;
-            }
-            if (events[i].data.ptr != &listener) {
-                if (!echo_step(e))
-                    echo_end(e);
-                continue;
-            }
-            while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
-                e = calloc(1, sizeof(*e));
-                if (!e)
-                    die("no memory");
-                accepted++;
-                link_start(&e->link, fd, ctx, true);
-                watch(epoll, fd, e);
-            }
+            if (!e)
+                line = stdin_read(s.epoll);
+            else if (events[i].data.ptr == &s.listener)
+                server_accept(&s);
+            else if (!echo_step(e))
+                echo_end(e);
         }
+        if (*line) /* when no event is left of a connection that it may end */
+            server_obey(&s, line);
     }
     printf("accepted=%llu bytes=%llu\n", (unsigned long long)accepted, (unsigned long long)echoed);
     return 0; /* what is still open goes with the process, as the spec wanted */
@@ -182,7 +240,7 @@ static struct {
     struct address to;
     SSL_CTX *ctx;
     char *servername;
-    uint64_t message, pause;
+    uint64_t message, pause, every;
     int epoll;
     uint64_t opened, holding, churned, failed, early, bytes, pause_ms, living;
     struct {
@@ -391,7 +449,7 @@ client_tick(struct client *c, uint64_t now)
     uint64_t waited = now > c->since ? now - c->since : 0; /* opened since `now` was taken */
 
     if (c->phase == PHASE_GONE) {
-        if (!c->held && !stdin_ended)
+        if (!c->held && !stdin_ended && waited >= load.every)
             client_open(c);
         return;
     }
@@ -420,6 +478,7 @@ command_echo(const struct options *o)
     load.servername = option_text(o, "--servername");
     load.message = option_number(o, "--message", 4096);
     load.pause = option_number(o, "--pause", 500);
+    load.every = option_number(o, "--every", 0);
     load.epoll = epoll_open();
     for (uint64_t i = 0; i < hold + churn; i++) {
         clients[i].held = i < hold;
