@@ -8,8 +8,9 @@
  * fails or takes longer than connect_timeout – then the next address, of the same name if there is one, each at
  * most once, and with the last one the session closes with the last reason; others are faster than an address,
  * which is no failure, but they come first for a while; there is only a name without an answer yet – then the dial
- * waits for it, as long as connect_timeout; the session closes in the middle (mg_dial_cancel). What the handshake waits for its turn in our own queue is not the
- * address's time: each such wait has a connect_timeout of its own, and says nothing of the address when that is over.
+ * waits for it, as long as connect_timeout; the session closes in the middle (mg_dial_cancel). What the handshake
+ * waits for its turn in our own queue is not the address's time: each such wait has a connect_timeout of its own,
+ * and says nothing of the address when that is over.
  *
  * Each try counts at its address from the pick on (max_connections holds for those being made, too), until it
  * has failed, was overtaken, or the session has closed; the one that wins hands its count to the session. Tries
@@ -22,8 +23,7 @@
 #include <string.h>
 
 /* What has had its turn: an address that was tried, or a name that was waited for. */
-struct
-try {
+struct turn {
     struct mg_backend_address *address; /* one reference; or NULL */
     struct mg_backend_entry *entry;
     bool counted; /* until mg_balance_leave */
@@ -36,11 +36,10 @@ struct mg_dial {
     size_t race_first;    /* the try that is its attempt 0; the others follow */
     struct mg_source source;
     uint64_t started_ns;
-    uint64_t deadline; /* loop time; 0 = none */
-    uint64_t
-        queued_at;     /* loop time since which the handshake waits for its turn; 0 = it does not */
-    struct try *tries; /* owned, unless it is ... */
-    struct try few[2]; /* ... enough for nearly all */
+    uint64_t deadline;  /* loop time; 0 = none */
+    uint64_t queued_at; /* likewise: since when the handshake waits for its turn; 0 = it does not */
+    struct turn *tries; /* owned, unless it is ... */
+    struct turn few[2]; /* ... enough for nearly all */
     size_t try_count, try_room, current;
     bool rests;          /* the current one was picked because nothing else is left */
     bool short_of;       /* descriptors, when it was tried to connect */
@@ -128,7 +127,7 @@ mg_source_reaches(const struct mg_source *source, const struct mg_addr *addr)
 
 /* ---- tries ----------------------------------------------------------------------------------- */
 
-static struct try *
+static struct turn *
 try_current(const struct mg_session *s)
 {
     return &s->dial->tries[s->dial->current];
@@ -139,7 +138,7 @@ static bool
 try_room(struct mg_dial *dial)
 {
     size_t room = 2 * dial->try_room;
-    struct try *grown;
+    struct turn *grown;
 
     if (dial->try_count < dial->try_room)
         return true;
@@ -159,8 +158,8 @@ try_add(struct mg_session *s, const struct mg_pick *pick)
     struct mg_backend_address *address = pick->address;
 
     s->dial->current = s->dial->try_count++;
-    *try_current(s) = (struct try){address, address != NULL ? address->entry : pick->entry,
-                                   address != NULL, pick->trial};
+    *try_current(s) = (struct turn){address, address != NULL ? address->entry : pick->entry,
+                                    address != NULL, pick->trial};
     s->address = address;
     if (address == NULL)
         return;
@@ -169,7 +168,7 @@ try_add(struct mg_session *s, const struct mg_pick *pick)
 }
 
 static void
-try_leave(struct try *one)
+try_leave(struct turn *one)
 {
     if (one->counted)
         mg_balance_leave(one->address);
@@ -183,7 +182,7 @@ tries_mark(const struct mg_session *s)
     uint64_t mark = ++s->engine->marks;
 
     for (size_t i = 0; i < s->dial->try_count; i++) {
-        const struct try *one = &s->dial->tries[i];
+        const struct turn *one = &s->dial->tries[i];
 
         if (one->address != NULL)
             one->address->mark = mark;
@@ -259,7 +258,7 @@ failure_note(struct mg_session *s, const char *text, const char *reason, const c
 }
 
 static void
-try_failed(struct mg_session *s, struct try *one, const char *reason, const char *detail)
+try_failed(struct mg_session *s, struct turn *one, const char *reason, const char *detail)
 {
     char text[MG_ADDR_TEXT];
 
@@ -504,7 +503,7 @@ static void
 on_race_failed(void *data, size_t attempt, int error)
 {
     struct mg_session *s = data;
-    struct try *one = &s->dial->tries[s->dial->race_first + attempt];
+    struct turn *one = &s->dial->tries[s->dial->race_first + attempt];
 
     try_failed(s, one, connect_reason(s, &one->address->addr, error), uv_strerror(error));
     up_addr_set(s, &one->address->addr); /* whose failure the record may have to tell */
@@ -517,7 +516,7 @@ race_losers_leave(struct mg_session *s, size_t winner)
     struct mg_dial *dial = s->dial;
 
     for (size_t i = dial->race_first; i < dial->try_count; i++) {
-        struct try *one = &dial->tries[i];
+        struct turn *one = &dial->tries[i];
         char text[MG_ADDR_TEXT];
 
         if (!one->counted || i == winner)
