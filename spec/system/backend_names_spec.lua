@@ -92,16 +92,16 @@ moongate.listen { address = "127.0.0.1:$two", backend = app() }
 end)
 
 describe("two Backends of one name", function()
-    it("with other settings are an error that says where the first one is", function()
+    it("with other settings get a second one, and a warning that says where the first one is", function()
         local result = checks.run([[
             moongate.backend { name = "app", address = "a:1" }
 
             moongate.backend { name = "app", address = "a:1", max_connections = 3 }
             moongate.listen { address = "127.0.0.1:1", backend = "a:2" }
-        ]])
-        assert.equal(1, result.code)
-        assert.equal('moongate.lua:3: backend: name: there is already a backend "app", with other settings, made at ' ..
-            "moongate.lua:1: give one of them another name", result.last)
+        ]], { "--json" })
+        assert.equal(0, result.code, result.err)
+        assert.same({ 'moongate.lua:3: backend: name: there is already a backend "app", with other settings, made at ' ..
+            'moongate.lua:1: this one is called "app (2)"' }, result.json().warnings)
     end)
 
     for what, second in pairs {
@@ -116,9 +116,10 @@ describe("two Backends of one name", function()
                 moongate.backend { name = "app", %s }
                 moongate.backend { name = "app", %s }
                 moongate.listen { address = "127.0.0.1:1", backend = "a:2" }
-            ]]):format(first, second))
-            assert.equal(1, result.code)
-            assert.matches('moongate.lua:2: backend: name: there is already a backend "app"', result.last, 1, true)
+            ]]):format(first, second), { "--json" })
+            assert.equal(0, result.code, result.err)
+            assert.matches('moongate.lua:2: backend: name: there is already a backend "app"',
+                table.concat(result.json().warnings, "\n"), 1, true)
         end)
     end
 

@@ -25,7 +25,8 @@ describe("a name that moves with hundreds of connections open", function()
             bench.peer("load", "echo-server", { listen = ("127.0.0.%d:%d"):format(i, port) })
         end
         local web = proxy.start { prefix = server:world(), port = port, front = front, plain = plain, script = [[
-            local moves = moongate.backend { name = "moves", address = "moves.test:$port", resolve_interval = 1 }
+            local moves = moongate.backend { name = "moves", address = "moves.test:$port", resolve_interval = 1,
+                balance = "round_robin" }
             moongate.listen { name = "web", address = "127.0.0.1:$front", tls = server(), backend = moves,
                 handshake_timeout = 60 }
             moongate.listen { name = "plain", address = "127.0.0.1:$plain", backend = moves }

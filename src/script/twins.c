@@ -3,7 +3,8 @@
  * names of backend and address, in all workers and through reloads. So two Backends of one name are one to all that,
  * which is right where they say the same in everything; others have to have names of their own.
  *
- * Whoever gave no name gets one: "127.0.0.1:80 (2)". Two that were given the same one are an error.
+ * Whoever gave no name gets one: "127.0.0.1:80 (2)". Of two that were given the same one the later gets another,
+ * with a warning.
  */
 #include "script/internal.h"
 
@@ -107,17 +108,20 @@ place_push(lua_State *L, int object)
     lua_pushlstring(L, where, len);
 }
 
+/* Called with the new name at the top, and the old one below the first Backend. */
 static void
-name_error(lua_State *L, int first)
+name_warn(lua_State *L, int first)
 {
+    int top = lua_gettop(L);
+
     mg_option_push(L, BACKEND, MG_WHERE);
-    mg_option_push(L, BACKEND, "name");
     place_push(L, first);
-    luaL_error(
-        L,
-        "%sbackend: name: there is already a backend \"%s\", with other settings, made at %s: "
-        "give one of them another name",
-        lua_tostring(L, BACKEND + 2 + 1), lua_tostring(L, BACKEND + 2 + 2), lua_tostring(L, -1));
+    mg_script_warn(L,
+                   "%sbackend: name: there is already a backend \"%s\", with other settings, made "
+                   "at %s: this one is called \"%s\"",
+                   lua_tostring(L, top + 1), lua_tostring(L, first - 1), lua_tostring(L, -1),
+                   lua_tostring(L, top));
+    lua_settop(L, top);
 }
 
 /* The name at the top is the Backend's, and nobody else's. Pops it. */
@@ -172,11 +176,9 @@ name_settle(lua_State *L, struct mg_backend_object *self, struct mg_buf *text)
         name_claim(L);
         return;
     }
-    lua_replace(L, BACKEND + 2);
-    lua_settop(L, BACKEND + 2);
-    if (self->named)
-        name_error(L, BACKEND + 2);
     name_make(L);
+    if (self->named)
+        name_warn(L, lua_gettop(L) - 1);
     name_claim(L);
 }
 

@@ -177,7 +177,7 @@ function moongate.certificates(pattern, configure) end
 --- Options of `moongate.backend`. Times are in seconds.
 ---@class moongate.BackendOptions
 ---@field address moongate.Address|moongate.BackendAddress|(moongate.Address|moongate.BackendAddress)[] a name is as many addresses as it has A and AAAA records
----@field name? string nobody else's, unless the other one is the same in everything; default: the first address
+---@field name? string default: the first address; a second one with other settings gets " (2)"
 ---@field tls? moongate.openssl.SSLContext|boolean originate TLS; true = verify with the default CAs
 ---@field servername? string|fun(conn: moongate.Conn): string name to send and verify; default: the host
 ---@field send_proxy? "v1"|"v2"|false each connection begins with a PROXY header (false)
