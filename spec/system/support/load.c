@@ -8,11 +8,11 @@
  * stdin and prints accepted=, bytes=.
  *
  *   load echo --connect ADDR [--hold N] [--churn N] [--every MS] [--message BYTES] [--pause MS]
- * [--tls …]
+ * [--stuck MS] [--tls …]
  *       --hold    so many connections live until the end, each exchanging a message every --pause
  * ms
  *       --churn   so many at a time are opened, exchange one message, are closed cleanly and opened
- * again, --every ms (0) after that. Every answer is compared. Ends with stdin: messages under way are
+ * again, --every ms (0) after that. Every answer is compared, and waited for --stuck ms (20000). Ends with stdin: messages under way are
  * finished, everything is closed cleanly and the other side's end is waited for. Prints a line "progress …" five times a
  * second and the same keys at the end: opened, holding (held connections that have had an answer
  * and are well), churned (short ones that ended well), failed (how many did not), early (those of
@@ -26,7 +26,7 @@
 #include <sys/epoll.h>
 
 #define UNIT    (16 * 1024)
-#define STUCK   20000 /* ms until an answer is given up */
+#define STUCK   20000 /* ms until an answer is given up, unless told otherwise */
 #define REASONS 16
 
 static volatile bool stdin_ended;
@@ -240,7 +240,7 @@ static struct {
     struct address to;
     SSL_CTX *ctx;
     char *servername;
-    uint64_t message, pause, every;
+    uint64_t message, pause, every, stuck;
     int epoll;
     uint64_t opened, holding, churned, failed, early, bytes, pause_ms, living;
     struct {
@@ -458,7 +458,7 @@ client_tick(struct client *c, uint64_t now)
     } else if (c->phase == PHASE_PAUSING && waited >= load.pause) {
         client_ask(c);
         client_step(c);
-    } else if (c->phase != PHASE_PAUSING && waited > STUCK) {
+    } else if (c->phase != PHASE_PAUSING && waited > load.stuck) {
         client_fail(c, "stuck");
     }
 }
@@ -479,6 +479,7 @@ command_echo(const struct options *o)
     load.message = option_number(o, "--message", 4096);
     load.pause = option_number(o, "--pause", 500);
     load.every = option_number(o, "--every", 0);
+    load.stuck = option_number(o, "--stuck", STUCK);
     load.epoll = epoll_open();
     for (uint64_t i = 0; i < hold + churn; i++) {
         clients[i].held = i < hold;
