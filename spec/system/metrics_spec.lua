@@ -199,9 +199,9 @@ moongate.listen { name = "full", address = "127.0.0.1:$full", backend = to("full
     end)
 
     it("clients that leave, and those who say nothing", function()
-        local client = bench.connect(ports.silent)
+        local client = bench.connect(ports.tls)
         client:close()
-        wait_closed(web, "silent", "down: closed before the handshake", 1)
+        wait_closed(web, "tls", "down: closed before the handshake", 1)
         client = bench.connect(ports.silent)
         wait_closed(web, "silent", "down: handshake timeout", 1)
         client:close()
