@@ -54,10 +54,17 @@ on_timer_close(uv_handle_t *handle)
     race_release(handle->data);
 }
 
+static void timer_set(struct mg_race *race);
+
+/* It may be the one that begins anew. */
 static void
 on_stream_close(struct mg_stream *stream)
 {
-    race_release(stream->data);
+    struct mg_race *race = stream->data;
+
+    if (!race->over)
+        timer_set(race);
+    race_release(race);
 }
 
 /* No callback comes any more. */
@@ -157,7 +164,7 @@ timer_set(struct mg_race *race)
 {
     uint64_t now = uv_now(race->net->loop), due = UINT64_MAX;
 
-    if (race->next < race->count)
+    if (race->next < race->count && !race->attempts[race->next].stream.open)
         due = race->next_at;
     for (size_t i = 0; i < race->next && race->timeout_ms > 0; i++)
         if (race->attempts[i].running && race->attempts[i].started_at + race->timeout_ms < due)
