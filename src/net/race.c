@@ -59,10 +59,17 @@ on_timer_close(uv_handle_t *handle)
     race_release(handle->data);
 }
 
+static void timer_set(struct mg_race *race);
+
+/* It may be the one that begins anew. */
 static void
 on_stream_close(struct mg_stream *stream)
 {
-    race_release(stream->data);
+    struct mg_race *race = stream->data;
+
+    if (!race->over)
+        timer_set(race);
+    race_release(race);
 }
 
 /* No callback comes any more. */
@@ -174,12 +181,19 @@ attempt_start(struct mg_race *race)
 
 static void on_timer(uv_timer_t *timer);
 
+/* Whether the one that had no descriptor still closes. */
+static bool
+again_waits(const struct mg_race *race)
+{
+    return race->again && race->attempts[race->next - 1]->stream.open;
+}
+
 static void
 timer_set(struct mg_race *race)
 {
     uint64_t now = uv_now(race->net->loop), due = UINT64_MAX;
 
-    if (race->again || !race->last)
+    if ((race->again || !race->last) && !again_waits(race))
         due = race->next_at;
     for (size_t i = 0; i < race->next && race->timeout_ms > 0; i++) {
         const struct attempt *a = race->attempts[i];
@@ -191,13 +205,6 @@ timer_set(struct mg_race *race)
         uv_timer_start(&race->timer, on_timer, due > now ? due - now : 0, 0);
     else
         uv_timer_stop(&race->timer);
-}
-
-/* Whether the one that had no descriptor still closes. */
-static bool
-again_waits(const struct mg_race *race)
-{
-    return race->again && race->attempts[race->next - 1]->stream.open;
 }
 
 /* Begins what is due. */
