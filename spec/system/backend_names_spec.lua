@@ -100,8 +100,8 @@ describe("two Backends of one name", function()
             moongate.listen { address = "127.0.0.1:1", backend = "a:2" }
         ]], { "--json" })
         assert.equal(0, result.code, result.err)
-        assert.same({ 'moongate.lua:3: backend: name: there is already a backend "app", with other settings, made at ' ..
-            'moongate.lua:1: this one is called "app (2)"' }, result.json().warnings)
+        assert.same({ 'moongate.lua:3: backend: name: there is already a backend "app", with other settings, ' ..
+            'made at moongate.lua:1: this one is called "app (2)"' }, result.json().warnings)
     end)
 
     for what, second in pairs {
