@@ -354,6 +354,92 @@ log_unread(lua_State *L)
     return 2;
 }
 
+static struct mg_shared *
+shared_open(void)
+{
+    struct mg_err err;
+    int fd = mg_shared_create(&err);
+    struct mg_shared *shared = mg_shared_map(fd, &err);
+
+    close(fd);
+    return shared;
+}
+
+static void
+on_sum(const struct mg_metric_sum *sum, void *data)
+{
+    lua_State *L = data;
+
+    lua_pushinteger(L, (lua_Integer)sum->ended);
+    lua_setfield(L, -2, sum->text);
+}
+
+/* A table of what has ended of each backend and each address. */
+static void
+sums_push(lua_State *L, const struct mg_shared *shared)
+{
+    lua_newtable(L);
+    mg_metrics_each(shared, MG_SHARED_WORKERS, MG_METRIC_BACKEND, on_sum, L);
+}
+
+/* metrics_sums() → sums after three workers have counted failures of a backend's addresses, which they met in
+ * different orders: that of number n has failed n times in each that has met it */
+static int
+metrics_sums(lua_State *L)
+{
+    struct mg_shared *shared = shared_open();
+
+    for (unsigned w = 0; w < 3; w++) {
+        struct mg_metrics *metrics = mg_metrics_begin(shared, w);
+        struct mg_metric *b = mg_metrics_hold(metrics, MG_METRIC_BACKEND, "b", 1, false);
+        unsigned reason = mg_metrics_reason(metrics, w == 0 ? "up: a" : "up: b");
+
+        for (unsigned i = 0; i < 6; i++) {
+            unsigned number = w == 1 ? 6 - i : i + 1;
+            char text[16];
+
+            if (number == 4 && w == 2)
+                continue;
+            snprintf(text, sizeof(text), "%u", number);
+            for (unsigned n = 0; n < number; n++)
+                mg_metric_add(&mg_metrics_address(metrics, b, text)->by[reason]);
+        }
+        mg_metrics_serve(shared, w, 1);
+    }
+    sums_push(L, shared);
+    mg_shared_unmap(shared);
+    return 1;
+}
+
+/* metrics_nonsense() → sums of a table that a worker has filled with nonsense before it died, of each byte's value */
+static int
+metrics_nonsense(lua_State *L)
+{
+    const unsigned last = MG_SHARED_WORKERS - 1;
+
+    lua_newtable(L);
+    for (int byte = 1; byte < 256; byte += 127) {
+        struct mg_shared *shared = shared_open();
+        struct mg_metrics *metrics = mg_metrics_begin(shared, last);
+        struct mg_metric *web = mg_metrics_hold(metrics, MG_METRIC_LISTENER, "web", 1, false);
+
+        mg_metrics_hold(metrics, MG_METRIC_BACKEND, "b", 1, false);
+        mg_metrics_serve(shared, last, 1);
+        mg_metric_add(&web->begun);
+        memset(metrics->reason, byte, sizeof(metrics->reason));
+        memset(metrics->address, byte, sizeof(metrics->address));
+        memset(web->text, byte, sizeof(web->text));
+        atomic_store(&metrics->reason_count, (uint32_t)byte * 0x01010101u);
+        atomic_store(&metrics->address_end, (uint32_t)byte * 0x01010101u);
+        mg_shared_forget(shared, last);
+        sums_push(L, shared);
+        mg_metrics_each(shared, last, MG_METRIC_LISTENER, on_sum, L);
+        lua_rawseti(L, -2, byte);
+        mg_shared_unmap(shared);
+    }
+    return 1;
+}
+
 int
 mgtest_base(lua_State *L)
 {
@@ -373,6 +459,8 @@ mgtest_base(lua_State *L)
         {"bucket", bucket},
         {"buckets", buckets},
         {"shared_addresses", shared_addresses},
+        {"metrics_sums", metrics_sums},
+        {"metrics_nonsense", metrics_nonsense},
         {NULL, NULL},
     };
     luaL_newlib(L, functions);

@@ -115,6 +115,18 @@ describe("shared counters", function()
     end)
 end)
 
+describe("what is counted", function()
+    it("of an address is summed over the workers, in whatever order they met it", function()
+        assert.same({ b = 0, ["1"] = 3, ["2"] = 6, ["3"] = 9, ["4"] = 8, ["5"] = 15, ["6"] = 18 }, base.metrics_sums())
+    end)
+
+    it("does no harm to its reader, whatever a worker has written", function()
+        for byte, sums in pairs(base.metrics_nonsense()) do
+            assert.equal(1, sums[string.char(byte):rep(271)])
+        end
+    end)
+end)
+
 describe("a log that nobody reads", function()
     it("loses records, waits for nobody, and says how many were lost", function()
         local kept, last = base.log_unread(3000)

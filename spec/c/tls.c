@@ -380,7 +380,7 @@ wiped(lua_State *L)
         lua_createtable(L, 4, 0);
         for (int n = 0; n < 4; n++) {
             if (n == 2)
-                mg_tls_conn_wipe_keys(&ends[i].conn);
+                mg_tls_conn_wipe_keys(&ends[i].conn, false);
             lua_pushboolean(L, key_given(ends[i].conn.ssl, n % 2 == 1));
             lua_rawseti(L, -2, n + 1);
         }

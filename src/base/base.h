@@ -299,9 +299,9 @@ struct mg_shared_address {
  * alone writes.
  */
 #define MG_METRICS_REASONS        128 /* the last one is for those that find no place */
-#define MG_METRICS_NAMES          4096 /* of listeners and backends, those of old generations included */
+#define MG_METRICS_NAMES          2048 /* of listeners and backends, those of old generations included */
 #define MG_METRICS_FUNCTION_NAMES 256  /* of them: backends that only functions have named */
-#define MG_METRICS_ADDRESSES      2048 /* that have failed */
+#define MG_METRICS_ADDRESSES      1024 /* that have failed */
 #define MG_METRICS_EACH           512  /* of one backend */
 #define MG_METRICS_REASON_CAP     48
 #define MG_METRICS_TEXT_CAP       272
@@ -317,7 +317,7 @@ struct mg_metric {
     _Atomic uint32_t next;      /* a backend's first address, an address's next: place + 1, or 0 */
     _Atomic uint32_t addresses; /* of a backend */
     _Atomic uint64_t begun;     /* connections */
-    _Atomic uint64_t tries;     /* of a backend: addresses that have failed, or served */
+    _Atomic uint64_t tries;     /* of a backend: addresses that failed, served, or were overtaken */
     _Atomic uint64_t by[MG_METRICS_REASONS]; /* ends of connections; failures */
     char text[MG_METRICS_TEXT_CAP];          /* name or address, cut if need be */
 };

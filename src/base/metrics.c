@@ -14,6 +14,7 @@
  */
 #include "base/base.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define OTHERS "(others)"
@@ -83,10 +84,10 @@ addresses_give_back(struct mg_metrics *metrics, struct mg_metric *backend)
 static void
 place_give_back(struct mg_metrics *metrics, struct mg_metric *metric)
 {
+    place_open(metric);
     if (atomic_exchange(&metric->by_function, 0) != 0)
         atomic_fetch_sub(&metrics->function_names, 1);
     addresses_give_back(metrics, metric);
-    place_open(metric);
     atomic_store(&metric->kind, MG_METRIC_NONE);
     numbers_clear(metric);
     place_close(metric);
@@ -310,6 +311,8 @@ mg_metrics_reason(struct mg_metrics *metrics, const char *reason)
 {
     uint32_t count = atomic_load(&metrics->reason_count);
 
+    if (count > MG_METRICS_REASONS) /* the supervisor asks, too, of a worker that has died */
+        count = MG_METRICS_REASONS;
     for (uint32_t i = 0; i < count; i++)
         if (strncmp(metrics->reason[i], reason, MG_METRICS_REASON_CAP - 1) == 0)
             return i;
@@ -357,7 +360,6 @@ mg_metrics_forget(struct mg_shared *shared, unsigned worker, const char *reason)
 
 /* What was read of a place while it did not change hands. */
 struct reading {
-    uint32_t next;
     uint64_t begun, tries, by[MG_METRICS_REASONS];
     char text[MG_METRICS_TEXT_CAP];
 };
@@ -369,7 +371,6 @@ place_read(const struct mg_metric *metric, enum mg_metric_kind kind, struct read
 
     if (epoch % 2 != 0 || atomic_load(&metric->kind) != kind)
         return false;
-    out->next = atomic_load(&metric->next);
     out->begun = atomic_load(&metric->begun);
     out->tries = atomic_load(&metric->tries);
     for (size_t i = 0; i < MG_METRICS_REASONS; i++)
@@ -452,21 +453,6 @@ is_shown(const struct tables *all, const struct mg_metrics *metrics, const struc
     return !all->served || (atomic_load(&metrics->serving) != 0 && !is_gone(metrics, metric));
 }
 
-/* The next address of that backend in that table; *at is 0 at its end. */
-static bool
-address_step(struct tables *all, const struct mg_metrics *metrics, uint32_t *at)
-{
-    bool read;
-
-    if (*at == 0 || *at > MG_METRICS_ADDRESSES) {
-        *at = 0;
-        return false;
-    }
-    read = place_read(&metrics->address[*at - 1], MG_METRIC_ADDRESS, &all->reading);
-    *at = read ? all->reading.next : 0;
-    return read;
-}
-
 static uint32_t
 first_address(const struct mg_metrics *metrics, uint64_t hash)
 {
@@ -477,38 +463,66 @@ first_address(const struct mg_metrics *metrics, uint64_t hash)
                : 0;
 }
 
-static bool
-has_address(struct tables *all, const struct mg_metrics *metrics, uint64_t hash, const char *text)
-{
-    uint32_t at = first_address(metrics, hash);
+/* Of a backend's addresses, in whatever table. */
+struct address_place {
+    uint64_t hash; /* of its text */
+    const struct mg_metrics *table;
+    const struct mg_metric *metric;
+};
 
-    for (size_t i = 0; i < MG_METRICS_EACH && address_step(all, metrics, &at); i++)
-        if (strcmp(all->reading.text, text) == 0)
-            return true; /* all->reading is its */
-    return false;
+static int
+by_hash(const void *a, const void *b)
+{
+    const struct address_place *left = a, *right = b;
+
+    return left->hash < right->hash ? -1 : left->hash > right->hash;
 }
 
-/* Of the backend of that hash, addresses of table `from` that no earlier table has. */
-static void
-addresses_visit(struct tables *all, size_t from, uint64_t hash)
+static size_t
+addresses_gather(const struct tables *all, uint64_t hash, struct address_place *out)
 {
-    uint32_t at = first_address(all->table[from], hash);
+    size_t count = 0;
 
-    for (size_t i = 0; i < MG_METRICS_EACH && address_step(all, all->table[from], &at); i++) {
-        char text[MG_METRICS_TEXT_CAP];
-        bool earlier = false;
+    for (size_t t = 0; t < all->count; t++) {
+        const struct mg_metrics *table = all->table[t];
+        uint32_t at = first_address(table, hash);
 
-        memcpy(text, all->reading.text, sizeof(text));
-        for (size_t t = 0; t < from && !earlier; t++)
-            earlier = has_address(all, all->table[t], hash, text);
-        if (earlier)
-            continue;
-        sum_begin(all, MG_METRIC_ADDRESS, text);
-        for (size_t t = from; t < all->count; t++)
-            if (has_address(all, all->table[t], hash, text))
-                sum_add(&all->sum, all->table[t], &all->reading);
-        all->visit(&all->sum, all->data);
+        for (size_t i = 0; i < MG_METRICS_EACH && at > 0 && at <= MG_METRICS_ADDRESSES; i++) {
+            const struct mg_metric *metric = &table->address[at - 1];
+
+            out[count++] = (struct address_place){
+                mg_str_hash(metric->text, strnlen(metric->text, sizeof(metric->text))), table,
+                metric};
+            at = atomic_load(&metric->next);
+        }
     }
+    return count;
+}
+
+/* Of the backend of that hash. Without memory they are left out. */
+static void
+addresses_visit(struct tables *all, uint64_t hash)
+{
+    struct address_place *places = mg_calloc(all->count * MG_METRICS_EACH, sizeof(*places));
+    size_t count = places != NULL ? addresses_gather(all, hash, places) : 0;
+
+    if (count > 1)
+        qsort(places, count, sizeof(*places), by_hash);
+    for (size_t i = 0, next; i < count; i = next) {
+        bool found = false;
+
+        for (next = i; next < count && places[next].hash == places[i].hash; next++) {
+            if (!place_read(places[next].metric, MG_METRIC_ADDRESS, &all->reading))
+                continue;
+            if (!found)
+                sum_begin(all, MG_METRIC_ADDRESS, all->reading.text);
+            found = true;
+            sum_add(&all->sum, places[next].table, &all->reading);
+        }
+        if (found)
+            all->visit(&all->sum, all->data);
+    }
+    mg_free(places);
 }
 
 /* A name that table `from` shows, and no earlier one. */
@@ -530,8 +544,8 @@ name_visit(struct tables *all, size_t from, uint64_t hash)
     if (all->sum.text[0] == '\0')
         return;
     all->visit(&all->sum, all->data);
-    for (size_t t = 0; t < all->count && all->kind == MG_METRIC_BACKEND; t++)
-        addresses_visit(all, t, hash);
+    if (all->kind == MG_METRIC_BACKEND)
+        addresses_visit(all, hash);
 }
 
 static void

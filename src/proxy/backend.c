@@ -77,6 +77,7 @@ mg_dial_turn(struct mg_session *s)
     if (dial->deadline != 0)
         dial->deadline += uv_now(s->engine->net.loop) - dial->queued_at;
     dial->queued_at = 0;
+    mg_session_arm(s); /* that may be sooner than the wait's own end */
 }
 
 static void
@@ -232,7 +233,6 @@ failure_record(struct mg_session *s, const char *text, const char *reason, const
     struct mg_buf all = {0};
 
     s->tries += s->tries < UINT16_MAX;
-    mg_count_failed(s, text, reason);
     mg_log(MG_LOG_DEBUG, "connection %llu: backend %s: %s: %s%s%s", (unsigned long long)s->id,
            s->backend->name, text, reason, detail != NULL ? ": " : "",
            detail != NULL ? detail : "");
@@ -254,6 +254,7 @@ failure_note(struct mg_session *s, const char *text, const char *reason, const c
     dial->reason = reason;
     mg_free(dial->detail);
     dial->detail = detail != NULL ? mg_strdup(detail) : NULL;
+    mg_count_failed(s, text, reason);
     failure_record(s, text, reason, detail);
 }
 
@@ -523,6 +524,7 @@ race_losers_leave(struct mg_session *s, size_t winner)
             continue;
         if (i < winner) {
             mg_backend_address_shun(one->address, uv_now(s->engine->net.loop));
+            mg_count_tried(s);
             failure_record(s, mg_addr_text(&one->address->addr, text), "up: overtaken", NULL);
         }
         try_leave(one);

@@ -295,25 +295,32 @@ mg_balance_leave(struct mg_backend_address *address)
     mg_backend_address_unref(address);
 }
 
-/* false: others were faster, also to find out that it does not serve. */
-static bool
+/* What others were faster to do, or to find out. */
+enum entered { ENTERED, IS_FULL, IS_RESTING, IS_DOWN };
+
+static enum entered
 enter(struct mg_backend_address *address, struct mg_pick *pick)
 {
     enum mg_fitness fitness = mg_health_fitness(address);
-    bool trial = fitness == MG_FIT_TRIAL;
+    bool trial;
 
-    if (fitness == MG_FIT_DOWN || (fitness == MG_FIT_RESTS && !pick->rests))
-        return false;
+    if (fitness == MG_FIT_DOWN)
+        return IS_DOWN;
     count_add(address, 1);
-    if (is_full(address, 0) || (trial && !mg_health_try(address))) {
+    if (is_full(address, 0)) {
         count_add(address, -1);
-        return false;
+        return IS_FULL;
+    }
+    trial = fitness == MG_FIT_TRIAL && mg_health_try(address);
+    if (fitness != MG_FIT_READY && !trial && !pick->rests) {
+        count_add(address, -1);
+        return IS_RESTING;
     }
     mg_backend_address_ref(address);
     address->used++;
     pick->address = address;
     pick->trial = trial;
-    return true;
+    return ENTERED;
 }
 
 /* ---- the next one ---------------------------------------------------------------------------- */
@@ -358,6 +365,7 @@ struct question {
     uint64_t mark;
     const struct mg_source *source;
     struct mg_pick *pick;
+    bool siblings; /* it is instead of another one: of those that rest none comes in later */
     bool full, unreachable; /* there was one that is */
 };
 
@@ -381,7 +389,7 @@ rank_of(struct question *q, const struct mg_backend_address *address)
 }
 
 /* One of those with the lowest rank, `best`; `others` is what the others have had. false: somebody was faster,
- * that one is not to be had any more. */
+ * that one has another rank. */
 static bool
 best_enter(struct question *q, unsigned best, enum mg_turn others)
 {
@@ -395,10 +403,20 @@ best_enter(struct question *q, unsigned best, enum mg_turn others)
                                                    : others;
     }
     address = mg_balance_pick(backend, q->s->remote, &q->s->engine->random);
-    if (enter(address, q->pick))
+    switch (enter(address, q->pick)) {
+    case ENTERED:
         return true;
-    address->rank = NEVER;
-    q->full = q->full || backend->max_connections > 0;
+    case IS_RESTING:
+        address->rank = q->siblings ? NEVER : RESTS + address->entry->backup;
+        break;
+    case IS_FULL:
+        q->full = true;
+        address->rank = NEVER;
+        break;
+    case IS_DOWN:
+        address->rank = NEVER;
+        break;
+    }
     return false;
 }
 
@@ -487,7 +505,7 @@ bool
 mg_balance_sibling(struct mg_session *s, uint64_t mark, const struct mg_source *source,
                    const struct mg_backend_address *last, bool rests, struct mg_pick *pick)
 {
-    struct question q = {.s = s, .mark = mark, .source = source, .pick = pick};
+    struct question q = {.s = s, .mark = mark, .source = source, .pick = pick, .siblings = true};
     unsigned best;
 
     *pick = (struct mg_pick){.rests = rests};

@@ -44,6 +44,12 @@ mg_count_served(struct mg_session *s)
     mg_metric_add(&s->backend->metric->tries);
 }
 
+void
+mg_count_tried(const struct mg_session *s)
+{
+    mg_metric_add(&s->backend->metric->tries);
+}
+
 /* address may be NULL. */
 static void
 failure_count(const struct mg_session *s, const char *address, const char *reason)

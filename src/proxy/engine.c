@@ -162,7 +162,7 @@ on_turn(struct mg_net *net)
         mg_link_remove(first);
         mg_handshake_step(MG_CONTAINER_OF(first, struct mg_peer, handshake_link));
     }
-    return mg_offload_help(engine) || !mg_link_empty(&engine->handshakes);
+    return mg_offload_turn(engine) || !mg_link_empty(&engine->handshakes);
 }
 
 void

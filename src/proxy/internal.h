@@ -462,8 +462,9 @@ void mg_offload_settle(struct mg_session *s);
 /* Afterwards there is no job. */
 void mg_offload_cancel(struct mg_session *s);
 
-/* Once a turn, for the case that the thread does not get on: one of its steps. true: there may be more. */
-bool mg_offload_help(struct mg_engine *engine);
+/* Once a turn: what the thread has done goes on, and if it does not get on, one of its steps is done here. true:
+ * there may be more of these. */
+bool mg_offload_turn(struct mg_engine *engine);
 
 /* How many steps the thread has done. */
 uint64_t mg_offload_steps(const struct mg_offload *offload);
@@ -652,8 +653,9 @@ void mg_limits_spare(struct mg_net *net);
 void mg_count_accepted(const struct mg_session *s);
 void mg_count_chosen(const struct mg_session *s);
 
-/* An address has served; has failed, and is called that in the record. */
+/* An address has served; was overtaken; has failed, and is called that in the record. */
 void mg_count_served(struct mg_session *s);
+void mg_count_tried(const struct mg_session *s);
 void mg_count_failed(struct mg_session *s, const char *address, const char *reason);
 
 /* It closes. */

@@ -25,8 +25,8 @@
  * session cache, the ring of ClientHellos. The session is there and holds the generation. Reading is stopped
  * meanwhile, so that the peer's end is not seen before the job is back. Whoever else has to look at down.tls
  * (a script, from a callback of the backend's handshake; the access record) has the job given back first:
- * mg_offload_settle and _cancel take it out of the queue, or wait until its step is over, no longer than the
- * step would have held the loop up. OpenSSL's error queue and random generator are per thread.
+ * mg_offload_settle and _cancel take it out of the queue, or wait until its step is over, which takes no longer
+ * than it would have held the loop up, if the thread has the CPU. OpenSSL's error queue and random generator are per thread.
  *
  * Both threads are of one scheduling class, since they share OpenSSL's locks, which under different real-time
  * priorities spin for ever; but the helper is nicer, so that the loop comes first when somebody speaks. Where
@@ -243,10 +243,22 @@ job_answer(struct mg_offload *o, struct mg_job *job)
 
 /* Those that become DONE meanwhile wake the loop again. */
 static void
+done_collect(struct mg_offload *o)
+{
+    struct mg_job *job;
+
+    for (unsigned i = 0; i < JOBS_MAX && (job = job_take(o, &o->done)) != NULL; i++) {
+        o->steps++;
+        o->stalled = false;
+        job_answer(o, job);
+    }
+    waiting_start(o);
+}
+
+static void
 on_told(uv_poll_t *poll, int status, int events)
 {
     struct mg_offload *o = ((struct mg_engine *)poll->data)->offload;
-    struct mg_job *job;
     char byte;
 
     (void)status;
@@ -256,20 +268,19 @@ on_told(uv_poll_t *poll, int status, int events)
     uv_mutex_lock(&o->mutex);
     o->told = false;
     uv_mutex_unlock(&o->mutex);
-    for (unsigned i = 0; i < JOBS_MAX && (job = job_take(o, &o->done)) != NULL; i++) {
-        o->steps++;
-        o->stalled = false;
-        job_answer(o, job);
-    }
-    waiting_start(o);
+    done_collect(o);
 }
 
+/* While very many sockets have something to say libuv has no turn, and so nor has the pipe. */
 bool
-mg_offload_help(struct mg_engine *engine)
+mg_offload_turn(struct mg_engine *engine)
 {
     struct mg_offload *o = engine->offload;
-    struct mg_job *job = o->stalled ? job_take(o, &o->queue) : NULL;
+    struct mg_job *job;
 
+    if (o->out > 0)
+        done_collect(o);
+    job = o->stalled ? job_take(o, &o->queue) : NULL;
     if (job == NULL)
         return false;
     job_run(job, engine->out);

@@ -484,9 +484,9 @@ relay(struct mg_session *s)
     bool direct = s->backend->kind == MG_BACKEND_ADDRESSES;
 
     if (s->down.tls.ssl != NULL)
-        mg_tls_conn_wipe_keys(&s->down.tls);
+        mg_tls_conn_wipe_keys(&s->down.tls, s->listener->backend == NULL);
     if (s->up.tls.ssl != NULL)
-        mg_tls_conn_wipe_keys(&s->up.tls);
+        mg_tls_conn_wipe_keys(&s->up.tls, false);
     s->state = S_RELAY;
     mg_session_settle(s);
     s->active_at = uv_now(s->engine->net.loop);

@@ -392,7 +392,7 @@ extern const char *const mg_listener_limits[];
 /* What a backend's health may say; likewise. */
 extern const char *const mg_backend_health[];
 
-/* Frozen Backends that differ get names that differ, or the script is refused (twins.c). */
+/* Frozen Backends that differ get names that differ (twins.c). */
 int mg_backends_settle(struct mg_script *s, struct mg_err *err);
 
 /* Appends the frozen Backend at `object` as canonical text. May raise. */

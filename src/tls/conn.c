@@ -380,14 +380,14 @@ key_wipe(EVP_PKEY *key)
 }
 
 void
-mg_tls_conn_wipe_keys(struct mg_tls_conn *conn)
+mg_tls_conn_wipe_keys(struct mg_tls_conn *conn, bool asked)
 {
     EVP_PKEY *key = NULL;
 
     if (SSL_get_tmp_key(conn->ssl, &key) == 1)
         key_wipe(key);
     key = NULL;
-    if (mg_tls_threads_allowed(SSL_get_SSL_CTX(conn->ssl)) &&
+    if (!asked && mg_tls_threads_allowed(SSL_get_SSL_CTX(conn->ssl)) &&
         SSL_get_peer_tmp_key(conn->ssl, &key) == 1)
         key_wipe(key);
     ERR_clear_error();

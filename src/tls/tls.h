@@ -283,10 +283,11 @@ void mg_tls_conn_share(struct mg_tls_conn *conn);
 
 /*
  * After the handshake: the ephemeral keys of a TLS 1.3 key exchange, which libssl would keep as long as the
- * connection lives. Ours is overwritten; the peer's share goes with it, unless scripts may ask for it later.
- * 400 bytes less with X25519, several KiB with ML-KEM.
+ * connection lives. Ours is overwritten; the peer's share goes with it, unless scripts may ask for it later:
+ * if they are `asked` about the connection, or the context has callbacks. 400 bytes less with X25519,
+ * several KiB with ML-KEM.
  */
-void mg_tls_conn_wipe_keys(struct mg_tls_conn *conn);
+void mg_tls_conn_wipe_keys(struct mg_tls_conn *conn, bool asked);
 
 enum mg_tls_status mg_tls_conn_handshake(struct mg_tls_conn *conn, struct mg_tls_io *io,
                                          struct mg_err *err);
