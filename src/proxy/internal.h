@@ -300,10 +300,11 @@ uint64_t mg_peer_told(const struct mg_peer *peer);
 /* Who the client is is settled, and what it has said so far is held: S_HELLO, S_HANDSHAKE or S_ROUTE. */
 void mg_session_begin(struct mg_session *s);
 
-/* The client's context is chosen: S_HANDSHAKE, and the backend is dialled where it is known. */
+/* The client's context is chosen: S_HANDSHAKE. */
 void mg_session_handshake(struct mg_session *s);
 
-/* Unless it has begun: connects to a backend that does not depend on the handshake. */
+/* Unless it has begun, and once the ClientHello is answered: connects to a backend that does not depend on the
+ * rest of the handshake. */
 void mg_session_dial_early(struct mg_session *s);
 
 /* Down's handshake is over, or there is none: route, connect, relay. */

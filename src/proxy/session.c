@@ -333,41 +333,40 @@ backend_choose(struct mg_session *s, struct mg_backend *backend)
     mg_count_chosen(s);
 }
 
-/* Not before the client has sent something: whoever merely opens a connection costs the backend
- * nothing. And only where the name to send does not depend on what the handshake brings. */
+/* Whoever merely opens a connection, or never ends its ClientHello, costs the backend nothing, nor does who has
+ * yet to show a certificate. */
+static bool
+is_earnest(SSL *ssl)
+{
+    OSSL_HANDSHAKE_STATE state = SSL_get_state(ssl);
+
+    return state != TLS_ST_BEFORE && state != TLS_ST_SR_CLNT_HELLO &&
+           (SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER) == 0;
+}
+
+/* Only where the name to send does not depend on what the handshake brings. */
 void
 mg_session_dial_early(struct mg_session *s)
 {
     struct mg_backend *backend = s->listener->backend;
 
-    if (backend != NULL && backend->kind == MG_BACKEND_ADDRESSES && !backend->servername_asked &&
-        s->backend == NULL && !mg_backend_proxy_waits(backend)) {
+    if (backend != NULL && is_earnest(s->down.tls.ssl) && backend->kind == MG_BACKEND_ADDRESSES &&
+        !backend->servername_asked && s->backend == NULL && !mg_backend_proxy_waits(backend)) {
         backend_choose(s, backend);
         mg_dial_start(s);
     }
-}
-
-/* Where the handshake may yet be refused, its first step comes before (handshake.c). */
-static void
-handshake_began(struct mg_session *s)
-{
-    if (!mg_listener_has_rate(s->listener))
-        mg_session_dial_early(s);
 }
 
 void
 mg_session_handshake(struct mg_session *s)
 {
     s->state = S_HANDSHAKE;
-    handshake_began(s);
 }
 
 static void
 first_bytes(struct mg_session *s)
 {
     s->hello_us = mg_session_elapsed_us(s) | 1; /* 0 = has not come */
-    if (s->state == S_HANDSHAKE)
-        handshake_began(s);
 }
 
 static void
