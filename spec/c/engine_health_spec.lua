@@ -5,6 +5,7 @@ local bench = require "bench"
 local certs = require "certs"
 local engine = require "engine"
 local host = require("mgtest").engine
+local process = require "process"
 local socket = require "socket"
 
 teardown(engine.cleanup)
@@ -318,10 +319,10 @@ describe("failures in a row", function()
         local web = engine.start { tls = engine.server(), backend = { health = { fall = 1 }, servername = "localhost",
             tls = { ca = certs.ca.crt }, addresses = { at(port) } } }
         for i = 1, 3 do
-            local client = bench.connect(web.port)
-            client:send("\22\3\1")
+            local client = bench.start { "openssl", "s_client", "-connect", web.address, stdin = "pipe" }
             bench.wait("the dial", function() return address(web, at(port)).used == i end)
-            client:close()
+            process.kill(client.pid, 9) -- without a close_notify, behind which it might still listen
+            client:stop()
             web:record(i)
         end
         assert.equal("ready", address(web, at(port)).state)
