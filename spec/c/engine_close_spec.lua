@@ -341,20 +341,36 @@ describe("a half-close while connecting", function()
     end
 end)
 
+-- What a client begins with.
+local function client_hello()
+    local server = socket.bind("127.0.0.1", 0)
+    local client = bench.start { "openssl", "s_client", "-connect", "127.0.0.1:" .. select(2, server:getsockname()),
+        stdin = "pipe" }
+    local connection = assert(server:accept())
+    local header = connection:receive(5)
+    local hello = header .. connection:receive((string.unpack(">I2", header, 4)))
+    connection:close()
+    server:close()
+    client:stop()
+    return hello
+end
+
 describe("close_while_both_handshakes_wait", function()
     it("is harmless in either order", function()
         local listening = socket.bind("127.0.0.1", 0)
         local web = engine.start { tls = engine.server(), backend = { servername = "localhost",
             tls = { ca = certs.ca.crt }, addresses = { "127.0.0.1:" .. select(2, listening:getsockname()) } } }
+        listening:settimeout(20)
+        local hello = client_hello()
         for i = 1, 40 do
             local number = #web:records() + 1
             local client = bench.connect(web.port)
-            client:send("\22\3\1")
-            local up = listening:accept()
+            client:send(hello)
+            local up = assert(listening:accept())
             up:receive(5)
             process.kill(web.pid, STOP) -- so that the answers of both sides are found together
             local says = {
-                function() client:send("\0\5\1\0\0\1\0") end,
+                function() client:send("\22\3\3\0\5\1\0\0\1\0") end,
                 function() up:send(("garbage"):rep(10)) end,
             }
             says[1 + i % 2]()
