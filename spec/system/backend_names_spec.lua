@@ -1,24 +1,17 @@
 -- Several Backends in one script that lead to the same address: each has limits and health of its own, unless they are
 -- the same in everything.
 
+local backends = require "backends"
 local bench = require "bench"
 local checks = require "checks"
 local proxy = require "proxy"
 
 teardown(proxy.cleanup)
 
-local function open(port)
-    local client = bench.connect(port) -- nil: the reset was faster
-    if client and client:send("hello\n") and client:receive("*l") == "hello" then
-        return client
-    end
-    if client then
-        client:close()
-    end
-end
+local open = backends.open
 
 -- What the first worker says of its backends, in the script's order.
-local function backends(web)
+local function of_first_worker(web)
     return web:status().workers[1].engine.backends
 end
 
@@ -55,7 +48,7 @@ moongate.listen { address = "127.0.0.1:$other", backend = moongate.backend { add
     health = false } }
 ]] }
         web:wait_log("is down: 1 probe failed")
-        local list = backends(web)
+        local list = of_first_worker(web)
         assert.same({ "down", "ready" }, { list[1].addresses[1].state, list[2].addresses[1].state })
         assert.equal(list[1].name .. " (2)", list[2].name)
         web:stop()

@@ -195,12 +195,18 @@ void mg_logv(enum mg_log_level level, const char *fmt, va_list args) MG_PRINTF(2
 
 /* ---- time ----------------------------------------------------------------------------------- */
 
-/* CLOCK_MONOTONIC in nanoseconds; wall clock as "2026-11-23T03:40:00.123Z". */
+/* CLOCK_MONOTONIC in nanoseconds, and in milliseconds; wall clock as "2026-11-23T03:40:00.123Z". */
 uint64_t mg_now_ns(void);
+void mg_time_text(char out[32]);
+
+static inline uint64_t
+mg_now_ms(void)
+{
+    return mg_now_ns() / 1000000;
+}
 
 /* From now on the calling thread stands back for the others. */
 void mg_priority_lower(void);
-void mg_time_text(char out[32]);
 
 /* ---- str ------------------------------------------------------------------------------------ */
 

@@ -258,7 +258,7 @@ mg_cache_events_get(const struct mg_cache *cache, uint64_t owner, int64_t out[MG
 static uint32_t
 now_ms(void)
 {
-    return (uint32_t)(mg_now_ns() / 1000000);
+    return (uint32_t)mg_now_ms();
 }
 
 static bool

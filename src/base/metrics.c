@@ -33,6 +33,7 @@ static void
 place_open(struct mg_metric *metric)
 {
     atomic_fetch_or(&metric->epoch, 1);
+    atomic_thread_fence(memory_order_release); /* the text is no atomic */
 }
 
 static void

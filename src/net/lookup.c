@@ -12,7 +12,8 @@
  * into `done` and wakes the loop; done() is called there. Threads end when there is nothing to ask.
  * Possible failure modes are: no thread can be made and there is none (start fails); servers that do not
  * answer – threads that have waited for STUCK_MS do not count, so that there are others for the next names,
- * up to THREADS_MAX, and names whose last look-up was slow get no more than THREADS_SLOW; the loop ends first (what is queued is dropped, what is under way is abandoned).
+ * up to THREADS_MAX, and names whose last look-up was slow get no more than THREADS_SLOW; the loop ends first
+ * (what is queued is dropped, what is under way is abandoned).
  */
 #include "net/internal.h"
 

@@ -296,10 +296,9 @@ void mg_acceptor_close(struct mg_acceptor *a);
  */
 struct mg_resolver;
 
-/* Waits for an answer: count 0 means none (error is a libuv code). */
+/* Waits for an answer, which is mg_resolver_addrs then; error is 0 or a libuv code. */
 struct mg_resolve_wait {
-    void (*done)(struct mg_resolve_wait *wait, const struct mg_addr *addrs, size_t count,
-                 int error);
+    void (*done)(struct mg_resolve_wait *wait, int error);
     void *data;
     struct mg_resolver *resolver; /* private, like the rest */
     struct mg_resolve_wait *next, **pprev;

@@ -109,7 +109,7 @@ waits_answer(struct mg_resolver *r)
         struct mg_resolve_wait *wait = waits;
 
         mg_resolver_cancel(wait);
-        wait->done(wait, r->addrs, r->count, error_of(r));
+        wait->done(wait, error_of(r));
     }
 }
 
@@ -309,7 +309,7 @@ mg_resolver_ask(struct mg_resolver *r, struct mg_resolve_wait *wait)
         (name->error == 0 || uv_now(r->net->loop) - name->ended_at >= RETRY_MS))
         lookup_start(r->net, name);
     if (r->count > 0 || name->lookup == NULL)
-        wait->done(wait, r->addrs, r->count, error_of(r));
+        wait->done(wait, error_of(r));
     else
         wait_add(r, wait);
 }

@@ -5,7 +5,8 @@
  * fails for want of one, or a connection was accepted of which it is foreseeable that it, or one of those
  * before, will not get another for its backend. Then nobody polls a listening socket: who comes waits in
  * the kernel's queue, and who is connected goes on. Every PROBE_MS it is tried whether there is room
- * again; while there is none the owner is asked to close what it can do without (on_short). One such episode is one line in the log when it begins, and one when none has followed for QUIET_MS.
+ * again; while there is none the owner is asked to close what it can do without (on_short). One such episode is
+ * one line in the log when it begins, and one when none has followed for QUIET_MS.
  */
 #include "net/internal.h"
 

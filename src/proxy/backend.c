@@ -23,7 +23,7 @@
 #include <string.h>
 
 /* What has had its turn: an address that was tried, or a name that was waited for. */
-struct turn {
+struct dial_try {
     struct mg_backend_address *address; /* one reference; or NULL */
     struct mg_backend_entry *entry;
     bool counted; /* until mg_balance_leave */
@@ -38,8 +38,8 @@ struct mg_dial {
     uint64_t started_ns;
     uint64_t deadline;  /* loop time; 0 = none */
     uint64_t queued_at; /* likewise: since when the handshake waits for its turn; 0 = it does not */
-    struct turn *tries; /* owned, unless it is ... */
-    struct turn few[2]; /* ... enough for nearly all */
+    struct dial_try *tries; /* owned, unless it is ... */
+    struct dial_try few[2]; /* ... enough for nearly all */
     size_t try_count, try_room, current;
     bool rests;          /* the current one was picked because nothing else is left */
     bool short_of;       /* descriptors, when it was tried to connect */
@@ -128,7 +128,7 @@ mg_source_reaches(const struct mg_source *source, const struct mg_addr *addr)
 
 /* ---- tries ----------------------------------------------------------------------------------- */
 
-static struct turn *
+static struct dial_try *
 try_current(const struct mg_session *s)
 {
     return &s->dial->tries[s->dial->current];
@@ -139,7 +139,7 @@ static bool
 try_room(struct mg_dial *dial)
 {
     size_t room = 2 * dial->try_room;
-    struct turn *grown;
+    struct dial_try *grown;
 
     if (dial->try_count < dial->try_room)
         return true;
@@ -159,8 +159,8 @@ try_add(struct mg_session *s, const struct mg_pick *pick)
     struct mg_backend_address *address = pick->address;
 
     s->dial->current = s->dial->try_count++;
-    *try_current(s) = (struct turn){address, address != NULL ? address->entry : pick->entry,
-                                    address != NULL, pick->trial};
+    *try_current(s) = (struct dial_try){address, address != NULL ? address->entry : pick->entry,
+                                        address != NULL, pick->trial};
     s->address = address;
     if (address == NULL)
         return;
@@ -169,7 +169,7 @@ try_add(struct mg_session *s, const struct mg_pick *pick)
 }
 
 static void
-try_leave(struct turn *one)
+try_leave(struct dial_try *one)
 {
     if (one->counted)
         mg_balance_leave(one->address);
@@ -183,7 +183,7 @@ tries_mark(const struct mg_session *s)
     uint64_t mark = ++s->engine->marks;
 
     for (size_t i = 0; i < s->dial->try_count; i++) {
-        const struct turn *one = &s->dial->tries[i];
+        const struct dial_try *one = &s->dial->tries[i];
 
         if (one->address != NULL)
             one->address->mark = mark;
@@ -259,7 +259,7 @@ failure_note(struct mg_session *s, const char *text, const char *reason, const c
 }
 
 static void
-try_failed(struct mg_session *s, struct turn *one, const char *reason, const char *detail)
+try_failed(struct mg_session *s, struct dial_try *one, const char *reason, const char *detail)
 {
     char text[MG_ADDR_TEXT];
 
@@ -504,7 +504,7 @@ static void
 on_race_failed(void *data, size_t attempt, int error)
 {
     struct mg_session *s = data;
-    struct turn *one = &s->dial->tries[s->dial->race_first + attempt];
+    struct dial_try *one = &s->dial->tries[s->dial->race_first + attempt];
 
     try_failed(s, one, connect_reason(s, &one->address->addr, error), uv_strerror(error));
     up_addr_set(s, &one->address->addr); /* whose failure the record may have to tell */
@@ -517,7 +517,7 @@ race_losers_leave(struct mg_session *s, size_t winner)
     struct mg_dial *dial = s->dial;
 
     for (size_t i = dial->race_first; i < dial->try_count; i++) {
-        struct turn *one = &dial->tries[i];
+        struct dial_try *one = &dial->tries[i];
         char text[MG_ADDR_TEXT];
 
         if (!one->counted || i == winner)
@@ -604,12 +604,11 @@ address_connect(struct mg_session *s)
 
 /* The answer has made addresses of it by now. */
 static void
-on_resolved(struct mg_resolve_wait *wait, const struct mg_addr *addrs, size_t count, int error)
+on_resolved(struct mg_resolve_wait *wait, int error)
 {
     struct mg_session *s = wait->data;
 
-    (void)addrs;
-    if (count > 0)
+    if (error == 0)
         dial_next(s);
     else
         wait_failed(s, uv_strerror(error));

@@ -107,7 +107,7 @@ random_two(const struct mg_backend *backend, uint64_t *random)
 
 /* ---- turns ----------------------------------------------------------------------------------- */
 
-#define LAP ((uint64_t)1 << 32) /* what a pass moves on by, divided by the weight */
+#define STRIDE ((uint64_t)1 << 32) /* what a pass moves on by, divided by the weight */
 
 /* Odd, because 0 is for new ones. */
 #define PASS(at) ((at) | 1)
@@ -120,9 +120,9 @@ pass_before(uint64_t a, uint64_t b)
 }
 
 static uint64_t
-lap_of(const struct mg_backend_address *address)
+stride_of(const struct mg_backend_address *address)
 {
-    return LAP / weight_of(address);
+    return STRIDE / weight_of(address);
 }
 
 /* Whoever has the least; of equals who has it less often, so that turns are spread. NULL: all are new; *fresh:
@@ -141,8 +141,9 @@ pass_least(const struct mg_backend *backend, uint64_t *least, bool *fresh)
             continue;
         pass = atomic_load(address->pass);
         *fresh = *fresh || pass == 0;
-        if (pass == 0 || (best != NULL && (pass_before(*least, pass) ||
-                                           (pass == *least && lap_of(address) <= lap_of(best)))))
+        if (pass == 0 ||
+            (best != NULL && (pass_before(*least, pass) ||
+                              (pass == *least && stride_of(address) <= stride_of(best)))))
             continue;
         best = address;
         *least = pass;
@@ -150,7 +151,7 @@ pass_least(const struct mg_backend *backend, uint64_t *least, bool *fresh)
     return best;
 }
 
-/* Each begins in the middle of a lap, so that of those that begin together the light ones are not first. */
+/* Each begins half a stride in, so that of those that begin together the light ones are not first. */
 static void
 pass_begin(const struct mg_backend *backend, uint64_t from)
 {
@@ -159,7 +160,8 @@ pass_begin(const struct mg_backend *backend, uint64_t from)
         uint64_t none = 0;
 
         if (may(address))
-            atomic_compare_exchange_strong(address->pass, &none, PASS(from + lap_of(address) / 2));
+            atomic_compare_exchange_strong(address->pass, &none,
+                                           PASS(from + stride_of(address) / 2));
     }
 }
 
@@ -185,7 +187,7 @@ pass_take(const struct mg_backend *backend)
         best = pass_least(backend, &least, &fresh);
         if (fresh)
             pass_begin(backend, least);
-        else if (atomic_compare_exchange_strong(best->pass, &least, PASS(least + lap_of(best))))
+        else if (atomic_compare_exchange_strong(best->pass, &least, PASS(least + stride_of(best))))
             break;
     }
     for (size_t i = 0; i < backend->address_count; i++)
@@ -373,9 +375,12 @@ struct question {
 static unsigned
 rank_of(struct question *q, const struct mg_backend_address *address)
 {
-    unsigned rank = address_rank(q->s, address);
+    unsigned rank;
 
-    if (address->gone || address->mark == q->mark || rank == NEVER)
+    if (address->gone || address->mark == q->mark)
+        return NEVER;
+    rank = address_rank(q->s, address);
+    if (rank == NEVER)
         return NEVER;
     if (!mg_source_reaches(q->source, &address->addr)) {
         q->unreachable = true;

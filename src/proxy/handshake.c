@@ -3,9 +3,9 @@
  *
  * The happy path is: bytes come, they are held and reading stops; the step takes them – here, or in
  * the helper thread (offload.c) – its answer leaves in one write, reading starts again; after the last
- * step what is left of the input stays held for the relay. Possible failure modes are: the step fails (down: the alert leaves and the
- * session lingers; up: the next address), the peer closes in the middle (session.c sees it),
- * nothing comes (the timer).
+ * step what is left of the input stays held for the relay. Possible failure modes are: the step fails (down: the
+ * alert leaves and the session lingers; up: the next address), the peer closes in the middle (session.c sees
+ * it), nothing comes (the timer).
  */
 #include "proxy/internal.h"
 

@@ -18,12 +18,6 @@
 
 #define DOWN_LOOK_MS 100 /* how often workers look whether something went down */
 
-static uint64_t
-now_ms(void)
-{
-    return mg_now_ns() / 1000000;
-}
-
 /* ---- asking ---------------------------------------------------------------------------------- */
 
 enum mg_fitness
@@ -41,14 +35,14 @@ mg_health_fitness(const struct mg_backend_address *address)
     until = atomic_load(&shared->rest_until);
     if (until == 0 || backend->health.fall == 0)
         return MG_FIT_READY;
-    return until > now_ms() ? MG_FIT_RESTS : MG_FIT_TRIAL;
+    return until > mg_now_ms() ? MG_FIT_RESTS : MG_FIT_TRIAL;
 }
 
 bool
 mg_health_try(const struct mg_backend_address *address)
 {
     const struct mg_backend *backend = address->entry->backend;
-    uint64_t until = atomic_load(&address->shared->rest_until), now = now_ms();
+    uint64_t until = atomic_load(&address->shared->rest_until), now = mg_now_ms();
 
     return until != 0 && until <= now &&
            atomic_compare_exchange_strong(&address->shared->rest_until, &until,
@@ -162,7 +156,7 @@ mg_health_failed(struct mg_backend_address *address, bool trial, const char *rea
         return;
     failures = atomic_fetch_add(&shared->failures, 1) + 1;
     until = atomic_load(&shared->rest_until);
-    now = now_ms();
+    now = mg_now_ms();
     if (until == 0 ? failures >= fall : until <= now || trial)
         rest(address, until, now, reason);
 }

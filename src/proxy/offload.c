@@ -26,7 +26,8 @@
  * meanwhile, so that the peer's end is not seen before the job is back. Whoever else has to look at down.tls
  * (a script, from a callback of the backend's handshake; the access record) has the job given back first:
  * mg_offload_settle and _cancel take it out of the queue, or wait until its step is over, which takes no longer
- * than it would have held the loop up, if the thread has the CPU. OpenSSL's error queue and random generator are per thread.
+ * than it would have held the loop up, if the thread has the CPU. OpenSSL's error queue and random generator are
+ * per thread.
  *
  * Both threads are of one scheduling class, since they share OpenSSL's locks, which under different real-time
  * priorities spin for ever; but the helper is nicer, so that the loop comes first when somebody speaks. Where
@@ -37,8 +38,8 @@
  * the loop; the thread is tried again after RETRY_MS); the session closes (timeout, lifetime, a backend that
  * does not answer, drain, stop) while its job is out (cancelled, the answer dropped); the step fails (its alert
  * is the answer); the thread hangs (the loop does what is not begun yet; the first who has to wait for the
- * thread holds the loop up, which the watchdog sees); the engine closes (its sessions have closed before, so that the thread has nothing to do and is
- * joined).
+ * thread holds the loop up, which the watchdog sees); the engine closes (its sessions have closed before, so that
+ * the thread has nothing to do and is joined).
  */
 #include "proxy/internal.h"
 

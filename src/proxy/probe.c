@@ -492,7 +492,7 @@ mg_probes_start(struct mg_engine *engine)
     for (size_t i = 0; i < config->backend_count; i++) {
         struct mg_backend *backend = config->backends[i];
 
-        backend->probed = backend->health.probes && !backend->twin;
+        backend->probed = backend->health.probes && !backend->duplicate;
         for (size_t a = 0; backend->probed && a < backend->address_count; a++)
             if (!backend->addresses[a]->gone)
                 mg_probe_start(backend->addresses[a]);

@@ -148,7 +148,7 @@ struct mg_health {
 struct mg_backend {
     char *name;
     enum mg_backend_kind kind;
-    bool twin; /* another one of the config is the same, which is probed for both */
+    bool duplicate; /* another one of the config is the same, which is probed for both */
     struct mg_backend_entry *entries; /* owned array */
     size_t entry_count;
     struct mg_backend_address **addresses; /* of all entries, in their order; run time */
@@ -427,10 +427,8 @@ struct mg_session_info {
                                         NULL without TLS */
     const char *servername; /* what a ClientHello that is being decided on, or was passed through,
                                 asks for; or NULL */
-    const struct mg_backend *backend;                 /* NULL until it is chosen */
-    const struct mg_backend_address *backend_address; /* the one tried or connected to, or NULL */
-    const struct mg_addr *backend_socket;             /* likewise, resolved; NULL until then */
-    uint64_t bytes_up, bytes_down;                    /* plaintext from the client, and to it */
+    const struct mg_backend *backend; /* NULL until it is chosen */
+    uint64_t bytes_up, bytes_down;    /* plaintext from the client, and to it */
 };
 
 void mg_session_info(const struct mg_session *session, struct mg_session_info *info);

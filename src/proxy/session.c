@@ -710,8 +710,6 @@ mg_session_info(const struct mg_session *s, struct mg_session_info *info)
             s->passed || self->down.deciding || self->down.tls.ssl != NULL ? &self->down.tls : NULL,
         .servername = s->servername,
         .backend = s->backend,
-        .backend_address = s->address,
-        .backend_socket = s->up_addr,
         .bytes_up = s->bytes_up,
         .bytes_down = s->bytes_down,
     };

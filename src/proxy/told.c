@@ -21,19 +21,15 @@
 #define EVERY_MS  60000
 #define LOOK_MS   250
 
+#define WHAT_CAP 320
+
 struct told {
     struct told *next;
     struct mg_shared_told *shared;
     uint64_t since;
-    bool waits;     /* nobody is turned away */
-    char what[320]; /* "listener web: max_connections (100)" */
+    enum mg_limit limit;
+    char what[WHAT_CAP]; /* "listener web: max_connections (100)" */
 };
-
-static uint64_t
-now_ms(void)
-{
-    return mg_now_ns() / 1000000;
-}
 
 /* ---- words ----------------------------------------------------------------------------------- */
 
@@ -45,28 +41,28 @@ per_second(const struct mg_rate *rate)
 
 static void
 listener_describe(const struct mg_engine *engine, const struct mg_listener *l, enum mg_limit limit,
-                  char out[320])
+                  char out[WHAT_CAP])
 {
-    size_t len = (size_t)snprintf(out, 320, "listener %.200s: ", l->name);
+    size_t len = (size_t)snprintf(out, WHAT_CAP, "listener %.200s: ", l->name);
     char *rest = out + len;
 
     switch (limit) {
     case MG_LIMIT_CONNECTIONS:
-        snprintf(rest, 320 - len, "max_connections (%lld)", (long long)l->max_connections);
+        snprintf(rest, WHAT_CAP - len, "max_connections (%lld)", (long long)l->max_connections);
         break;
     case MG_LIMIT_PER_IP:
-        snprintf(rest, 320 - len, "max_connections_per_ip (%lld)",
+        snprintf(rest, WHAT_CAP - len, "max_connections_per_ip (%lld)",
                  (long long)l->max_connections_per_ip);
         break;
     case MG_LIMIT_RATE:
-        snprintf(rest, 320 - len, "handshake_rate (%g per second)", per_second(&l->rate));
+        snprintf(rest, WHAT_CAP - len, "handshake_rate (%g per second)", per_second(&l->rate));
         break;
     case MG_LIMIT_RATE_PER_IP:
-        snprintf(rest, 320 - len, "handshake_rate (%g per second of one address)",
+        snprintf(rest, WHAT_CAP - len, "handshake_rate (%g per second of one address)",
                  per_second(&l->rate_per_ip));
         break;
     default:
-        snprintf(rest, 320 - len, "unfinished handshakes (%u in each worker)",
+        snprintf(rest, WHAT_CAP - len, "unfinished handshakes (%u in each worker)",
                  engine->unfinished_max);
         break;
     }
@@ -98,7 +94,8 @@ over_tell(const struct told *told, uint64_t now)
     uint64_t count = atomic_exchange(&told->shared->count, 0);
 
     mg_log(MG_LOG_INFO, "%s: no longer reached: %llu %s within %.0f s", told->what,
-           (unsigned long long)count, told->waits ? "had to wait" : "were turned away",
+           (unsigned long long)count,
+           told->limit == MG_LIMIT_CONNECTIONS ? "had to wait" : "were turned away",
            (double)(now - told->since) / 1000);
 }
 
@@ -107,7 +104,7 @@ on_look(uv_timer_t *timer)
 {
     struct mg_engine *engine = timer->data;
     struct told **at = &engine->told;
-    uint64_t now = now_ms();
+    uint64_t now = mg_now_ms();
 
     while (*at != NULL) {
         struct told *told = *at;
@@ -144,7 +141,7 @@ is_ours(const struct mg_engine *engine, struct mg_shared_told *shared, unsigned 
 static struct told *
 told_begin(struct mg_engine *engine, struct mg_shared_told *shared, unsigned count)
 {
-    uint64_t now = now_ms();
+    uint64_t now = mg_now_ms();
     struct told *told;
 
     if (engine->closing || !is_ours(engine, shared, count, now))
@@ -206,7 +203,7 @@ listener_bites(struct mg_engine *engine, const struct mg_listener *l, enum mg_li
 
     if (told == NULL)
         return;
-    told->waits = waits;
+    told->limit = limit;
     listener_describe(engine, l, limit, told->what);
     if (client != NULL)
         mg_addr_ip(client, ip);
@@ -223,6 +220,7 @@ backend_bites(struct mg_engine *engine, const struct mg_backend *backend)
 
     if (told == NULL)
         return;
+    told->limit = MG_LIMIT_BACKEND;
     snprintf(told->what, sizeof(told->what),
              "backend %.200s: max_connections (%lld each) of all addresses", backend->name,
              (long long)backend->max_connections);
@@ -252,6 +250,6 @@ mg_told_accepted(const struct mg_listener *listener)
     struct mg_shared_told *shared = &listener->shared->told[MG_LIMIT_CONNECTIONS];
     uint64_t hit_at = atomic_load(&shared->hit_at);
 
-    if (hit_at != 0 && now_ms() < hit_at + WAITED_MS)
+    if (hit_at != 0 && mg_now_ms() < hit_at + WAITED_MS)
         atomic_fetch_add(&shared->count, 1);
 }

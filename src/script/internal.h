@@ -300,9 +300,9 @@ struct mg_listener_object {
 
 struct mg_backend_object {
     bool frozen;
-    bool listed; /* in MG_BACKENDS */
-    bool named;  /* by the script */
-    bool twin;   /* another one in the list is the same in everything, name included */
+    bool listed;    /* in MG_BACKENDS */
+    bool named;     /* by the script */
+    bool duplicate; /* another one in the list is the same in everything, name included */
     enum mg_backend_kind kind;
     struct mg_backend *built; /* borrowed from the config, once there is one */
 };
@@ -392,7 +392,7 @@ extern const char *const mg_listener_limits[];
 /* What a backend's health may say; likewise. */
 extern const char *const mg_backend_health[];
 
-/* Frozen Backends that differ get names that differ (twins.c). */
+/* Frozen Backends that differ get names that differ (namesakes.c). */
 int mg_backends_settle(struct mg_script *s, struct mg_err *err);
 
 /* Appends the frozen Backend at `object` as canonical text. May raise. */

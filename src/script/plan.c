@@ -561,7 +561,7 @@ backend_fill(lua_State *L, int object, struct mg_backend *b)
     const char *text;
 
     b->kind = self->kind;
-    b->twin = self->twin;
+    b->duplicate = self->duplicate;
     b->name = option_copy(L, object, "name");
     entries_fill(L, object, b);
     b->servername_asked = mg_option_push(L, object, "servername") == LUA_TFUNCTION;

@@ -162,7 +162,7 @@ name_settle(lua_State *L, struct mg_backend_object *self, struct mg_buf *text)
     if (text->failed)
         luaL_error(L, "out of memory");
     if (like_push(L, text)) {
-        self->twin = true;
+        self->duplicate = true;
         mg_option_push(L, BACKEND + 1, "name"); /* which may have been changed */
         lua_getiuservalue(L, BACKEND, 1);
         lua_insert(L, -2);
