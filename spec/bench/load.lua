@@ -60,6 +60,20 @@ function load.backend()
     return { port = listening(started, "the backend"), pid = started.pid, program = started }
 end
 
+-- This process: off the proxy's CPU while that is split, else wherever it may be.
+function load.place_self(split)
+    local status = bench.read "/proc/self/status"
+    load.allowed = load.allowed or status:match "Cpus_allowed_list:%s*(%S+)"
+    if load.cpu then
+        bench.run { "taskset", "-cp", split and tostring(load.cpu) or load.allowed, status:match "\nPid:%s*(%d+)" }
+    end
+end
+
+-- Keeps a CPU busy, `nice` levels behind.
+function load.burner(cpu, nice)
+    return bench.start(peers.bound({ "nice", "-n", tostring(nice), "lua5.4", "-e", "while true do end" }, cpu))
+end
+
 -- Where the backend runs from now on; `first` = before clients that flood.
 function load.place(backend, split, first)
     local cpu = split and load.cpu or peers.cpu

@@ -5,6 +5,8 @@
  * turn (engine.c) harms nobody; in a flood every turn has one, and whoever is connected waits for it. So
  * from a certain length of the queue on the steps go to a helper thread: BEGIN_BEFORE_OTHERS, if others
  * talk who have been connected for a while, else MG_OFFLOAD_BEGIN, because it costs some percent more there.
+ * Before others it goes on for FLOOD_MS after the queue was last that long, since a flood leaves gaps: the first
+ * step after each would be on the loop, and that is what the slowest hundredth of the others would wait for.
  *
  * The happy path is: a client's turn comes while so many others wait, or a job is out: a job is made of its
  * step. At most JOBS_MAX are out; who comes then is `waiting`. The thread takes one after the other (QUEUED,
@@ -57,6 +59,7 @@
 #define JOBS_MAX 8
 #define RETRY_MS 1000
 #define STALL_MS 50
+#define FLOOD_MS 100
 
 enum job_state { QUEUED, RUNNING, DONE };
 
@@ -76,6 +79,7 @@ struct mg_offload {
     unsigned out;               /* jobs */
     uint64_t steps;             /* done by the thread, ever */
     uint64_t retry_at;          /* loop time before which no thread is made */
+    uint64_t flood_until;       /* loop time */
     uint64_t steps_seen;        /* at the timer's last look */
     bool started, warned, open; /* open: the pipe and its handle */
     bool stalled;               /* the thread has done no step since the look before */
@@ -350,17 +354,28 @@ mg_offload_cancel(struct mg_session *s)
 /* ---- when ------------------------------------------------------------------------------------ */
 
 static bool
-queue_is_long(const struct mg_engine *engine)
+queue_has(const struct mg_engine *engine, int count)
 {
     const struct mg_link *at = &engine->handshakes;
-    int begin = mg_engine_others_talk(engine) ? BEGIN_BEFORE_OTHERS : MG_OFFLOAD_BEGIN;
 
-    for (int i = 0; i < begin; i++) {
+    for (int i = 0; i < count; i++) {
         at = at->next;
         if (at == &engine->handshakes)
             return false;
     }
     return true;
+}
+
+static bool
+is_flood(struct mg_offload *o)
+{
+    uint64_t now = uv_now(o->engine->options.loop);
+
+    if (!mg_engine_others_talk(o->engine))
+        return queue_has(o->engine, MG_OFFLOAD_BEGIN);
+    if (queue_has(o->engine, BEGIN_BEFORE_OTHERS))
+        o->flood_until = now + FLOOD_MS;
+    return now < o->flood_until;
 }
 
 /* 0, or a libuv code. */
@@ -423,10 +438,9 @@ thread_need(struct mg_offload *o)
 bool
 mg_offload_take(struct mg_peer *peer)
 {
-    struct mg_engine *engine = peer->session->engine;
-    struct mg_offload *o = engine->offload;
+    struct mg_offload *o = peer->session->engine->offload;
 
-    if (!mg_peer_is_down(peer) || (o->out == 0 && !queue_is_long(engine)) ||
+    if (!mg_peer_is_down(peer) || (o->out == 0 && !is_flood(o)) ||
         !mg_tls_threads_allowed(SSL_get_SSL_CTX(peer->tls.ssl)) || !thread_need(o))
         return false;
     if (o->out < JOBS_MAX)
