@@ -90,6 +90,16 @@ local function priorities(pid)
     return first, behind
 end
 
+describe("each process", function()
+    it("is called moongate, whatever it was started as", function()
+        local web = proxy.start { port = bench.port(), workers = 2, script = ECHO }
+        for _, pid in ipairs { web.pid, table.unpack(web:workers()) } do
+            assert.equal("moongate\n", bench.read("/proc/" .. pid .. "/comm"))
+        end
+        web:stop()
+    end)
+end)
+
 describe("a generation", function()
     it("has a thread of its own as long as it lives, which stands back for the loop", function()
         local web = proxy.start { port = bench.port(), workers = 1, script = ECHO }

@@ -11,6 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef MG_HAVE_PRCTL
+#include <sys/prctl.h>
+#endif
 #include <unistd.h>
 #include <uv.h>
 
@@ -231,6 +234,9 @@ main(int argc, char **argv)
     standard_fds_ensure();
     /* A reader that goes away is an error of a write, never the end of the process. */
     signal(SIGPIPE, SIG_IGN);
+#ifdef MG_HAVE_PRCTL
+    prctl(PR_SET_NAME, "moongate"); /* for top and pidof: what was started as /proc/self/exe is "exe" there */
+#endif
     if (argc < 2) {
         help_command(1, argv);
         return MG_EXIT_USAGE;
