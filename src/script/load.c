@@ -134,7 +134,7 @@ script_read(struct mg_script *s, const char *path, struct mg_buf *text, struct m
 
     if (mg_world_read(&s->world, path, text, &error, err) != 0) {
         if (error != 0)
-            mg_err_setx(err, "%s: %s", s->name, strerror(error));
+            mg_err_setx(err, "%s: %s", s->name, mg_file_error(error));
         return -1;
     }
     if (text->len >= strlen(PACKED) && memcmp(text->data, PACKED, strlen(PACKED)) == 0) {
