@@ -243,17 +243,28 @@ bool mg_option_rate(lua_State *L, int idx, struct mg_option_rate *out);
 void mg_options_read(lua_State *L, const char *what, const struct mg_option *options, int table,
                      int into);
 
+/*
+ * Refuses a table, the value of option `name`, that has more than the entries 1 to n, which are `entries`: "networks
+ * like …". `options` (or NULL) are those that an entry may have, for who wrote one of them beside it.
+ */
+void mg_option_list(lua_State *L, const char *what, const char *name, int table,
+                    const char *entries, const struct mg_option *options);
+
 /* Raises "script.lua:12: what: …". */
 MG_NORETURN void mg_option_error(lua_State *L, const char *what, const char *fmt, ...);
 
 /* Readers of struct mg_option. Durations are seconds. */
 void mg_option_string(lua_State *L, const struct mg_option *o, const char *what, int value);
+void mg_option_name(lua_State *L, const struct mg_option *o, const char *what, int value);
 void mg_option_word(lua_State *L, const struct mg_option *o, const char *what, int value);
 void mg_option_boolean(lua_State *L, const struct mg_option *o, const char *what, int value);
 void mg_option_integer(lua_State *L, const struct mg_option *o, const char *what, int value);
 void mg_option_number(lua_State *L, const struct mg_option *o, const char *what, int value);
 void mg_option_duration(lua_State *L, const struct mg_option *o, const char *what, int value);
 void mg_option_later(lua_State *L, const struct mg_option *o, const char *what, int value);
+
+/* Bytes of what a Listener or Backend is called. */
+#define MG_NAME_MAX 255
 
 /* The longest duration: it fits into 32 bits of milliseconds. */
 #define MG_DURATION_MAX 4294967.0
@@ -314,6 +325,12 @@ int mg_backend_lua(lua_State *L); /* moongate.backend */
 int mg_reply_lua(lua_State *L);   /* moongate.reply */
 int mg_echo_lua(lua_State *L);    /* moongate.echo */
 struct mg_backend_object *mg_backend_test(lua_State *L, int idx);
+
+/* Raises where options of the Backend at idx, whose context is frozen, do not go together. */
+void mg_backend_check(lua_State *L, int idx);
+
+/* Why nothing can be asked for and verified by this name, or NULL. */
+const char *mg_servername_fault(const char *name, size_t len);
 
 /* Pushes a Backend for an address ("host:port", "unix:/path") as a listener may name it. It joins the list
  * with its listener, at the end of the script, where it is known to be used. */

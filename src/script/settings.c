@@ -81,8 +81,8 @@ secret_read(lua_State *L, const struct mg_option *o, const char *what, int value
 {
     lua_Unsigned count = 1;
 
-    (void)o;
     if (lua_istable(L, value)) {
+        mg_option_list(L, what, o->name, value, "one or two secrets", NULL);
         count = lua_rawlen(L, value);
         if (count < 1 || count > 2)
             mg_option_error(L, what, TICKET_SECRET ": expected { current, previous }");
