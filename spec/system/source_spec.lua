@@ -88,6 +88,7 @@ describe("source", function()
 
     it("that is not of this machine makes the connection fail, and says why", function()
         use("192.0.2.1", "127.0.0.1:" .. ports.to)
+        web:wait_log("source: 192.0.2.1: no address of this machine: until it is one, connections fail")
         local reason, record = remote_seen()
         assert.equal("up: source not usable", reason)
         assert.matches("address not available", record.detail, 1, true)

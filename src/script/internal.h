@@ -7,6 +7,7 @@
  *   guard     running Lua under a CPU budget, by protected call
  *   options   option tables, checked to the letter
  *   settings, listen, backend, conn, hello   what the script makes and gets
+ *   machine   what of it is not to be had on this machine
  *   servernames, names, certificates  many names, and what they are served with
  *   plan      the frozen result as text (manifest) and as struct mg_config
  *   policy    answers the engine's questions
@@ -150,13 +151,14 @@ struct mg_script {
     struct mg_world world;
     struct mg_settings settings;
     struct mg_budget budget;
-    char *name;               /* the script's path as the user gave it: what errors call it */
-    bool loaded;              /* the script has returned: everything is frozen */
-    bool proving;             /* callbacks of the script are not run */
-    bool is_guest;            /* L is a thread of a state that is not ours */
-    size_t routes;            /* addresses that route functions have named so far */
-    struct mg_config *config; /* what this state is the script of (worker) */
-    SSL_CTX *tickets;         /* holds the ticket keys that contexts get (worker); owned, or NULL */
+    char *name;    /* the script's path as the user gave it: what errors call it */
+    bool loaded;   /* the script has returned: everything is frozen */
+    bool proving;  /* callbacks of the script are not run */
+    bool is_guest; /* L is a thread of a state that is not ours */
+    const struct mg_script_load *load; /* that it is run for (loader); borrowed; or NULL */
+    size_t routes;                     /* addresses that route functions have named so far */
+    struct mg_config *config;          /* what this state is the script of (worker) */
+    SSL_CTX *tickets; /* holds the ticket keys that contexts get (worker); owned, or NULL */
 };
 
 /* A state for one run. `dir` and `snapshot` as for mg_world_init. NULL: err. */
@@ -435,6 +437,11 @@ struct mg_backend *mg_plan_address(const char *text, struct mg_err *err);
 /* Calls body(L, data) with nothing else on the stack; its error becomes err. */
 int mg_script_protect(struct mg_script *s, void (*body)(lua_State *L, void *data), void *data,
                       struct mg_err *err);
+
+/* ---- machine -------------------------------------------------------------------------------- */
+
+/* Warns of sources that are no addresses of this machine; with `all` of whatever run would be refused for here. */
+int mg_machine_warn(struct mg_script *s, bool all, struct mg_err *err);
 
 /* ---- conn, policy --------------------------------------------------------------------------- */
 

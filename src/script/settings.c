@@ -203,5 +203,7 @@ mg_settings_lua(lua_State *L)
             break;
         }
     }
+    if (s->load != NULL && s->load->on_settings != NULL)
+        s->load->on_settings(strtod(mg_settings_text(settings, "reload_timeout"), NULL));
     return 0;
 }
