@@ -58,14 +58,11 @@ static struct {
 static void
 on_late(int signal_number)
 {
-    ssize_t ignored;
-
     (void)signal_number;
     if (late.json && late.out.len > 0 && !late.out.failed)
-        ignored = write(STDOUT_FILENO, late.out.data, late.out.len);
-    ignored = write(STDERR_FILENO, late.error, strlen(late.error));
-    ignored = write(STDERR_FILENO, "\n", 1);
-    (void)ignored;
+        mg_fd_write_all(STDOUT_FILENO, late.out.data, late.out.len);
+    mg_fd_write_all(STDERR_FILENO, late.error, strlen(late.error));
+    mg_fd_write_all(STDERR_FILENO, "\n", 1);
     _exit(MG_EXIT_REFUSED);
 }
 

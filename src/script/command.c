@@ -272,6 +272,7 @@ mg_command(lua_State *L)
     if (!lua_istable(L, 1))
         mg_script_error(L, "command: expected a list { program, argument, ... }, got %s",
                         luaL_typename(L, 1));
+    mg_option_list(L, "command", "arguments", 1, "strings", NULL);
     c.argv = argv_push(L);
     c.output = mg_bytes_push(L);
     c.complaints = mg_bytes_push(L);

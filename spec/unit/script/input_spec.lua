@@ -91,6 +91,12 @@ describe("settings", function()
     end)
 end)
 
+each("arguments of a program", "moongate.command(VALUE)", {
+    { '{ "true", "x" }' },
+    { '{ "true", "x", shell = true }', 'command: arguments: unknown option "shell" in a list of strings' },
+    { '{ "true", nil, "x" }', "command: arguments: a list with gaps" },
+})
+
 -- ---- addresses and names ---------------------------------------------------------------------------
 
 local NEITHER = "is neither an IP address nor a host name: "
