@@ -283,7 +283,7 @@ describe("a header of ours", function()
         assert.equal(summed(0x21, 0x11, INET), proxy.write(2, "1.2.3.4:1000", "5.6.7.8:443"))
         assert.equal(summed(0x21, 0x11, INET), proxy.write(2, "[::ffff:1.2.3.4]:1000", "[::ffff:5.6.7.8]:443"))
         assert.equal(summed(0x21, 0x21, mapped .. INET6:sub(17, 32) .. "\0\9\0\10"),
-            proxy.write(2, "1.2.3.4:9", "[fe80::2]:10"))
+            proxy.write(2, "1.2.3.4:9", "[fe80::2%lo]:10"))
         local whole = v2(0x20, 0x00) -- without TLVs
         assert.equal(whole, proxy.write(2, "unix:/run/client.sock", "unix:@abstract", { [0xE0] = "x" }))
         assert.equal(whole, proxy.write(2, "1.2.3.4:9", "unix:/x"))

@@ -76,18 +76,19 @@ describe("source", function()
     end)
 
     it("of another family makes an address fail, and no other", function()
-        use("127.0.0.9", "[::1]:" .. ports.to)
-        local reason, record = remote_seen()
-        assert.equal("up: source not usable", reason)
-        assert.matches("family", record.detail)
         use("127.0.0.9", "[::1]:" .. ports.to, "127.0.0.1:" .. ports.to)
         for _ = 1, 2 do
             assert.equal("127.0.0.9", (remote_seen()))
         end
+        web.options.addresses = ("'[::1]:%d'"):format(ports.to)
+        local refused = web:try_reload(SCRIPT)
+        assert.equal(1, refused.code)
+        assert.matches("source: 127.0.0.9 is an IPv4 address, and none of the backend's is", refused.err, 1, true)
     end)
 
     it("that is not of this machine makes the connection fail, and says why", function()
         use("192.0.2.1", "127.0.0.1:" .. ports.to)
+        web:wait_log("source: 192.0.2.1: no address of this machine: until it is one, connections fail")
         local reason, record = remote_seen()
         assert.equal("up: source not usable", reason)
         assert.matches("address not available", record.detail, 1, true)

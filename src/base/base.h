@@ -94,6 +94,13 @@ void mg_buf_add_json(struct mg_buf *buf, const char *data, size_t len);
 /* `data` with control characters, backslash and non-UTF-8 as \xNN: safe on a terminal and in a log. */
 void mg_buf_add_printable(struct mg_buf *buf, const char *data, size_t len);
 
+/* Whether it is UTF-8 without control characters. */
+bool mg_text_is_printable(const char *data, size_t len);
+
+/* For errors: what somebody wrote, with what is not printable as \xNN, cut where it is long. Returns `out`. */
+#define MG_TEXT_SHOWN 128
+const char *mg_text_show(const char *data, size_t len, char out[MG_TEXT_SHOWN]);
+
 /* Hands the bytes over (the caller frees with mg_free) and leaves the buffer empty; NULL if failed. */
 char *mg_buf_take(struct mg_buf *buf);
 void mg_buf_free(struct mg_buf *buf);
@@ -128,8 +135,16 @@ struct mg_endpoint {
     uint16_t port;  /* host order; 0 for unix */
 };
 
-/* Parses "host:port", "[::1]:port", "*:port" (allow_any), "unix:/path". Port 1..65535. */
+/* Parses "host:port", "[::1]:port", "*:port" (allow_any), "unix:/path". Port 1..65535. What no TCP socket can have
+ * is refused: multicast and broadcast addresses, link-local ones without interface. */
 int mg_endpoint_parse(struct mg_endpoint *ep, const char *text, bool allow_any, struct mg_err *err);
+
+/* Why these bytes are no host name (RFC 1123; underscores and a dot at the end are allowed), or NULL. */
+const char *mg_host_fault(const char *host, size_t len);
+
+/* Why no TCP socket can have this IP address, or NULL; and whether it is 0.0.0.0 or [::]. */
+const char *mg_addr_fault(const struct mg_addr *addr);
+bool mg_addr_is_any(const struct mg_addr *addr);
 
 /* A literal IPv4 or IPv6 address (with %zone), without brackets; the port is 0. */
 bool mg_addr_parse_ip(struct mg_addr *addr, const char *text);
@@ -223,6 +238,11 @@ uint64_t mg_str_hash(const char *data, size_t len);
 
 /* Writes all or fails (EINTR handled, EAGAIN waited for); reads a whole file up to max bytes. */
 int mg_fd_write_all(int fd, const void *data, size_t len);
+
+/* Opens a regular file to be read, and nothing else, which could wait or have an effect: a descriptor, or -1 and errno,
+ * which mg_file_error puts into words (EINVAL: no regular file). */
+int mg_fd_open_file(const char *path);
+const char *mg_file_error(int error);
 
 /* One record of a log, whole or not at all, and never waiting for whoever reads a pipe, socket or
  * terminal. -1: not written; errno is EAGAIN if that was for a reader who does not keep up. */

@@ -123,22 +123,65 @@ mg_buf_add_json(struct mg_buf *buf, const char *data, size_t len)
     mg_buf_add(buf, "\"", 1);
 }
 
+/* Bytes of the character at text, or 0 if it is none, or one that controls a terminal: U+0080 to U+009F do, too. */
+static size_t
+printable_length(const unsigned char *text, size_t len)
+{
+    unsigned char c = text[0];
+    size_t n = utf8_length(text, len);
+    bool control = c < 0x20 || c == 0x7F || (c == 0xC2 && n == 2 && text[1] < 0xA0);
+
+    return control ? 0 : n;
+}
+
 void
 mg_buf_add_printable(struct mg_buf *buf, const char *data, size_t len)
 {
     const unsigned char *text = (const unsigned char *)data;
     for (size_t i = 0; i < len;) {
-        unsigned char c = text[i];
-        size_t n = utf8_length(text + i, len - i);
-        /* U+0080 to U+009F are control characters of terminals, too. */
-        bool plain =
-            n > 0 && c >= 0x20 && c != 0x7F && c != '\\' && !(c == 0xC2 && text[i + 1] < 0xA0);
-        if (plain)
+        size_t n = text[i] == '\\' ? 0 : printable_length(text + i, len - i);
+        if (n > 0)
             mg_buf_add(buf, text + i, n);
         else
-            mg_buf_addf(buf, "\\x%02x", c);
-        i += plain ? n : 1;
+            mg_buf_addf(buf, "\\x%02x", text[i]);
+        i += n > 0 ? n : 1;
     }
+}
+
+bool
+mg_text_is_printable(const char *data, size_t len)
+{
+    const unsigned char *text = (const unsigned char *)data;
+    size_t n = 1;
+    for (size_t i = 0; i < len && n > 0; i += n)
+        n = printable_length(text + i, len - i);
+    return n > 0;
+}
+
+const char *
+mg_text_show(const char *data, size_t len, char out[MG_TEXT_SHOWN])
+{
+    static const char more[] = "...";
+    const unsigned char *text = (const unsigned char *)data;
+    size_t used = 0;
+    for (size_t i = 0; i < len;) {
+        size_t n = printable_length(text + i, len - i);
+        char piece[8];
+        if (n > 0)
+            memcpy(piece, text + i, n);
+        else
+            snprintf(piece, sizeof(piece), "\\x%02x", text[i]);
+        size_t piece_len = n > 0 ? n : 4;
+        if (used + piece_len + sizeof(more) > MG_TEXT_SHOWN) {
+            memcpy(out + used, more, sizeof(more));
+            return out;
+        }
+        memcpy(out + used, piece, piece_len);
+        used += piece_len;
+        i += n > 0 ? n : 1;
+    }
+    out[used] = '\0';
+    return out;
 }
 
 char *

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -79,6 +80,43 @@ mg_fd_write_now(int fd, const void *data, size_t len)
     if (put >= 0 && (size_t)put < len)
         errno = S_ISSOCK(st.st_mode) ? EAGAIN : ENOSPC;
     return put == (ssize_t)len ? 0 : -1;
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+static int
+type_error(mode_t mode)
+{
+    return S_ISREG(mode) ? 0 : S_ISDIR(mode) ? EISDIR : EINVAL;
+}
+
+int
+mg_fd_open_file(const char *path)
+{
+    struct stat st;
+    int fd, error;
+
+    if (stat(path, &st) != 0)
+        return -1;
+    errno = type_error(st.st_mode); /* to open a pipe or a device may be too much already */
+    if (errno != 0)
+        return -1;
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return -1;
+    error = fstat(fd, &st) != 0 ? errno : type_error(st.st_mode);
+    if (error == 0)
+        return fd;
+    close(fd);
+    errno = error;
+    return -1;
+}
+
+const char *
+mg_file_error(int error)
+{
+    return error == EINVAL ? "Not a regular file, but a pipe, a socket or a device"
+                           : strerror(error);
 }
 
 int

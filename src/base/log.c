@@ -128,6 +128,20 @@ record_write(enum mg_log_level level, const char *text)
     mg_buf_free(&line);
 }
 
+/* One record for each line: what reads syslog may take a line break for the end of a record. */
+static void
+syslog_write(enum mg_log_level level, const char *text)
+{
+    struct mg_buf lines = {0};
+    message_add(&lines, text);
+    for (const char *line = lines.data; line != NULL && !lines.failed;) {
+        int len = (int)strcspn(line, "\n");
+        syslog(level_priorities[level], "%s: %.*s", log_state.who, len, line);
+        line = line[len] != '\0' ? line + len + 1 : NULL;
+    }
+    mg_buf_free(&lines);
+}
+
 void
 mg_logv(enum mg_log_level level, const char *fmt, va_list args)
 {
@@ -138,7 +152,7 @@ mg_logv(enum mg_log_level level, const char *fmt, va_list args)
     mg_buf_addv(&message, fmt, args);
     const char *text = message.data != NULL ? message.data : fmt;
     if (log_state.fd < 0)
-        syslog(level_priorities[level], "%s: %s", log_state.who, text);
+        syslog_write(level, text);
     else
         record_write(level, text);
     mg_buf_free(&message);

@@ -1,11 +1,17 @@
-/* moongate check: what the loader does, in this process, with a report instead of a snapshot. */
+/*
+ * moongate check: what the loader does, in this process, with a report instead of a snapshot, and within the same time:
+ * a script that does not end is refused after reload_timeout. No hook stops all that a script may do, so that a signal
+ * ends the process, with what there is to say prepared.
+ */
 #include "cli/internal.h"
 
 #include "script/script.h"
 
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 enum { OPT_JSON = 1, OPT_LISTENER, OPT_SNI };
@@ -37,6 +43,76 @@ failure_report(struct mg_script_load *load, const char *error)
     mg_buf_adds(out, "]}\n");
 }
 
+/* ---- time ------------------------------------------------------------------------------------ */
+
+#define RELOAD_TIMEOUT_S 60.0 /* until the script says something else */
+
+static struct {
+    uint64_t began_ns;
+    const char *path;
+    bool json;
+    char error[512];
+    struct mg_buf out; /* for stdout */
+} late;
+
+static void
+on_late(int signal_number)
+{
+    (void)signal_number;
+    if (late.json && late.out.len > 0 && !late.out.failed)
+        mg_fd_write_all(STDOUT_FILENO, late.out.data, late.out.len);
+    mg_fd_write_all(STDERR_FILENO, late.error, strlen(late.error));
+    mg_fd_write_all(STDERR_FILENO, "\n", 1);
+    _exit(MG_EXIT_REFUSED);
+}
+
+static void
+timer_set(double seconds)
+{
+    struct itimerval timer = {{0, 0}, {0, 0}};
+
+    timer.it_value.tv_sec = (time_t)seconds;
+    timer.it_value.tv_usec = (suseconds_t)((seconds - (double)timer.it_value.tv_sec) * 1e6);
+    setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+/* From the beginning; called again when the script has said how long. */
+static void
+time_bound(double reload_timeout)
+{
+    double left = reload_timeout - (double)(mg_now_ns() - late.began_ns) / 1e9;
+    struct mg_script_load nothing = {.path = late.path};
+
+    timer_set(0);
+    snprintf(late.error, sizeof(late.error),
+             "%.300s: the script did not finish within reload_timeout (%.6g s)", late.path,
+             reload_timeout);
+    mg_buf_free(&late.out);
+    failure_report(&nothing, late.error);
+    late.out = nothing.report_json;
+    timer_set(left > 0.001 ? left : 0.001);
+}
+
+static int
+load_in_time(struct mg_script_load *load, bool json, struct mg_err *err)
+{
+    struct sigaction action = {.sa_handler = on_late};
+    int result;
+
+    late.began_ns = mg_now_ns();
+    late.path = load->path;
+    late.json = json;
+    sigaction(SIGALRM, &action, NULL);
+    load->on_settings = time_bound;
+    time_bound(RELOAD_TIMEOUT_S);
+    result = mg_script_load(load, NULL, err);
+    timer_set(0);
+    mg_buf_free(&late.out);
+    return result;
+}
+
+/* ---- report ---------------------------------------------------------------------------------- */
+
 /* Otherwise the last line says it all. */
 static bool
 has_many(const struct mg_buf *texts)
@@ -61,7 +137,7 @@ report_print(const struct mg_script_load *load, bool json)
 int
 mg_check_command(int argc, char **argv)
 {
-    struct mg_script_load load = {.prove = true, .keep_going = true, .snapshot_fd = -1};
+    struct mg_script_load load = {.prove = true, .machine = true, .snapshot_fd = -1};
     struct mg_err err;
     bool json = false;
     int option;
@@ -80,7 +156,7 @@ mg_check_command(int argc, char **argv)
     load.path = argv[optind];
     mg_log_open(STDERR_FILENO, MG_LOG_TEXT, MG_LOG_INFO, "check");
     mg_log_wait();
-    int result = mg_script_load(&load, NULL, &err);
+    int result = load_in_time(&load, json, &err);
     if (json && load.report_json.len == 0)
         failure_report(&load, err.text);
     report_print(&load, json);

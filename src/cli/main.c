@@ -43,8 +43,8 @@ const struct mg_command mg_commands[] = {
      "USR1 reopen log files.\n"},
     {"check", mg_check_command, "load and prove a script, print what it would serve",
      "usage: moongate check SCRIPT [--json] [--listener NAME] [--sni NAME]\n\n"
-     "Loads the script, freezes its contexts and proves them with in-memory handshakes. Opens no\n"
-     "socket. Exit status 0 if all is well, 1 if not.\n\n"
+     "Loads the script, freezes its contexts and proves them with in-memory handshakes. Listens\n"
+     "nowhere and connects to nobody. Exit status 0 if all is well, 1 if not.\n\n"
      "  --json           the report as data\n"
      "  --listener NAME  only this listener\n"
      "  --sni NAME       prove this server name, too\n"},

@@ -6,7 +6,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -26,9 +25,9 @@ struct state {
 static int
 file_read(void *data MG_UNUSED, const char *path, struct mg_buf *out, struct mg_err *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    int fd = mg_fd_open_file(path);
     if (fd < 0) {
-        mg_err_set(err, "%s", path);
+        mg_err_setx(err, "%s: %s", path, mg_file_error(errno));
         return -1;
     }
     int rc = mg_fd_read_all(fd, out, FILE_MAX, err);

@@ -19,7 +19,7 @@ static const char *const on_downs[] = {"keep", "close", NULL};
 
 static const struct mg_option options[] = {
     {.name = "address", .read = addresses_read},
-    {.name = "name", .read = mg_option_string},
+    {.name = "name", .read = mg_option_name},
     {.name = "tls", .read = tls_read},
     {.name = "servername", .read = servername_read},
     {.name = "send_proxy", .read = send_proxy_read, .fallback = "false"},
@@ -132,7 +132,6 @@ addresses_read(lua_State *L, const struct mg_option *o, const char *what, int va
 {
     bool is_list = lua_istable(L, value) && lua_getfield(L, value, "address") == LUA_TNIL;
 
-    (void)o;
     lua_newtable(L);
     lua_newtable(L);
     lua_setfield(L, -2, "weights");
@@ -142,6 +141,7 @@ addresses_read(lua_State *L, const struct mg_option *o, const char *what, int va
         address_read(L, what, value);
         return;
     }
+    mg_option_list(L, what, o->name, value, "addresses", entry_options);
     for (lua_Integer i = 1; lua_rawgeti(L, value, i) != LUA_TNIL; i++) {
         lua_insert(L, -2);
         address_read(L, what, lua_gettop(L) - 1);
@@ -178,9 +178,22 @@ tls_read(lua_State *L, const struct mg_option *o, const char *what, int value)
                         luaL_typename(L, value));
 }
 
+const char *
+mg_servername_fault(const char *name, size_t len)
+{
+    struct mg_addr addr;
+
+    if (strlen(name) == len && strchr(name, '%') == NULL && mg_addr_parse_ip(&addr, name))
+        return NULL; /* it is looked for among the certificate's addresses */
+    return mg_host_fault(name, len);
+}
+
 static void
 servername_read(lua_State *L, const struct mg_option *o, const char *what, int value)
 {
+    char shown[MG_TEXT_SHOWN];
+    const char *fault;
+
     if (lua_isfunction(L, value)) {
         lua_pushvalue(L, value);
         return;
@@ -188,9 +201,11 @@ servername_read(lua_State *L, const struct mg_option *o, const char *what, int v
     if (lua_type(L, value) != LUA_TSTRING)
         mg_option_error(L, what, "servername: expected a string or a function of a Conn, got %s",
                         luaL_typename(L, value));
-    if (lua_rawlen(L, value) > 255)
-        mg_option_error(L, what, "servername: longer than 255 bytes");
     mg_option_string(L, o, what, value);
+    fault = mg_servername_fault(lua_tostring(L, value), lua_rawlen(L, value));
+    if (fault != NULL)
+        mg_option_error(L, what, "servername: \"%s\" is neither a host name nor an IP address: %s",
+                        mg_text_show(lua_tostring(L, value), lua_rawlen(L, value), shown), fault);
 }
 
 /* What a probe says or expects: any bytes. */
@@ -350,14 +365,25 @@ static void
 source_read(lua_State *L, const struct mg_option *o, const char *what, int value)
 {
     struct mg_addr addr;
+    const char *fault, *text;
+    char shown[MG_TEXT_SHOWN];
 
     mg_option_string(L, o, what, value);
-    if (strcmp(lua_tostring(L, -1), MG_SOURCE_CLIENT) != 0 &&
-        !mg_addr_parse_ip(&addr, lua_tostring(L, -1)))
+    text = lua_tostring(L, -1);
+    if (strcmp(text, MG_SOURCE_CLIENT) == 0)
+        return;
+    if (!mg_addr_parse_ip(&addr, text))
         mg_option_error(L, what,
                         "source: expected an IP address of this machine (without port), or "
                         "\"client\", got \"%s\"",
-                        lua_tostring(L, -1));
+                        mg_text_show(text, strlen(text), shown));
+    if (mg_addr_is_any(&addr))
+        mg_option_error(L, what,
+                        "source: %s is no address to connect from: without source the system "
+                        "chooses one",
+                        text);
+    if ((fault = mg_addr_fault(&addr)) != NULL)
+        mg_option_error(L, what, "source: \"%s\": %s", text, fault);
 }
 
 /* ---- the class ------------------------------------------------------------------------------ */
@@ -665,74 +691,12 @@ mg_context_freeze(lua_State *L, int idx, const char *what, bool as_client)
     lua_settop(L, top);
 }
 
-/* A unix socket has no name that its certificate could be verified for. */
-static void
-servername_check(lua_State *L, int idx)
-{
-    struct mg_ssl_context_facts facts = {.verify_hostname = false};
-    int top = lua_gettop(L);
-
-    if (mg_option_push(L, idx, "tls") != LUA_TNIL)
-        mg_ssl_context_facts(L, lua_gettop(L), &facts);
-    if (facts.verify_hostname && mg_option_push(L, idx, "servername") == LUA_TNIL) {
-        mg_option_push(L, idx, MG_WHERE);
-        mg_option_push(L, idx, "name");
-        mg_option_push(L, idx, "address");
-        for (lua_Integer i = 1; lua_rawgeti(L, -1, i) == LUA_TSTRING; i++) {
-            if (strncmp(lua_tostring(L, -1), "unix:", 5) == 0)
-                luaL_error(L, "%s%s: %s: %s has no name to verify: servername is required",
-                           lua_tostring(L, -4), WHAT, lua_tostring(L, -3), lua_tostring(L, -1));
-            lua_pop(L, 1);
-        }
-    }
-    lua_settop(L, top);
-}
-
-/* Only a v2 header carries TLVs. */
-static void
-proxy_check(lua_State *L, int idx)
-{
-    int top = lua_gettop(L);
-
-    if (mg_option_push(L, idx, "proxy_tlvs") != LUA_TNIL &&
-        (mg_option_push(L, idx, "send_proxy") != LUA_TSTRING ||
-         strcmp(lua_tostring(L, -1), "v2") != 0)) {
-        mg_option_push(L, idx, MG_WHERE);
-        mg_option_push(L, idx, "name");
-        luaL_error(L,
-                   "%s%s: %s: proxy_tlvs: only a header of version 2 carries them: "
-                   "send_proxy = \"v2\"",
-                   lua_tostring(L, -2), WHAT, lua_tostring(L, -1));
-    }
-    lua_settop(L, top);
-}
-
-/* A probe shakes hands as connections do, or says why not. */
-static void
-health_check(lua_State *L, int idx)
-{
-    int top = lua_gettop(L);
-    bool plain = mg_option_push(L, idx, "tls") == LUA_TNIL;
-
-    if (mg_option_push(L, idx, "health") == LUA_TTABLE &&
-        lua_getfield(L, -1, "kind") == LUA_TSTRING && plain &&
-        strcmp(lua_tostring(L, -1), "tls") == 0) {
-        mg_option_push(L, idx, MG_WHERE);
-        mg_option_push(L, idx, "name");
-        luaL_error(L, "%s%s: %s: health: kind = \"tls\" needs the backend's tls",
-                   lua_tostring(L, -2), WHAT, lua_tostring(L, -1));
-    }
-    lua_settop(L, top);
-}
-
 void
 mg_backend_freeze(lua_State *L, int idx)
 {
     struct mg_backend_object *self = mg_class_check(L, idx, &backend_class);
 
-    health_check(L, idx);
     mg_context_freeze(L, idx, WHAT, true);
-    servername_check(L, idx);
-    proxy_check(L, idx);
+    mg_backend_check(L, idx);
     self->frozen = true;
 }

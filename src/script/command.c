@@ -16,6 +16,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifdef MG_HAVE_PRCTL
+#include <sys/prctl.h>
+#endif
+
 #define OUTPUT_MAX    (1u << 20)
 #define COMPLAINT_MAX 4096u
 #define TIME_MAX_S    30
@@ -38,6 +42,10 @@ child_run(char **argv, const char *dir, int out, int complaint)
     int null = open("/dev/null", O_RDONLY);
 
     setpgid(0, 0);
+#ifdef MG_HAVE_PRCTL
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0,
+          0); /* a loader that takes too long is killed, and this with it */
+#endif
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
@@ -264,6 +272,7 @@ mg_command(lua_State *L)
     if (!lua_istable(L, 1))
         mg_script_error(L, "command: expected a list { program, argument, ... }, got %s",
                         luaL_typename(L, 1));
+    mg_option_list(L, "command", "arguments", 1, "strings", NULL);
     c.argv = argv_push(L);
     c.output = mg_bytes_push(L);
     c.complaints = mg_bytes_push(L);

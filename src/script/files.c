@@ -10,7 +10,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,25 +71,17 @@ failure_add(struct mg_world *w, enum mg_record kind, const char *path, int error
     return mg_world_add(w, kind, path, record, strlen(record), err);
 }
 
-/* Opens a file to be read: a descriptor, or -1 and errno. A device or a pipe could block for ever.
- */
+/* Opens a file that is not too large to be read: a descriptor, or -1 and errno. */
 static int
 file_open(const char *path)
 {
     struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    int error = 0;
+    int fd = mg_fd_open_file(path);
+    int error;
 
     if (fd < 0)
         return -1;
-    if (fstat(fd, &st) != 0)
-        error = errno;
-    else if (S_ISDIR(st.st_mode))
-        error = EISDIR;
-    else if (!S_ISREG(st.st_mode))
-        error = EINVAL;
-    else if (st.st_size > (off_t)MG_FILE_MAX)
-        error = EFBIG;
+    error = fstat(fd, &st) != 0 ? errno : st.st_size > (off_t)MG_FILE_MAX ? EFBIG : 0;
     if (error == 0)
         return fd;
     close(fd);
@@ -176,7 +167,7 @@ answer_decode(const char *path, struct mg_span value, struct mg_buf *out, int *c
 {
     if (value.len == 0 || value.data[0] != 'D') {
         *code = value.len > 1 ? atoi(value.data + 1) : EIO;
-        mg_err_setx(err, "%s: %s", path, strerror(*code));
+        mg_err_setx(err, "%s: %s", path, mg_file_error(*code));
         return -1;
     }
     mg_buf_add(out, value.data + 1, value.len - 1);

@@ -7,6 +7,7 @@
  *   guard     running Lua under a CPU budget, by protected call
  *   options   option tables, checked to the letter
  *   settings, listen, backend, conn, hello   what the script makes and gets
+ *   machine   what of it is not to be had on this machine
  *   servernames, names, certificates  many names, and what they are served with
  *   plan      the frozen result as text (manifest) and as struct mg_config
  *   policy    answers the engine's questions
@@ -150,13 +151,14 @@ struct mg_script {
     struct mg_world world;
     struct mg_settings settings;
     struct mg_budget budget;
-    char *name;               /* the script's path as the user gave it: what errors call it */
-    bool loaded;              /* the script has returned: everything is frozen */
-    bool proving;             /* callbacks of the script are not run */
-    bool is_guest;            /* L is a thread of a state that is not ours */
-    size_t routes;            /* addresses that route functions have named so far */
-    struct mg_config *config; /* what this state is the script of (worker) */
-    SSL_CTX *tickets;         /* holds the ticket keys that contexts get (worker); owned, or NULL */
+    char *name;    /* the script's path as the user gave it: what errors call it */
+    bool loaded;   /* the script has returned: everything is frozen */
+    bool proving;  /* callbacks of the script are not run */
+    bool is_guest; /* L is a thread of a state that is not ours */
+    const struct mg_script_load *load; /* that it is run for (loader); borrowed; or NULL */
+    size_t routes;                     /* addresses that route functions have named so far */
+    struct mg_config *config;          /* what this state is the script of (worker) */
+    SSL_CTX *tickets; /* holds the ticket keys that contexts get (worker); owned, or NULL */
 };
 
 /* A state for one run. `dir` and `snapshot` as for mg_world_init. NULL: err. */
@@ -243,17 +245,28 @@ bool mg_option_rate(lua_State *L, int idx, struct mg_option_rate *out);
 void mg_options_read(lua_State *L, const char *what, const struct mg_option *options, int table,
                      int into);
 
+/*
+ * Refuses a table, the value of option `name`, that has more than the entries 1 to n, which are `entries`: "networks
+ * like …". `options` (or NULL) are those that an entry may have, for who wrote one of them beside it.
+ */
+void mg_option_list(lua_State *L, const char *what, const char *name, int table,
+                    const char *entries, const struct mg_option *options);
+
 /* Raises "script.lua:12: what: …". */
 MG_NORETURN void mg_option_error(lua_State *L, const char *what, const char *fmt, ...);
 
 /* Readers of struct mg_option. Durations are seconds. */
 void mg_option_string(lua_State *L, const struct mg_option *o, const char *what, int value);
+void mg_option_name(lua_State *L, const struct mg_option *o, const char *what, int value);
 void mg_option_word(lua_State *L, const struct mg_option *o, const char *what, int value);
 void mg_option_boolean(lua_State *L, const struct mg_option *o, const char *what, int value);
 void mg_option_integer(lua_State *L, const struct mg_option *o, const char *what, int value);
 void mg_option_number(lua_State *L, const struct mg_option *o, const char *what, int value);
 void mg_option_duration(lua_State *L, const struct mg_option *o, const char *what, int value);
 void mg_option_later(lua_State *L, const struct mg_option *o, const char *what, int value);
+
+/* Bytes of what a Listener or Backend is called. */
+#define MG_NAME_MAX 255
 
 /* The longest duration: it fits into 32 bits of milliseconds. */
 #define MG_DURATION_MAX 4294967.0
@@ -314,6 +327,12 @@ int mg_backend_lua(lua_State *L); /* moongate.backend */
 int mg_reply_lua(lua_State *L);   /* moongate.reply */
 int mg_echo_lua(lua_State *L);    /* moongate.echo */
 struct mg_backend_object *mg_backend_test(lua_State *L, int idx);
+
+/* Raises where options of the Backend at idx, whose context is frozen, do not go together. */
+void mg_backend_check(lua_State *L, int idx);
+
+/* Why nothing can be asked for and verified by this name, or NULL. */
+const char *mg_servername_fault(const char *name, size_t len);
 
 /* Pushes a Backend for an address ("host:port", "unix:/path") as a listener may name it. It joins the list
  * with its listener, at the end of the script, where it is known to be used. */
@@ -418,6 +437,11 @@ struct mg_backend *mg_plan_address(const char *text, struct mg_err *err);
 /* Calls body(L, data) with nothing else on the stack; its error becomes err. */
 int mg_script_protect(struct mg_script *s, void (*body)(lua_State *L, void *data), void *data,
                       struct mg_err *err);
+
+/* ---- machine -------------------------------------------------------------------------------- */
+
+/* Warns of sources that are no addresses of this machine; with `all` of whatever run would be refused for here. */
+int mg_machine_warn(struct mg_script *s, bool all, struct mg_err *err);
 
 /* ---- conn, policy --------------------------------------------------------------------------- */
 

@@ -23,7 +23,7 @@ static void accept_proxy_read(lua_State *L, const struct mg_option *o, const cha
 
 static const struct mg_option options[] = {
     {.name = "address", .read = address_read},
-    {.name = "name", .read = mg_option_string},
+    {.name = "name", .read = mg_option_name},
     {.name = "tls", .read = tls_read},
     {.name = "backend", .read = backend_read},
     {.name = "accept_proxy", .read = accept_proxy_read, .fallback = "false"},
@@ -154,6 +154,13 @@ address_parse(lua_State *L, int list, const char *what, int value)
         name_append(L, list, what, &ep);
         break;
     case MG_ENDPOINT_IP:
+        if (strchr(ep.host, '%') != NULL) { /* the interface belongs to it */
+            address_append(L, list, what, lua_pushfstring(L, "[%s]:%d", ep.host, (int)ep.port));
+            lua_pop(L, 1);
+            break;
+        }
+        address_append(L, list, what, mg_addr_text(&ep.addr, text));
+        break;
     case MG_ENDPOINT_UNIX:
         address_append(L, list, what, mg_addr_text(&ep.addr, text));
         break;
@@ -213,7 +220,6 @@ address_read(lua_State *L, const struct mg_option *o, const char *what, int valu
 {
     int list;
 
-    (void)o;
     lua_newtable(L);
     list = lua_gettop(L);
     if (!lua_istable(L, value) || lua_getfield(L, value, "address") != LUA_TNIL) {
@@ -222,6 +228,7 @@ address_read(lua_State *L, const struct mg_option *o, const char *what, int valu
         return;
     }
     lua_settop(L, list);
+    mg_option_list(L, what, o->name, value, "addresses", entry_options);
     for (lua_Integer i = 1; lua_rawgeti(L, value, i) != LUA_TNIL; i++) {
         entry_read(L, list, what, lua_gettop(L));
         lua_pop(L, 1);
@@ -249,7 +256,8 @@ tls_read(lua_State *L, const struct mg_option *o, const char *what, int value)
 static void
 backend_read(lua_State *L, const struct mg_option *o, const char *what, int value)
 {
-    (void)o;
+    if (lua_type(L, value) == LUA_TSTRING && strlen(lua_tostring(L, value)) != lua_rawlen(L, value))
+        mg_option_error(L, what, "%s: the string contains a zero byte", o->name);
     if (lua_type(L, value) == LUA_TSTRING)
         mg_backend_push_address(L, what, lua_tostring(L, value));
     else if (lua_isfunction(L, value) || mg_backend_test(L, value) != NULL)
@@ -304,6 +312,8 @@ network_append(lua_State *L, int list, const char *what)
     if (lua_type(L, -1) != LUA_TSTRING)
         mg_option_error(L, what, "accept_proxy: expected networks like \"10.0.0.0/8\", got %s",
                         luaL_typename(L, -1));
+    if (strlen(lua_tostring(L, -1)) != lua_rawlen(L, -1))
+        mg_option_error(L, what, "accept_proxy: the string contains a zero byte");
     if (mg_cidr_parse(&cidr, lua_tostring(L, -1), &err) != 0)
         mg_option_error(L, what, "accept_proxy: %s", err.text);
     if (cidr.inexact)
@@ -320,7 +330,6 @@ accept_proxy_read(lua_State *L, const struct mg_option *o, const char *what, int
 {
     int list;
 
-    (void)o;
     if (lua_isboolean(L, value)) {
         lua_pushvalue(L, value);
         return;
@@ -328,6 +337,7 @@ accept_proxy_read(lua_State *L, const struct mg_option *o, const char *what, int
     if (!lua_istable(L, value))
         mg_option_error(L, what, "accept_proxy: expected true, false or a list of networks, got %s",
                         luaL_typename(L, value));
+    mg_option_list(L, what, o->name, value, "networks like \"10.0.0.0/8\"", NULL);
     lua_newtable(L);
     list = lua_gettop(L);
     for (lua_Integer i = 1; lua_rawgeti(L, value, i) != LUA_TNIL; i++)
@@ -472,6 +482,8 @@ mg_listen_lua(lua_State *L)
     mg_script_where(L);
     lua_setfield(L, 3, MG_WHERE);
     lua_getfield(L, LUA_REGISTRYINDEX, MG_LISTENERS);
+    if (lua_rawlen(L, -1) >= MG_SHARED_LISTENERS)
+        mg_option_error(L, WHAT, "more than %d listeners", MG_SHARED_LISTENERS);
     listener_claim(L, 3);
     lua_pushvalue(L, 2);
     lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);

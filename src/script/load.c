@@ -134,7 +134,7 @@ script_read(struct mg_script *s, const char *path, struct mg_buf *text, struct m
 
     if (mg_world_read(&s->world, path, text, &error, err) != 0) {
         if (error != 0)
-            mg_err_setx(err, "%s: %s", s->name, strerror(error));
+            mg_err_setx(err, "%s: %s", s->name, mg_file_error(error));
         return -1;
     }
     if (text->len >= strlen(PACKED) && memcmp(text->data, PACKED, strlen(PACKED)) == 0) {
@@ -291,7 +291,11 @@ mg_script_rehearse(struct mg_script *s, struct mg_script_load *load, const char 
         mg_faults_prefix(s, &load->faults, err);
         return -1;
     }
-    return load->prove ? mg_prove(s, load, err) : 0;
+    if (!load->prove)
+        return 0;
+    if (!s->is_guest && mg_machine_warn(s, load->machine, err) != 0)
+        return -1;
+    return mg_prove(s, load, err);
 }
 
 /* What the new policy changes. */
@@ -345,6 +349,7 @@ mg_script_load(struct mg_script_load *load, struct mg_buf *watch, struct mg_err 
     if (dir != NULL)
         s = mg_script_new(load->path, dir, NULL, err);
     if (s != NULL) {
+        s->load = load;
         status = script_load(s, load, path, &text, err);
         if (watch != NULL)
             mg_world_watched(&s->world, watch);

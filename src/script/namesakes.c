@@ -3,6 +3,8 @@
  * names of backend and address, in all workers and through reloads. So two Backends of one name are one to all that,
  * which is right where they say the same in everything; others have to have names of their own.
  *
+ * All of them together have as many addresses as there is room to know something of.
+ *
  * Whoever gave no name gets one: "127.0.0.1:80 (2)". Of two that were given the same one the later gets another,
  * with a warning.
  */
@@ -182,6 +184,54 @@ name_settle(lua_State *L, struct mg_backend_object *self, struct mg_buf *text)
     name_claim(L);
 }
 
+/* How many addresses the Backend names by themselves; those of a name are not known here. */
+static size_t
+literal_count(lua_State *L)
+{
+    int top = lua_gettop(L);
+    size_t count = 0;
+    struct mg_endpoint ep;
+    struct mg_err ignored;
+
+    mg_option_push(L, BACKEND, "address");
+    lua_newtable(L); /* what has been counted: an address may be listed twice */
+    for (lua_Integer i = 1; lua_rawgeti(L, top + 1, i) == LUA_TSTRING;
+         lua_settop(L, top + 2), i++) {
+        const char *text = lua_tostring(L, -1);
+
+        if (mg_endpoint_parse(&ep, text, false, &ignored) != 0 || ep.kind == MG_ENDPOINT_NAME ||
+            lua_getfield(L, top + 2, text) != LUA_TNIL)
+            continue;
+        lua_pushboolean(L, true);
+        lua_setfield(L, top + 2, text);
+        count++;
+    }
+    lua_settop(L, top);
+    return count;
+}
+
+/* What is known of an address has a place in memory that all workers share, and there are so many. */
+static void
+addresses_bound(lua_State *L)
+{
+    size_t count = 0;
+
+    for (lua_Integer i = 1; lua_rawgeti(L, BACKENDS, i) != LUA_TNIL; i++) {
+        struct mg_backend_object *self = mg_backend_test(L, BACKEND);
+
+        if (self->kind == MG_BACKEND_ADDRESSES && !self->duplicate)
+            count += literal_count(L);
+        if (count > MG_SHARED_ADDRESSES) {
+            mg_option_push(L, BACKEND, MG_WHERE);
+            mg_option_push(L, BACKEND, "name");
+            luaL_error(L, "%sbackend: %s: address: more than %d addresses of all backends together",
+                       lua_tostring(L, -2), lua_tostring(L, -1), MG_SHARED_ADDRESSES);
+        }
+        lua_settop(L, BACKENDS);
+    }
+    lua_settop(L, BACKENDS);
+}
+
 static void
 backends_settle(lua_State *L, void *data)
 {
@@ -198,6 +248,7 @@ backends_settle(lua_State *L, void *data)
         }
         lua_settop(L, BACKENDS);
     }
+    addresses_bound(L);
 }
 
 int

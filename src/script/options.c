@@ -35,19 +35,28 @@ options_count(const struct mg_option *options)
     return count;
 }
 
-static MG_NORETURN void
-unknown_error(lua_State *L, const char *what, const struct mg_option *options, const char *key)
+/* The option that a wrong key may have been meant for, or NULL. */
+static const char *
+option_nearest(lua_State *L, const struct mg_option *options, const char *key)
 {
     size_t count = options_count(options);
     const char **names = lua_newuserdatauv(L, count * sizeof(*names), 0);
-    const char *near;
 
     for (size_t i = 0; i < count; i++)
         names[i] = options[i].name;
-    near = mg_str_nearest(key, names, count);
+    return mg_str_nearest(key, names, count);
+}
+
+static MG_NORETURN void
+unknown_error(lua_State *L, const char *what, const struct mg_option *options, int key)
+{
+    char shown[MG_TEXT_SHOWN];
+    const char *near = option_nearest(L, options, lua_tostring(L, key));
+
+    mg_text_show(lua_tostring(L, key), lua_rawlen(L, key), shown);
     if (near != NULL)
-        mg_option_error(L, what, "unknown option \"%s\" (did you mean \"%s\"?)", key, near);
-    mg_option_error(L, what, "unknown option \"%s\"", key);
+        mg_option_error(L, what, "unknown option \"%s\" (did you mean \"%s\"?)", shown, near);
+    mg_option_error(L, what, "unknown option \"%s\"", shown);
 }
 
 static const struct mg_option *
@@ -67,9 +76,52 @@ keys_check(lua_State *L, const char *what, const struct mg_option *options, int 
         if (lua_type(L, -2) != LUA_TSTRING)
             mg_option_error(L, what,
                             "expected options like name = value, found one without a name");
-        if (option_find(options, lua_tostring(L, -2)) == NULL)
-            unknown_error(L, what, options, lua_tostring(L, -2));
+        if (strlen(lua_tostring(L, -2)) != lua_rawlen(L, -2) ||
+            option_find(options, lua_tostring(L, -2)) == NULL)
+            unknown_error(L, what, options, lua_gettop(L) - 1);
     }
+}
+
+/* A key of a list, at the top but one, that is none of a list's. */
+static MG_NORETURN void
+list_key_error(lua_State *L, const char *what, const char *name, const char *entries,
+               const struct mg_option *options)
+{
+    char shown[MG_TEXT_SHOWN];
+    const char *near;
+
+    if (lua_type(L, -2) != LUA_TSTRING)
+        mg_option_error(L, what, "%s: expected a list of %s, found %s as a key", name, entries,
+                        luaL_tolstring(L, -2, NULL));
+    mg_text_show(lua_tostring(L, -2), lua_rawlen(L, -2), shown);
+    near = options != NULL ? option_nearest(L, options, lua_tostring(L, -2)) : NULL;
+    if (near == NULL)
+        mg_option_error(L, what, "%s: unknown option \"%s\" in a list of %s", name, shown, entries);
+    if (strcmp(near, shown) != 0)
+        mg_option_error(L, what, "%s: unknown option \"%s\" (did you mean \"%s\"?)", name, shown,
+                        near);
+    mg_option_error(L, what,
+                    "%s: \"%s\" is an option of one entry, not of the list: "
+                    "{ address = \"...\", %s = ... }",
+                    name, near, near);
+}
+
+void
+mg_option_list(lua_State *L, const char *what, const char *name, int table, const char *entries,
+               const struct mg_option *options)
+{
+    lua_Integer count = 0, last = 0;
+
+    for (lua_pushnil(L); lua_next(L, table) != 0; lua_pop(L, 1)) {
+        if (!lua_isinteger(L, -2) || lua_tointeger(L, -2) < 1)
+            list_key_error(L, what, name, entries, options);
+        count++;
+        if (lua_tointeger(L, -2) > last)
+            last = lua_tointeger(L, -2);
+    }
+    if (count != last)
+        mg_option_error(L, what, "%s: a list with gaps: %I entries, and the last one is number %I",
+                        name, (LUAI_UACINT)count, (LUAI_UACINT)last);
 }
 
 static void
@@ -131,6 +183,20 @@ mg_option_string(lua_State *L, const struct mg_option *o, const char *what, int 
     if (strlen(lua_tostring(L, value)) != lua_rawlen(L, value))
         mg_option_error(L, what, "%s: the string contains a zero byte", o->name);
     lua_pushvalue(L, value);
+}
+
+void
+mg_option_name(lua_State *L, const struct mg_option *o, const char *what, int value)
+{
+    char shown[MG_TEXT_SHOWN];
+
+    mg_option_string(L, o, what, value);
+    if (lua_rawlen(L, value) > MG_NAME_MAX)
+        mg_option_error(L, what, "%s: expected at most %d bytes, got %I", o->name, MG_NAME_MAX,
+                        (LUAI_UACINT)lua_rawlen(L, value));
+    if (!mg_text_is_printable(lua_tostring(L, value), lua_rawlen(L, value)))
+        mg_option_error(L, what, "%s: expected UTF-8 without control characters, got \"%s\"",
+                        o->name, mg_text_show(lua_tostring(L, value), lua_rawlen(L, value), shown));
 }
 
 /* Pushes "a", "b" or "c". */

@@ -76,7 +76,10 @@ route_read(lua_State *L, struct question *q)
     }
     switch (lua_type(L, 1)) {
     case LUA_TSTRING:
-        q->route->backend = address_backend(L, q->script, lua_tostring(L, 1));
+        text = lua_tolstring(L, 1, &len);
+        if (strlen(text) != len)
+            luaL_error(L, "the function returned an address with a zero byte");
+        q->route->backend = address_backend(L, q->script, text);
         return;
     case LUA_TNIL:
         text = luaL_tolstring(L, 2, &len);
@@ -156,16 +159,21 @@ static int
 servername_ask(lua_State *L)
 {
     struct question *q = mg_lua_pointer(L, 1);
+    char shown[MG_TEXT_SHOWN];
+    const char *fault;
 
     lua_settop(L, 0);
     backend_push(L, q);
     mg_option_push(L, 1, "servername");
     mg_conn_push(L, q->session);
     lua_call(L, 1, 1);
-    if (lua_type(L, -1) != LUA_TSTRING || lua_rawlen(L, -1) == 0 || lua_rawlen(L, -1) > 255 ||
-        strlen(lua_tostring(L, -1)) != lua_rawlen(L, -1))
-        luaL_error(L, "the function returned a %s; expected a name of 1 to 255 bytes",
+    if (lua_type(L, -1) != LUA_TSTRING)
+        luaL_error(L, "the function returned a %s; expected a host name or an IP address",
                    luaL_typename(L, -1));
+    fault = mg_servername_fault(lua_tostring(L, -1), lua_rawlen(L, -1));
+    if (fault != NULL)
+        luaL_error(L, "the function returned \"%s\", neither a host name nor an IP address: %s",
+                   mg_text_show(lua_tostring(L, -1), lua_rawlen(L, -1), shown), fault);
     mg_str_copy(q->servername, 256, lua_tostring(L, -1));
     return 0;
 }

@@ -22,9 +22,11 @@ extern const struct mg_setting mg_settings[]; /* ended by a NULL name */
 
 struct mg_script_load {
     /* in */
-    const char *path;                 /* the script, or a packed snapshot */
-    bool prove;                       /* run the proof; its errors fail the load */
-    bool keep_going;                  /* `check`: fill the report also when the proof fails */
+    const char *path; /* the script, or a packed snapshot */
+    bool prove;       /* run the proof; its errors fail the load */
+    bool machine;     /* `check`: warn of all that this machine lacks; whoever runs
+                                       * the script finds out */
+    void (*on_settings)(double reload_timeout); /* `check`: the script has said so; or NULL */
     const char *listener;             /* `check --listener`: report that one only; or NULL */
     const char *sni;                  /* `check --sni`: prove that name too; or NULL */
     const struct mg_snapshot *before; /* of the policy in force: what it has proved is not proved

@@ -81,8 +81,8 @@ secret_read(lua_State *L, const struct mg_option *o, const char *what, int value
 {
     lua_Unsigned count = 1;
 
-    (void)o;
     if (lua_istable(L, value)) {
+        mg_option_list(L, what, o->name, value, "one or two secrets", NULL);
         count = lua_rawlen(L, value);
         if (count < 1 || count > 2)
             mg_option_error(L, what, TICKET_SECRET ": expected { current, previous }");
@@ -203,5 +203,7 @@ mg_settings_lua(lua_State *L)
             break;
         }
     }
+    if (s->load != NULL && s->load->on_settings != NULL)
+        s->load->on_settings(strtod(mg_settings_text(settings, "reload_timeout"), NULL));
     return 0;
 }

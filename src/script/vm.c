@@ -234,7 +234,8 @@ state_open(lua_State *L)
     return 0;
 }
 
-/* An error as one line, since the last line is what a user is told to read: require's lists become "a, b". */
+/* An error as one line, since the last line is what a user is told to read: require's lists become "a, b", and what
+ * else would control a terminal "?". */
 static void
 lines_join(char *text)
 {
@@ -244,7 +245,8 @@ lines_join(char *text)
         size_t skip = strspn(in, "\n\t");
 
         if (skip == 0) {
-            *out++ = *in++;
+            *out++ = (unsigned char)*in < ' ' || *in == 0x7F ? '?' : *in;
+            in++;
             continue;
         }
         if (skip > 1 && out > text && out[-1] != ':')

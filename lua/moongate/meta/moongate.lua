@@ -23,7 +23,7 @@ local moongate = {}
 ---@field drain_timeout? number|false seconds that `stop` waits for connections (30); false = for ever
 ---@field drain_delay? number seconds between not being ready and no longer accepting (0)
 ---@field watchdog? number seconds without a heartbeat until a worker is replaced, at least 1 (5)
----@field reload_timeout? number seconds until a silent worker fails a reload (60)
+---@field reload_timeout? number seconds until a silent worker, or a script that does not end, fails a reload; also of `moongate check` (60)
 ---@field generation_timeout? number|false seconds until a generation's last connections are closed (false)
 ---@field log? string a path, "stderr" or "syslog" ("stderr")
 ---@field log_format? "text"|"json" default: the command line's, else "text"
@@ -55,7 +55,7 @@ function moongate.settings(options) end
 --- Options of `moongate.listen`. Times are in seconds; `false` switches one off.
 ---@class moongate.ListenOptions
 ---@field address moongate.Address|moongate.ListenAddress|(moongate.Address|moongate.ListenAddress)[] also "*:port" for IPv4 and IPv6
----@field name? string for logs and reports; default: the first address
+---@field name? string for logs and reports, at most 255 bytes of UTF-8 without control characters; default: the first address
 ---@field tls? moongate.openssl.SSLContext|moongate.ServerNames|moongate.Decision terminate TLS with it, by name, or decide per connection; nil = plain TCP
 ---@field backend moongate.Target|moongate.Route where connections go
 ---@field accept_proxy? boolean|string[] true: every connection begins with a PROXY header; or networks ("10.0.0.0/8", "unix:") whose connections do, while others are served directly (false)
@@ -177,9 +177,9 @@ function moongate.certificates(pattern, configure) end
 --- Options of `moongate.backend`. Times are in seconds.
 ---@class moongate.BackendOptions
 ---@field address moongate.Address|moongate.BackendAddress|(moongate.Address|moongate.BackendAddress)[] a name is as many addresses as it has A and AAAA records
----@field name? string default: the first address; a second one with other settings gets " (2)"
+---@field name? string at most 255 bytes, likewise; default: the first address; a second one with other settings gets " (2)"
 ---@field tls? moongate.openssl.SSLContext|boolean originate TLS; true = verify with the default CAs
----@field servername? string|fun(conn: moongate.Conn): string name to send and verify; default: the host
+---@field servername? string|fun(conn: moongate.Conn): string host name or IP address to send and verify; default: the host; needs tls
 ---@field send_proxy? "v1"|"v2"|false each connection begins with a PROXY header (false)
 ---@field proxy_tlvs? table<integer, string|moongate.ProxyValue> more TLVs for a v2 header; types are 0xE0 to 0xEF, and 0xF0 to 0xF7 for experiments
 ---@field balance? "random_two"|"round_robin"|"least_connections"|"source_hash"|"first" which address comes first ("random_two")
@@ -188,7 +188,7 @@ function moongate.certificates(pattern, configure) end
 ---@field health? moongate.Health|boolean true: probes with the defaults; false: not even failed connections count; default: they do
 ---@field max_connections? integer per address (of a name: per record), over all workers; default: no limit
 ---@field on_down? "keep"|"close" what becomes of connections to an address that goes down or to rest ("keep")
----@field source? string local IP address to connect from; "client" = each client's own (Linux, CAP_NET_RAW, and routes back to us)
+---@field source? string local IP address to connect from, of the family of an address; if it is none of this machine, a warning; "client" = each client's own (Linux, CAP_NET_RAW, and routes back to us)
 
 --- What `moongate.backend` returns: its options as fields, which may be assigned until the script has returned.
 ---@class moongate.Backend

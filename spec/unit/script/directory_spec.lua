@@ -63,7 +63,7 @@ local function read_in_a_loop(files)
     end
     table.sort(names)
     return ([[
-        local list = {}
+        moongate.settings { reload_timeout = 300 } local list = {}
         for i, file in ipairs { %s } do
             local ctx = openssl.SSL.SSLContext.new()
             ctx.security_level = 0
@@ -75,8 +75,8 @@ local function read_in_a_loop(files)
 end
 
 local ALL_AT_ONCE = [[
-    moongate.listen { name = "web", address = "unix:/tmp/web", backend = "a:1",
-        tls = moongate.servernames(moongate.certificates "certs/*.pem") }
+    moongate.settings { reload_timeout = 300 } moongate.listen { name = "web", address = "unix:/tmp/web",
+        backend = "a:1", tls = moongate.servernames(moongate.certificates "certs/*.pem") }
 ]]
 
 -- Whether `text` has all the parts, in their order.
@@ -242,7 +242,7 @@ describe("of a directory of 200 certificates", function()
             ["one.pem"] = file("one.example ONE.example.net"),
             ["rsa.pem"] = file("rsa.example two.example", { key = PKey.RSA.generate(2048) }) }, 12)
         local result = checks.run([[
-            local function context(...)
+            moongate.settings { reload_timeout = 300 } local function context(...)
                 local ctx = openssl.SSL.SSLContext.new()
                 for _, file in ipairs { ... } do ctx:load_certificate("certs/" .. file .. ".pem") end
                 return ctx
