@@ -372,10 +372,10 @@ place_read(const struct mg_metric *metric, enum mg_metric_kind kind, struct read
 
     if (epoch % 2 != 0 || atomic_load(&metric->kind) != kind)
         return false;
-    out->begun = atomic_load(&metric->begun);
-    out->tries = atomic_load(&metric->tries);
-    for (size_t i = 0; i < MG_METRICS_REASONS; i++)
+    for (size_t i = 0; i < MG_METRICS_REASONS; i++) /* first: nothing ends that has not begun */
         out->by[i] = atomic_load(&metric->by[i]);
+    out->tries = atomic_load(&metric->tries);
+    out->begun = atomic_load(&metric->begun);
     memcpy(out->text, metric->text, sizeof(out->text));
     out->text[sizeof(out->text) - 1] = '\0';
     atomic_thread_fence(memory_order_acquire);
