@@ -397,8 +397,8 @@ tls_start(struct mg_session *s)
     struct mg_err err;
     char name[256] = "";
 
-    if (servername_get(s, name, &err) != 0) {
-        mg_dial_failed(s, "up: no server name", err.text);
+    if (servername_get(s, name, &err) != 0) { /* it would be asked the same for any address */
+        mg_session_close(s, "up: callback failed", err.text);
         return;
     }
     if (mg_tls_conn_open(&s->up.tls, s->backend->tls, MG_TLS_CLIENT, s, &err) != 0) {
