@@ -319,6 +319,11 @@ struct mg_backend_object *mg_backend_test(lua_State *L, int idx);
  * with its listener, at the end of the script, where it is known to be used. */
 void mg_backend_push_address(lua_State *L, const char *what, const char *text);
 
+/* The address at the top, of the entry above the list: if the list has that server already, the entry is added to
+ * it, and it is true. The list's `places` keeps where servers are. */
+#define MG_WEIGHT_MAX 65535
+bool mg_address_merge(lua_State *L, const char *what, int list, const struct mg_endpoint *ep);
+
 /* Backend.source: each connection comes from its client's address. */
 #define MG_SOURCE_CLIENT "client"
 
