@@ -327,6 +327,9 @@ struct mg_resolver *mg_resolver_new(struct mg_net *net, const char *host, uint16
 /* The last good answer; *count is 0 if there was none. */
 const struct mg_addr *mg_resolver_addrs(const struct mg_resolver *r, size_t *count);
 
+/* Why there is none, or the last look-up has failed: a libuv code; 0: neither. */
+int mg_resolver_error(const struct mg_resolver *r);
+
 /* Calls back at once when an answer is known, else later, but at once, too, when the last look-up has
  * failed a moment ago. Cancel with mg_resolver_cancel before the wait's memory goes. */
 void mg_resolver_ask(struct mg_resolver *r, struct mg_resolve_wait *wait);

@@ -434,6 +434,12 @@ mg_resolver_addrs(const struct mg_resolver *r, size_t *count)
     return r->addrs;
 }
 
+int
+mg_resolver_error(const struct mg_resolver *r)
+{
+    return r->name->error;
+}
+
 static void
 name_free(struct name *name)
 {

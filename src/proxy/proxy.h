@@ -382,6 +382,10 @@ uint64_t mg_engine_accepted(const struct mg_engine *engine);
 /* Adds a JSON object (no newline): totals, per listener, closes by reason, states. */
 void mg_engine_status(const struct mg_engine *engine, struct mg_buf *out);
 
+/* Adds a line "unwell=BACKEND TAB ADDRESS TAB STATE TAB SECONDS TAB WHY" for each address that is down or resting,
+ * and each name that cannot be resolved (seconds are -1), in the script's order; unprintable bytes are escaped. */
+void mg_engine_unwell(const struct mg_engine *engine, struct mg_buf *out);
+
 /* Sessions and frontends are closed or closing; the configs' last references may go until then.
  * `closed` is called when all handles are gone and the engine's memory is freed. The loop then has
  * nothing of the engine's (uv_loop_close == 0). */
