@@ -4,6 +4,8 @@ local bench = require "bench"
 local certs = require "certs"
 local proxy = require "proxy"
 
+teardown(proxy.cleanup)
+
 local WRONGS = {
     { name = "never ends", body = "while true do end" },
     { name = "raises", body = "error('not like this')", log = "not like this" },
@@ -54,7 +56,6 @@ listener("good", $good)
         ports.no = add("verify", "return false")
         web = proxy.start { good = good, workers = 1, script = table.concat(parts, "\n") }
     end)
-    teardown(proxy.cleanup)
 
     local function connect(port, options)
         options = options or {}
@@ -143,5 +144,31 @@ listener("good", $good)
         assert.equal("alert:internal_error", result["end"])
         local record = web:record(seen + 1)
         assert.same({ "route: refused", "closed on Sundays" }, { record.reason, record.detail })
+    end)
+end)
+
+describe("a servername function that fails", function()
+    it("ends its connection with a reason of its own, and is not asked again for the next address", function()
+        local port = bench.port()
+        local web = proxy.start { workers = 1, port = port, a = bench.echo_server().port, b = bench.echo_server().port,
+            script = [[
+moongate.listen { name = "web", address = "127.0.0.1:$port", backend = moongate.backend { name = "web", tls = client(),
+    address = { "127.0.0.1:$a", "127.0.0.1:$b" }, servername = function() error("out of names") end } }
+]] }
+        local client = bench.connect(port)
+        if client then
+            client:send("hello\n")
+            assert.is_nil((client:receive(1)))
+            client:close()
+        end
+        local record = web:record(1)
+        assert.same({ "up: callback failed", "the servername function failed", 1 },
+            { record.reason, record.detail, record.tries })
+        web:wait_log("out of names")
+        local _, traced = web:log_text():gsub("stack traceback", "")
+        assert.equal(1, traced)
+        local counts = web:status().counts.backends.web
+        assert.same({ 1, 1, { ["up: callback failed"] = 1 } }, { counts.tries, counts.failed, counts.failures })
+        web:stop()
     end)
 end)

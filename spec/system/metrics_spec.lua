@@ -175,7 +175,7 @@ moongate.listen { name = "full", address = "127.0.0.1:$full", backend = to("full
         say(ports.full)
         wait_closed(web, "full", "up: all addresses full", 1)
         counts = backend(web, "full")
-        assert.same({ 2, 1, { ["up: all addresses full"] = 1 }, {} },
+        assert.same({ 2, 2, { ["up: all addresses full"] = 1 }, {} },
             { counts.connections, counts.tries, counts.failures, counts.addresses })
         first:close()
     end)

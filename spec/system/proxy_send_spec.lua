@@ -355,7 +355,7 @@ describe("send_proxy", function()
             assert.is_nil((client:receive(1)))
             client:close()
             local record = record_of(port)
-            assert.equal("up: no PROXY header", record.reason)
+            assert.equal("up: callback failed", record.reason)
             assert.equal("the proxy_tlvs function for type 0xE0 failed", record.detail)
         end
         web:wait_log("out of ideas")

@@ -305,6 +305,7 @@ struct mg_limits {
  * between two of them leaves nothing worse than one failure that was not counted. Times are milliseconds of
  * mg_now_ns, a clock that all processes have in common.
  */
+#define MG_SHARED_WHY 96
 struct mg_shared_address {
     _Atomic uint32_t rows;                    /* of the two below: those behind were never used */
     _Atomic uint32_t failures;                /* of connections, in a row */
@@ -315,6 +316,8 @@ struct mg_shared_address {
     _Atomic uint32_t prober;                  /* index + 1 of the worker that probes, or 0 */
     struct mg_shared_told told;               /* of a backend's first: all are full */
     _Atomic uint32_t downs;                   /* times it went down or to rest; only grows */
+    _Atomic uint64_t since;                   /* when it last did; 0 = it has not */
+    _Atomic uint64_t why[MG_SHARED_WHY / 8];  /* a text; see mg_shared_address_why */
     _Atomic uint64_t pass;                    /* whose turn it is: the least; 0 = new */
     _Atomic int32_t open[MG_SHARED_WORKERS];  /* connections, per worker */
     _Atomic int32_t users[MG_SHARED_WORKERS]; /* configs that hold the slot, per worker */
@@ -408,6 +411,10 @@ struct mg_shared_address *mg_shared_address_hold(struct mg_shared *shared, const
 void mg_shared_address_release(struct mg_shared_address *slot, unsigned index);
 int64_t mg_shared_address_open(const struct mg_shared_address *slot);
 
+/* Why it went down or rests, cut if need be. Who reads while another writes may see a mixture. */
+void mg_shared_address_blame(struct mg_shared_address *slot, const char *why);
+void mg_shared_address_why(const struct mg_shared_address *slot, char out[MG_SHARED_WHY]);
+
 /* Takes back everything worker `index` had. */
 void mg_shared_forget(struct mg_shared *shared, unsigned index);
 
@@ -463,7 +470,7 @@ struct mg_metric_sum {
 /*
  * Calls visit for each listener, or for each backend and, behind it, for each of its addresses that has failed. One
  * worker's, or with worker = MG_SHARED_WORKERS the sums over all, of those that are gone, too; only names that are
- * in use in some worker. Any process may ask, at any time, and whatever a worker may have written.
+ * in use in some worker, in their order, those that only functions have given last. Any process may ask, at any time, and whatever a worker may have written.
  */
 void mg_metrics_each(const struct mg_shared *shared, unsigned worker, enum mg_metric_kind kind,
                      void (*visit)(const struct mg_metric_sum *sum, void *data), void *data);

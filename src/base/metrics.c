@@ -158,6 +158,16 @@ mg_metrics_begin(struct mg_shared *shared, unsigned worker)
     return metrics;
 }
 
+/* What was counted of a name that gives way is not lost. */
+static void
+others_take(struct mg_metric *others, const struct mg_metric *metric)
+{
+    atomic_fetch_add(&others->begun, atomic_load(&metric->begun));
+    atomic_fetch_add(&others->tries, atomic_load(&metric->tries));
+    for (size_t i = 0; i < MG_METRICS_REASONS; i++)
+        atomic_fetch_add(&others->by[i], atomic_load(&metric->by[i]));
+}
+
 /* A name that a function has given makes room for another one if it is only kept. */
 static bool
 function_name_may(struct mg_metrics *metrics)
@@ -169,6 +179,7 @@ function_name_may(struct mg_metrics *metrics)
 
         if (atomic_load(&metrics->hash[i]) != 0 && atomic_load(&metric->by_function) != 0 &&
             !is_held(metric)) {
+            others_take(&metrics->others[1], metric);
             place_give_back(metrics, metric);
             return true;
         }
@@ -372,10 +383,10 @@ place_read(const struct mg_metric *metric, enum mg_metric_kind kind, struct read
 
     if (epoch % 2 != 0 || atomic_load(&metric->kind) != kind)
         return false;
-    out->begun = atomic_load(&metric->begun);
-    out->tries = atomic_load(&metric->tries);
-    for (size_t i = 0; i < MG_METRICS_REASONS; i++)
+    for (size_t i = 0; i < MG_METRICS_REASONS; i++) /* first: nothing ends that has not begun */
         out->by[i] = atomic_load(&metric->by[i]);
+    out->tries = atomic_load(&metric->tries);
+    out->begun = atomic_load(&metric->begun);
     memcpy(out->text, metric->text, sizeof(out->text));
     out->text[sizeof(out->text) - 1] = '\0';
     atomic_thread_fence(memory_order_acquire);
@@ -466,21 +477,29 @@ first_address(const struct mg_metrics *metrics, uint64_t hash)
 
 /* Of a backend's addresses, in whatever table. */
 struct address_place {
-    uint64_t hash; /* of its text */
     const struct mg_metrics *table;
     const struct mg_metric *metric;
+    char text[MG_METRICS_TEXT_CAP]; /* a copy: what is shared may change while it is sorted */
 };
 
 static int
-by_hash(const void *a, const void *b)
+by_text(const void *a, const void *b)
 {
     const struct address_place *left = a, *right = b;
 
-    return left->hash < right->hash ? -1 : left->hash > right->hash;
+    return strcmp(left->text, right->text);
 }
 
+static void
+text_copy(char out[MG_METRICS_TEXT_CAP], const struct mg_metric *metric)
+{
+    memcpy(out, metric->text, MG_METRICS_TEXT_CAP);
+    out[MG_METRICS_TEXT_CAP - 1] = '\0';
+}
+
+/* How many there are; with `out` no more than `room`. */
 static size_t
-addresses_gather(const struct tables *all, uint64_t hash, struct address_place *out)
+addresses_gather(const struct tables *all, uint64_t hash, struct address_place *out, size_t room)
 {
     size_t count = 0;
 
@@ -491,9 +510,13 @@ addresses_gather(const struct tables *all, uint64_t hash, struct address_place *
         for (size_t i = 0; i < MG_METRICS_EACH && at > 0 && at <= MG_METRICS_ADDRESSES; i++) {
             const struct mg_metric *metric = &table->address[at - 1];
 
-            out[count++] = (struct address_place){
-                mg_str_hash(metric->text, strnlen(metric->text, sizeof(metric->text))), table,
-                metric};
+            if (out != NULL && count == room)
+                return count;
+            if (out != NULL) {
+                out[count] = (struct address_place){.table = table, .metric = metric};
+                text_copy(out[count].text, metric);
+            }
+            count++;
             at = atomic_load(&metric->next);
         }
     }
@@ -504,15 +527,16 @@ addresses_gather(const struct tables *all, uint64_t hash, struct address_place *
 static void
 addresses_visit(struct tables *all, uint64_t hash)
 {
-    struct address_place *places = mg_calloc(all->count * MG_METRICS_EACH, sizeof(*places));
-    size_t count = places != NULL ? addresses_gather(all, hash, places) : 0;
+    size_t room = addresses_gather(all, hash, NULL, 0);
+    struct address_place *places = room > 0 ? mg_calloc(room, sizeof(*places)) : NULL;
+    size_t count = places != NULL ? addresses_gather(all, hash, places, room) : 0;
 
     if (count > 1)
-        qsort(places, count, sizeof(*places), by_hash);
+        qsort(places, count, sizeof(*places), by_text);
     for (size_t i = 0, next; i < count; i = next) {
         bool found = false;
 
-        for (next = i; next < count && places[next].hash == places[i].hash; next++) {
+        for (next = i; next < count && strcmp(places[next].text, places[i].text) == 0; next++) {
             if (!place_read(places[next].metric, MG_METRIC_ADDRESS, &all->reading))
                 continue;
             if (!found)
@@ -526,13 +550,9 @@ addresses_visit(struct tables *all, uint64_t hash)
     mg_free(places);
 }
 
-/* A name that table `from` shows, and no earlier one. */
 static void
-name_visit(struct tables *all, size_t from, uint64_t hash)
+name_visit(struct tables *all, uint64_t hash)
 {
-    for (size_t t = 0; t < from; t++)
-        if (is_shown(all, all->table[t], metric_find(all->table[t], hash)))
-            return;
     sum_begin(all, all->kind, "");
     for (size_t t = 0; t < all->count; t++) {
         const struct mg_metric *metric = metric_find(all->table[t], hash);
@@ -561,11 +581,69 @@ others_visit(struct tables *all)
         all->visit(&all->sum, all->data);
 }
 
+/* A name that is shown. */
+struct shown {
+    uint64_t hash;
+    bool by_function;
+    char text[MG_METRICS_TEXT_CAP];
+};
+
+/* What the script has made first. */
+static int
+by_name(const void *a, const void *b)
+{
+    const struct shown *left = a, *right = b;
+
+    if (left->by_function != right->by_function)
+        return left->by_function ? 1 : -1;
+    return strcmp(left->text, right->text);
+}
+
+/* Of that place, which is one that an earlier table does not show. */
+static bool
+is_first(const struct tables *all, size_t table, size_t at, uint64_t *hash)
+{
+    *hash = atomic_load(&all->table[table]->hash[at]);
+    if (*hash == 0 || !is_shown(all, all->table[table], &all->table[table]->name[at]))
+        return false;
+    for (size_t t = 0; t < table; t++)
+        if (is_shown(all, all->table[t], metric_find(all->table[t], *hash)))
+            return false;
+    return true;
+}
+
+/* How many there are; with `out` no more than `room`. */
+static size_t
+names_gather(const struct tables *all, struct shown *out, size_t room)
+{
+    size_t count = 0;
+    uint64_t hash;
+
+    for (size_t t = 0; t < all->count; t++)
+        for (size_t i = 0; i < MG_METRICS_NAMES; i++) {
+            const struct mg_metric *metric = &all->table[t]->name[i];
+
+            if (!is_first(all, t, i, &hash))
+                continue;
+            if (out != NULL && count == room)
+                return count;
+            if (out != NULL) {
+                out[count].hash = hash;
+                out[count].by_function = atomic_load(&metric->by_function) != 0;
+                text_copy(out[count].text, metric);
+            }
+            count++;
+        }
+    return count;
+}
+
 void
 mg_metrics_each(const struct mg_shared *shared, unsigned worker, enum mg_metric_kind kind,
                 void (*visit)(const struct mg_metric_sum *sum, void *data), void *data)
 {
     struct tables all = {.kind = kind, .visit = visit, .data = data};
+    struct shown *shown;
+    size_t room, count;
 
     for (unsigned i = 0; i < MG_SHARED_WORKERS; i++) {
         if ((worker != MG_SHARED_WORKERS && worker != i) ||
@@ -574,12 +652,13 @@ mg_metrics_each(const struct mg_shared *shared, unsigned worker, enum mg_metric_
         all.table[all.count++] = &shared->metrics[i];
         all.served = all.served || atomic_load(&shared->metrics[i].serving) != 0;
     }
-    for (size_t t = 0; t < all.count; t++)
-        for (size_t i = 0; i < MG_METRICS_NAMES; i++) {
-            uint64_t hash = atomic_load(&all.table[t]->hash[i]);
-
-            if (hash != 0 && is_shown(&all, all.table[t], &all.table[t]->name[i]))
-                name_visit(&all, t, hash);
-        }
+    room = names_gather(&all, NULL, 0);
+    shown = room > 0 ? mg_calloc(room, sizeof(*shown)) : NULL; /* without memory none are */
+    count = shown != NULL ? names_gather(&all, shown, room) : 0;
+    if (count > 1)
+        qsort(shown, count, sizeof(*shown), by_name);
+    for (size_t i = 0; i < count; i++)
+        name_visit(&all, shown[i].hash);
+    mg_free(shown);
     others_visit(&all);
 }

@@ -181,6 +181,8 @@ address_forget(struct mg_shared_address *slot)
     atomic_store(&slot->passed, 0);
     atomic_store(&slot->missed, 0);
     atomic_store(&slot->pass, 0);
+    atomic_store(&slot->since, 0);
+    mg_shared_address_blame(slot, "");
 }
 
 /* Its own place if it has one, else the first that nobody holds; MG_SHARED_ADDRESSES: there is none. */
@@ -251,6 +253,31 @@ int64_t
 mg_shared_address_open(const struct mg_shared_address *slot)
 {
     return rows_sum(slot, slot->open);
+}
+
+void
+mg_shared_address_blame(struct mg_shared_address *slot, const char *why)
+{
+    char text[MG_SHARED_WHY] = "";
+
+    mg_str_copy(text, sizeof(text), why);
+    for (size_t i = 0; i < MG_ARRAY_LEN(slot->why); i++) {
+        uint64_t word;
+
+        memcpy(&word, text + i * sizeof(word), sizeof(word));
+        atomic_store(&slot->why[i], word);
+    }
+}
+
+void
+mg_shared_address_why(const struct mg_shared_address *slot, char out[MG_SHARED_WHY])
+{
+    for (size_t i = 0; i < MG_ARRAY_LEN(slot->why); i++) {
+        uint64_t word = atomic_load(&slot->why[i]);
+
+        memcpy(out + i * sizeof(word), &word, sizeof(word));
+    }
+    out[MG_SHARED_WHY - 1] = '\0';
 }
 
 /* ---- a worker that died ---------------------------------------------------------------------- */

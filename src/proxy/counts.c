@@ -1,8 +1,10 @@
 /*
  * What is counted of listeners and backends (base/metrics.c has the numbers).
  *
- * A backend's failures are those of its addresses – each that was tried in vain, and also one that had served
- * and then was cut off, stopped reading or went down – and, without an address, that there was none to try.
+ * A backend's tries are the addresses that have served, failed or were overtaken, and the connections that ended
+ * without an address: there was none to be had, or a callback failed before one served. Each of them fails at most
+ * once: an address in vain, or one that had served and then was cut off, stopped reading or went down; or the
+ * connection for want of one.
  */
 #include "proxy/internal.h"
 
@@ -88,7 +90,10 @@ mg_count_closed(struct mg_session *s)
     if (row->limit != MG_LIMIT_NONE)
         mg_told_closed(s, row->limit);
     mg_metric_add(&s->listener->metric->by[row->index]);
-    if (s->backend != NULL && s->reason != s->counted && is_of_backend(s->reason))
-        failure_count(s, s->up_addr != NULL && s->up_ready ? mg_addr_text(s->up_addr, text) : NULL,
-                      s->reason);
+    if (s->backend == NULL || s->reason == s->counted || !is_of_backend(s->reason))
+        return;
+    if (!s->connected)
+        mg_count_tried(s);
+    failure_count(s, s->up_addr != NULL && s->up_ready ? mg_addr_text(s->up_addr, text) : NULL,
+                  s->reason);
 }

@@ -64,6 +64,7 @@ down_count(const struct mg_backend *backend, struct mg_shared_address *shared)
 {
     struct mg_engine *engine = backend->engine;
 
+    atomic_store(&shared->since, mg_now_ms());
     atomic_fetch_add(&shared->downs, 1);
     atomic_fetch_add(&engine->options.shared->downs, 1);
 }
@@ -131,6 +132,7 @@ rest(const struct mg_backend_address *address, uint64_t until, uint64_t now, con
         return; /* another worker was faster */
     atomic_fetch_add(&shared->rests, 1);
     atomic_store(&shared->passed, 0);
+    mg_shared_address_blame(shared, reason);
     if (until != 0) {
         mg_log(MG_LOG_DEBUG, "backend %s: %s rests for another %g s: %s", backend->name,
                address->text, ms / 1000.0, reason);
@@ -193,6 +195,7 @@ probe_missed(const struct mg_backend_address *address, const char *why)
     if (atomic_fetch_add(&shared->missed, 1) + 1 < backend->health.fall ||
         atomic_exchange(&shared->down, 1) != 0)
         return;
+    mg_shared_address_blame(shared, why);
     mg_log(MG_LOG_WARN, "backend %s: %s is down: %u probe%s: %s", backend->name, address->text,
            backend->health.fall,
            backend->health.fall == 1 ? " failed" : "s in a row failed, the last", why);
@@ -262,6 +265,21 @@ state_name(const struct mg_backend_address *address)
     return names[mg_health_fitness(address)];
 }
 
+/* Seconds since it went down or to rest, or -1: it is neither. `why` is empty then. */
+static double
+unwell_since(const struct mg_backend_address *address, char why[MG_SHARED_WHY])
+{
+    const struct mg_shared_address *shared = address->shared;
+    uint64_t since, now = mg_now_ms();
+
+    why[0] = '\0';
+    if (mg_health_fitness(address) == MG_FIT_READY)
+        return -1;
+    since = atomic_load(&shared->since);
+    mg_shared_address_why(shared, why);
+    return since != 0 && since < now ? (double)(now - since) / 1000 : 0;
+}
+
 static void
 row_begin(const struct mg_backend_entry *entry, const char *text, const char *state,
           struct mg_buf *out)
@@ -283,8 +301,15 @@ address_status(const struct mg_backend_address *address, struct mg_buf *out)
     uint32_t rests = shared != NULL ? atomic_load(&shared->rests) : 0;
     uint32_t prober = shared != NULL ? atomic_load(&shared->prober) : 0;
     long long everywhere = shared != NULL ? mg_shared_address_open(shared) : address->active;
+    char why[MG_SHARED_WHY];
+    double since;
 
     row_begin(address->entry, address->text, address->gone ? "gone" : state_name(address), out);
+    since = unwell_since(address, why);
+    if (since >= 0) {
+        mg_buf_addf(out, ",\"for\":%.3f,\"why\":", since);
+        mg_buf_add_json(out, why, strlen(why));
+    }
     mg_buf_addf(out,
                 ",\"rest\":%g,\"prober\":%s,\"probed\":%llu,\"open\":%u,"
                 "\"open_everywhere\":%lld,\"used\":%llu,\"failed\":%llu}",
@@ -321,7 +346,7 @@ backend_status(const struct mg_backend *backend, struct mg_buf *out)
     mg_buf_adds(out, "]}");
 }
 
-/* Of the config in use; what route functions have named is left out, being any number. */
+/* Of the config in use; what only functions have given is left out, being any number. */
 void
 mg_health_status(const struct mg_engine *engine, struct mg_buf *out)
 {
@@ -330,10 +355,53 @@ mg_health_status(const struct mg_engine *engine, struct mg_buf *out)
     for (size_t i = 0; engine->config != NULL && i < engine->config->backend_count; i++) {
         const struct mg_backend *backend = engine->config->backends[i];
 
-        if (!backend->shares || backend->entry_count == 0)
+        if (backend->entry_count == 0)
             continue;
         mg_buf_adds(out, comma);
         backend_status(backend, out);
         comma = ",";
     }
+}
+
+static void
+unwell_line(const struct mg_backend *backend, const char *address, const char *state, double since,
+            const char *why, struct mg_buf *out)
+{
+    mg_buf_adds(out, "unwell=");
+    mg_buf_add_printable(out, backend->name, strlen(backend->name));
+    mg_buf_adds(out, "\t");
+    mg_buf_add_printable(out, address, strlen(address));
+    mg_buf_addf(out, "\t%s\t%.3f\t", state, since);
+    mg_buf_add_printable(out, why, strlen(why));
+    mg_buf_adds(out, "\n");
+}
+
+static void
+backend_unwell(const struct mg_backend *backend, struct mg_buf *out)
+{
+    char why[MG_SHARED_WHY];
+
+    for (size_t i = 0; i < backend->address_count; i++) {
+        const struct mg_backend_address *address = backend->addresses[i];
+        double since = unwell_since(address, why);
+
+        if (since >= 0 && !address->gone)
+            unwell_line(backend, address->text, state_name(address), since, why, out);
+    }
+    for (size_t i = 0; i < backend->entry_count; i++) {
+        const struct mg_backend_entry *entry = &backend->entries[i];
+        int error = entry->resolver != NULL ? mg_resolver_error(entry->resolver) : 0;
+
+        if (error != 0)
+            unwell_line(backend, entry->text, entry->address_count > 0 ? "stale" : "unresolved", -1,
+                        uv_strerror(error), out);
+    }
+}
+
+void
+mg_engine_unwell(const struct mg_engine *engine, struct mg_buf *out)
+{
+    for (size_t i = 0; engine->config != NULL && i < engine->config->backend_count; i++)
+        if (!engine->config->backends[i]->duplicate)
+            backend_unwell(engine->config->backends[i], out);
 }

@@ -330,11 +330,12 @@ customs_add(struct mg_session *s, struct mg_buf *out, struct mg_err *err)
     return 0;
 }
 
-static int
+/* NULL, or why there is no header. */
+static const char *
 v2_fill(struct mg_session *s, const struct mg_addr *local, struct mg_buf *out, struct mg_err *err)
 {
     if (!mg_proxy_v2_begin(out, s->remote, local))
-        return 0;
+        return NULL;
     alpn_add(s, out);
     authority_add(s, out);
     unique_id_add(s, out);
@@ -344,12 +345,11 @@ v2_fill(struct mg_session *s, const struct mg_addr *local, struct mg_buf *out, s
         pass_on(s, out, MG_PROXY_SSL);
     customs_pass_on(s, out);
     if (customs_add(s, out, err) != 0)
-        return -1;
-    if (mg_proxy_v2_end(out) == 0)
-        return 0;
-    mg_err_setx(err, out->failed ? "out of memory" : "it is longer than %u bytes",
-                MG_PROXY_HEADER_MAX);
-    return -1;
+        return "up: callback failed";
+    if (mg_proxy_v2_end(out) == 0 || out->failed)
+        return NULL;
+    mg_err_setx(err, "it is longer than %u bytes", MG_PROXY_HEADER_MAX);
+    return "up: no PROXY header";
 }
 
 bool
@@ -363,19 +363,19 @@ mg_session_proxy_header(struct mg_session *s, struct mg_buf *out)
 {
     struct mg_addr local;
     struct mg_err err = {{0}};
-    int rc = 0;
+    const char *reason = NULL;
 
     if (s->backend->send_proxy == 0)
         return 0;
     mg_session_local(s, &local);
     if (s->backend->send_proxy == 2)
-        rc = v2_fill(s, &local, out, &err);
+        reason = v2_fill(s, &local, out, &err);
     else
         mg_proxy_write_v1(out, s->remote, &local);
-    if (rc == 0 && !out->failed)
+    if (reason == NULL && !out->failed)
         return 0;
     mg_buf_free(out);
-    mg_session_close(s, rc == 0 ? "session: out of memory" : "up: no PROXY header",
-                     rc == 0 ? NULL : err.text);
+    mg_session_close(s, reason != NULL ? reason : "session: out of memory",
+                     reason != NULL ? err.text : NULL);
     return -1;
 }

@@ -47,7 +47,7 @@ static const struct mg_option options[] = {
 
 static const struct mg_option entry_options[] = {
     {.name = "address", .read = mg_option_string},
-    {.name = "weight", .read = weight_read, .min = 1, .max = 65535, .fallback = "1"},
+    {.name = "weight", .read = weight_read, .min = 1, .max = MG_WEIGHT_MAX, .fallback = "1"},
     {.name = "backup", .read = mg_option_boolean, .fallback = "false"},
     {.name = NULL},
 };
@@ -87,7 +87,7 @@ weight_read(lua_State *L, const struct mg_option *o, const char *what, int value
 
 /*
  * Checks the address at `value`, a string or { address =, weight =, backup = }, and adds it to the list at
- * the top, whose fields `weights` and `backups` are lists, too.
+ * the top, whose fields `weights` and `backups` are lists, too, and `places` says where a server is.
  */
 static void
 address_read(lua_State *L, const char *what, int value)
@@ -115,6 +115,10 @@ address_read(lua_State *L, const char *what, int value)
         mg_option_error(L, what, "address: the string contains a zero byte");
     if (mg_endpoint_parse(&ep, lua_tostring(L, -1), false, &err) != 0)
         mg_option_error(L, what, "address: %s", err.text);
+    if (mg_address_merge(L, what, list, &ep)) {
+        lua_settop(L, list);
+        return;
+    }
     lua_rawseti(L, list, at);
     lua_getfield(L, list, "weights");
     lua_getfield(L, entry, "weight");
@@ -137,17 +141,21 @@ addresses_read(lua_State *L, const struct mg_option *o, const char *what, int va
     lua_setfield(L, -2, "weights");
     lua_newtable(L);
     lua_setfield(L, -2, "backups");
-    if (!is_list) {
+    lua_newtable(L);
+    lua_setfield(L, -2, "places");
+    if (!is_list)
         address_read(L, what, value);
-        return;
-    }
-    mg_option_list(L, what, o->name, value, "addresses", entry_options);
-    for (lua_Integer i = 1; lua_rawgeti(L, value, i) != LUA_TNIL; i++) {
+    else
+        mg_option_list(L, what, o->name, value, "addresses", entry_options);
+    for (lua_Integer i = 1; is_list && lua_rawgeti(L, value, i) != LUA_TNIL; i++) {
         lua_insert(L, -2);
         address_read(L, what, lua_gettop(L) - 1);
         lua_remove(L, -2);
     }
-    lua_pop(L, 1);
+    if (is_list)
+        lua_pop(L, 1);
+    lua_pushnil(L);
+    lua_setfield(L, -2, "places");
     if (lua_rawlen(L, -1) == 0)
         mg_option_error(L, what, "address: an empty list");
 }

@@ -156,7 +156,6 @@ struct mg_script {
     bool proving;  /* callbacks of the script are not run */
     bool is_guest; /* L is a thread of a state that is not ours */
     const struct mg_script_load *load; /* that it is run for (loader); borrowed; or NULL */
-    size_t routes;                     /* addresses that route functions have named so far */
     struct mg_config *config;          /* what this state is the script of (worker) */
     SSL_CTX *tickets; /* holds the ticket keys that contexts get (worker); owned, or NULL */
 };
@@ -337,6 +336,11 @@ const char *mg_servername_fault(const char *name, size_t len);
 /* Pushes a Backend for an address ("host:port", "unix:/path") as a listener may name it. It joins the list
  * with its listener, at the end of the script, where it is known to be used. */
 void mg_backend_push_address(lua_State *L, const char *what, const char *text);
+
+/* The address at the top, of the entry above the list: if the list has that server already, the entry is added to
+ * it, and it is true. The list's `places` keeps where servers are. */
+#define MG_WEIGHT_MAX 65535
+bool mg_address_merge(lua_State *L, const char *what, int list, const struct mg_endpoint *ep);
 
 /* Backend.source: each connection comes from its client's address. */
 #define MG_SOURCE_CLIENT "client"

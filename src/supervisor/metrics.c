@@ -114,7 +114,9 @@ by_count(const void *a, const void *b)
 {
     const struct mg_metric_reason *left = a, *right = b;
 
-    return left->count < right->count ? 1 : left->count > right->count ? -1 : 0;
+    return left->count < right->count   ? 1
+           : left->count > right->count ? -1
+                                        : strcmp(left->text, right->text);
 }
 
 static void
@@ -132,6 +134,7 @@ reasons_text(struct mg_buf *out, const struct mg_metric_sum *sum)
 {
     struct mg_metric_reason sorted[MG_METRICS_REASONS];
     size_t shown = sum->reason_count < REASONS_MAX ? sum->reason_count : REASONS_MAX;
+    uint64_t rest = 0;
 
     memcpy(sorted, sum->reasons, sum->reason_count * sizeof(sorted[0]));
     qsort(sorted, sum->reason_count, sizeof(sorted[0]), by_count);
@@ -139,8 +142,11 @@ reasons_text(struct mg_buf *out, const struct mg_metric_sum *sum)
         mg_buf_addf(out, "%s%llu ", i > 0 ? ", " : "", (unsigned long long)sorted[i].count);
         mg_buf_add_printable(out, sorted[i].text, strlen(sorted[i].text));
     }
+    for (size_t i = shown; i < sum->reason_count; i++)
+        rest += sorted[i].count;
     if (sum->reason_count > shown)
-        mg_buf_adds(out, ", ...");
+        mg_buf_addf(out, ", %llu for %zu other reason%s", (unsigned long long)rest,
+                    sum->reason_count - shown, sum->reason_count - shown == 1 ? "" : "s");
     mg_buf_adds(out, sum->reason_count > 0 ? "\n" : "-\n");
 }
 

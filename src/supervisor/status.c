@@ -2,6 +2,7 @@
 #include "supervisor/internal.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -62,6 +63,77 @@ uptime_add(struct mg_buf *out, double seconds)
     mg_buf_addf(out, "%-8s", text);
 }
 
+/* ---- addresses of backends that do not serve --------------------------------------------------- */
+
+#define UNWELL_MAX 50
+
+static void
+cell_add(struct mg_buf *out, const char *text, size_t len, size_t width)
+{
+    mg_buf_add(out, text, len);
+    mg_buf_addf(out, "%*s  ", (int)(len < width ? width - len : 0), "");
+}
+
+/* BACKEND TAB ADDRESS TAB STATE TAB SECONDS TAB WHY, of `len` bytes. */
+static void
+unwell_add(struct mg_buf *out, const char *line, size_t len)
+{
+    static const size_t widths[] = {28, 26, 10};
+    const char *end = line + len, *tab;
+
+    for (size_t i = 0; i < MG_ARRAY_LEN(widths); i++, line = tab + 1) {
+        tab = memchr(line, '\t', (size_t)(end - line));
+        if (tab == NULL)
+            return;
+        cell_add(out, line, (size_t)(tab - line), widths[i]);
+    }
+    tab = memchr(line, '\t', (size_t)(end - line));
+    if (tab == NULL)
+        return;
+    if (line[0] == '-')
+        mg_buf_addf(out, "%-8s", "-");
+    else
+        uptime_add(out, strtod(line, NULL));
+    mg_buf_adds(out, "  ");
+    mg_buf_add(out, tab + 1, (size_t)(end - tab - 1));
+    mg_buf_adds(out, "\n");
+}
+
+/* All workers know the same of an address; so one that has answered speaks for them. */
+static const struct mg_worker *
+answered_first(const struct mg_super *super)
+{
+    for (size_t i = 0; i < MG_ARRAY_LEN(super->workers); i++) {
+        const struct mg_worker *w = super->workers[i];
+
+        if (w != NULL && w->running && !w->leaving && w->serving != 0 && w->answer.data != NULL &&
+            !w->answer.failed)
+            return w;
+    }
+    return NULL;
+}
+
+static void
+unwell_text(const struct mg_super *super, struct mg_buf *out)
+{
+    static const char key[] = "unwell=";
+    const struct mg_worker *w = answered_first(super);
+    const char *line = w != NULL ? w->answer.data : "", *end;
+    unsigned count = 0;
+
+    for (; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+        if (strncmp(line, key, sizeof(key) - 1) != 0)
+            continue;
+        if (count++ == 0)
+            mg_buf_adds(out, "\nNOT READY                     ADDRESS                     "
+                             "STATE       FOR       WHY\n");
+        if (count <= UNWELL_MAX)
+            unwell_add(out, line + sizeof(key) - 1, (size_t)(end - line) - (sizeof(key) - 1));
+    }
+    if (count > UNWELL_MAX)
+        mg_buf_addf(out, "and %u more: moongate status --json\n", count - UNWELL_MAX);
+}
+
 void
 mg_status_text(const struct mg_super *super, struct mg_buf *out)
 {
@@ -92,6 +164,7 @@ mg_status_text(const struct mg_super *super, struct mg_buf *out)
                     generations[0] != '\0' ? generations : "-");
     }
     mg_metrics_text(super, out);
+    unwell_text(super, out);
 }
 
 void

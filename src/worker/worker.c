@@ -185,7 +185,9 @@ status_send(struct mg_worker_process *w, uint64_t request)
     size_t connections = mg_engine_sessions(w->engine);
     mg_buf_addf(&text, "connections=%zu\ngenerations=", connections);
     mg_generations_text(w, &text);
-    mg_buf_add(&text, "\n", 2); /* with the NUL that ends the lines */
+    mg_buf_adds(&text, "\n");
+    mg_engine_unwell(w->engine, &text);
+    mg_buf_add(&text, "", 1); /* the NUL that ends the lines */
     mg_buf_addf(&text, "\"connections\":%zu,\"generations\":", connections);
     mg_generations_json(w, &text);
     mg_buf_addf(&text, ",\"sessions_too_long\":%llu",
