@@ -76,7 +76,7 @@ moongate.listen { name = "good", address = "127.0.0.1:$good", backend = function
     end)
 
     it("that returns what is no name ends its own connection", function()
-        ends("name", NAMES, "up: no server name")
+        ends("name", NAMES, "up: callback failed")
     end)
 end)
 
