@@ -129,7 +129,8 @@ local ctx = server()
 moongate.listen { name = "context", address = "127.0.0.1:$context", tls = ctx, backend = moongate.echo() }
 moongate.listen { name = "chosen", address = "127.0.0.1:$chosen", tls = function() return ctx end,
     backend = moongate.echo() }
-moongate.listen { name = "plain", address = "127.0.0.1:$plain", tls = ctx, tls_optional = true, backend = moongate.echo() }
+moongate.listen { name = "plain", address = "127.0.0.1:$plain", tls = ctx, tls_optional = true,
+    backend = moongate.echo() }
 ]] }
         local hello = bench.client_hello()
         for number, name in ipairs { "context", "chosen" } do

@@ -3,7 +3,6 @@
 local bench = require "bench"
 local process = require "process"
 local proxy = require "proxy"
-local socket = require "socket"
 
 local LIMIT, CLIENTS = 64, 60
 
