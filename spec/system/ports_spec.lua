@@ -19,8 +19,9 @@ describe("without a local port", function()
         options.prefix = { "unshare", "--net", "sh", "-c", "ip link set lo up && cd /proc/sys/net/ipv4 && " ..
             ("echo 61000 %d > ip_local_port_range && "):format(60999 + PORTS) ..
             'echo 0 > tcp_max_tw_buckets && cd / && exec "$@"', "sh" } -- a port is free at once
+        options.servers = options.servers or '"127.0.0.1:7000", "[::1]:7000", "127.0.0.1:7001"'
         options.script = [[
-moongate.listen { name = "server", address = { "127.0.0.1:7000", "[::1]:7000", "127.0.0.1:7001" },
+moongate.listen { name = "server", address = { $servers },
     backend = moongate.echo() }
 ]] .. options.script
         return proxy.start(options)
@@ -166,45 +167,6 @@ end
         web:stop()
     end)
 
-    it("it waits no longer than connect_timeout, and no address rests for it", function()
-        local web = start { workers = 1, script = [[
-moongate.listen { name = "short", address = "unix:$dir/short", backend = moongate.backend { address = "127.0.0.1:7000",
-    connect_timeout = 0.3, health = { fall = 1 } } }
-]] }
-        local going_on = connected("short", PORTS)
-        for i = 1, 3 do
-            local client = dial("short")
-            assert.is_false(is_answered(client))
-            client:close()
-            local record = bench.wait("its record", function() return records_of(web, "short")[i] end)
-            assert.equal("up: no local port left", record.reason)
-            assert.equal("none within 0.3 s", record.detail)
-            assert.is_true(record.total_ms >= 290, record.total_ms) -- by the clock of the loop
-        end
-        assert.same({}, lines(web, "rests for"))
-        close(going_on)
-        web:stop()
-    end)
-
-    it("it has another address", function()
-        local web = start { workers = 1, script = [[
-moongate.listen { name = "both", address = "unix:$dir/both", backend = moongate.backend {
-    address = { "127.0.0.1:7000", "127.0.0.1:7001" }, balance = "first" } }
-]] }
-        local going_on = connected("both", 2 * PORTS)
-        assert.same({}, lines(web, "accepting pauses"))
-        close(going_on)
-        bench.wait("their records", function() return #records_of(web, "both") == 2 * PORTS end)
-        local taken = {}
-        for _, record in ipairs(records_of(web, "both")) do
-            taken[record.backend_address] = (taken[record.backend_address] or 0) + 1
-            assert.equal(record.backend_address == "127.0.0.1:7001" and "127.0.0.1:7000: up: no local port left" or nil,
-                record.failures)
-        end
-        assert.same({ ["127.0.0.1:7000"] = PORTS, ["127.0.0.1:7001"] = PORTS }, taken)
-        web:stop()
-    end)
-
     it("for any address of a name it waits, too", function()
         local web = start { workers = 1, script = [[
 moongate.listen { name = "name", address = "unix:$dir/name", backend = moongate.backend { address = "localhost:7000",
@@ -284,44 +246,88 @@ moongate.listen { address = "127.0.0.1:7002", backend = moongate.echo() }
         server:stop()
     end)
 
-    it("and with a function that chooses backends it alone waits", function()
-        local web = start { workers = 1, script = [[
-local short = moongate.backend { name = "app", address = "127.0.0.1:7000", connect_timeout = 60 }
-local free = moongate.backend { name = "free", address = "127.0.0.1:7001" }
+    describe("and with other things in the same process", function()
+        local web
+
+        setup(function()
+            local servers = {}
+            for i = 0, 6 do
+                servers[i + 1] = ('"127.0.0.1:%d"'):format(7000 + i)
+            end
+            web = start { workers = 1, servers = table.concat(servers, ", "), script = [[
+local function backend(options)
+    options.connect_timeout = options.connect_timeout or 60
+    return moongate.backend(options)
+end
+moongate.listen { name = "short", address = "unix:$dir/short", backend = backend { address = "127.0.0.1:7000",
+    connect_timeout = 0.3, health = { fall = 1 } } }
+moongate.listen { name = "both", address = "unix:$dir/both", backend = backend { name = "both",
+    address = { "127.0.0.1:7002", "127.0.0.1:7003" }, balance = "first" } }
+local asked, free = backend { name = "asked", address = "127.0.0.1:7004" }, backend { address = "127.0.0.1:7005" }
 local number = 0
 moongate.listen { name = "some", address = "unix:$dir/some", backend = function()
     number = number + 1
-    return number <= ]] .. PORTS + 1 .. [[ and short or free
+    return number <= ]] .. PORTS + 1 .. [[ and asked or free
 end }
-]] }
-        local going_on = connected("some", PORTS)
-        local waiting = dial("some")
-        local line = web:wait_log("no local port left")
-        assert.matches("backend app: no local port left to connect to 127.0.0.1:7000: who wants it waits", line, 1,
-            true)
-        close(connected("some", PORTS))
-        close(going_on)
-        all_served { waiting }
-        web:stop()
-    end)
-
-    it("whoever leaves while it waits ends its listener's pause", function()
-        local web = start { workers = 1, script = [[
-local app = moongate.backend { name = "app", address = "127.0.0.1:7000", connect_timeout = 60 }
+local app = backend { name = "app", address = "127.0.0.1:7006" }
 moongate.listen { name = "plain", address = "unix:$dir/plain", backend = app }
-moongate.listen { name = "short", address = "unix:$dir/short", tls = server(), backend = app }
+moongate.listen { name = "tls", address = "unix:$dir/tls", tls = server(), backend = app }
 ]] }
-        local going_on = connected("plain", PORTS)
-        for i = 1, 3 do
-            local client = bench.start { "openssl", "s_client", "-unix", bench.path("short"), stdin = "pipe" }
-            bench.wait("it to wait", function() return client:output():find("Verification", 1, true) end)
-            assert.equal(i, (frontends(web, "short")))
-            client:signal(proxy.signals.KILL) -- TERM lets it say close_notify, which might end a request
-            local record = bench.wait("its record", function() return records_of(web, "short")[i] end)
-            assert.equal("down: closed while connecting", record.reason)
-            client:stop()
-        end
-        close(going_on)
-        web:stop()
+        end)
+
+        teardown(function() web:stop() end)
+
+        it("it waits no longer than connect_timeout, and no address rests for it", function()
+            local going_on = connected("short", PORTS)
+            for i = 1, 3 do
+                local client = dial("short")
+                assert.is_false(is_answered(client))
+                client:close()
+                local record = bench.wait("its record", function() return records_of(web, "short")[i] end)
+                assert.equal("up: no local port left", record.reason)
+                assert.equal("none within 0.3 s", record.detail)
+                assert.is_true(record.total_ms >= 290, record.total_ms) -- by the clock of the loop
+            end
+            assert.same({}, lines(web, "rests for"))
+            close(going_on)
+        end)
+
+        it("it has another address", function()
+            local going_on = connected("both", 2 * PORTS)
+            assert.same({}, lines(web, "backend both"))
+            close(going_on)
+            bench.wait("their records", function() return #records_of(web, "both") == 2 * PORTS end)
+            local taken = {}
+            for _, record in ipairs(records_of(web, "both")) do
+                taken[record.backend_address] = (taken[record.backend_address] or 0) + 1
+                local has_failed = record.backend_address == "127.0.0.1:7003"
+                assert.equal(has_failed and "127.0.0.1:7002: up: no local port left" or nil, record.failures)
+            end
+            assert.same({ ["127.0.0.1:7002"] = PORTS, ["127.0.0.1:7003"] = PORTS }, taken)
+        end)
+
+        it("and with a function that chooses backends it alone waits", function()
+            local going_on = connected("some", PORTS)
+            local waiting = dial("some")
+            local line = web:wait_log("backend asked: no local port left")
+            assert.matches("no local port left to connect to 127.0.0.1:7004: who wants it waits", line, 1, true)
+            close(connected("some", PORTS))
+            close(going_on)
+            all_served { waiting }
+        end)
+
+        it("whoever leaves while it waits ends its listener's pause", function()
+            local going_on = connected("plain", PORTS)
+            for i = 1, 3 do
+                local client = bench.start { "openssl", "s_client", "-unix", bench.path("tls"), stdin = "pipe" }
+                bench.wait("it to wait", function() return client:output():find("Verification", 1, true) end)
+                assert.equal(i, (frontends(web, "tls")))
+                client:signal(proxy.signals.KILL) -- TERM lets it say close_notify, which might end a request
+                local record = bench.wait("its record", function() return records_of(web, "tls")[i] end)
+                assert.equal("down: closed while connecting", record.reason)
+                client:stop()
+            end
+            close(going_on)
+        end)
     end)
 end)

@@ -338,21 +338,21 @@ mg_told_portless(const struct mg_session *s, const struct mg_addr *source, bool 
     struct mg_shared_address *shared = shared_of(s->backend);
     struct told *told = told_begin(engine, shared != NULL ? &shared->told_ports : &engine->told_own,
                                    MG_LIMIT_PORTS, first ? 1 : 0);
-    char to[MG_ADDR_TEXT] = "its addresses", from[MG_ADDR_TEXT] = "";
+    const struct mg_backend *backend = s->backend;
+    char from[MG_ADDR_TEXT] = "";
 
     if (told == NULL)
         return;
-    backend_describe(s->backend, told);
-    if (s->up_addr != NULL)
-        mg_addr_text(s->up_addr, to);
+    backend_describe(backend, told);
     if (source->len > 0)
         mg_addr_ip(source, from);
     mg_log(
         MG_LOG_WARN,
-        "%s: no local port left to connect to %s%s%s: %s%.200s%s; more addresses of the backend, "
+        "%s: no local port left to connect to %s%s%s%s: %s%.200s%s; more addresses of the backend, "
         "another source, a wider net.ipv4.ip_local_port_range or shorter connections would help",
-        told->what, to, from[0] != '\0' ? " from " : "", from, pauses ? "listener " : "",
-        pauses ? s->listener->name : "who wants it waits",
+        told->what, backend->address_count > 0 ? backend->addresses[0]->text : "it",
+        backend->address_count > 1 ? " or another one" : "", from[0] != '\0' ? " from " : "", from,
+        pauses ? "listener " : "", pauses ? s->listener->name : "who wants it waits",
         pauses ? ": accepting pauses, those who are connected go on" : "");
 }
 
