@@ -119,9 +119,10 @@ static int
 shared(lua_State *L)
 {
     struct mg_shared *map = shared_make(L);
-    struct mg_shared_listener *slot = mg_shared_listener_hold(map, "web", 1);
-    bool same = slot == mg_shared_listener_hold(map, "web", 2) &&
-                slot != mg_shared_listener_hold(map, "api", 1);
+    bool busy;
+    struct mg_shared_listener *slot = mg_shared_listener_hold(map, "web", 1, &busy);
+    bool same = slot == mg_shared_listener_hold(map, "web", 2, &busy) &&
+                slot != mg_shared_listener_hold(map, "api", 1, &busy);
     atomic_fetch_add(&slot->open[1], 3);
     atomic_fetch_add(&slot->open[2], 2);
     mg_shared_forget(map, 1);
@@ -139,14 +140,15 @@ shared_rounds(lua_State *L)
 {
     struct mg_shared *map = shared_make(L);
     lua_Integer rounds = luaL_checkinteger(L, 1), names = luaL_checkinteger(L, 2), round;
-    bool killed = lua_toboolean(L, 3), room = true;
+    bool killed = lua_toboolean(L, 3), room = true, busy;
     for (round = 0; round < rounds && room; round++) {
         struct mg_shared_listener *slots[MG_SHARED_LISTENERS + 1]; /* one more than there are */
         for (lua_Integer i = 0; i < names; i++) {
             char name[64];
             snprintf(name, sizeof(name), "listener %lld of %lld", (long long)i, (long long)round);
-            slots[i] = mg_shared_listener_hold(map, name, 7);
-            room = room && slots[i] != NULL && slots[i] == mg_shared_listener_hold(map, name, 8);
+            slots[i] = mg_shared_listener_hold(map, name, 7, &busy);
+            room = room && slots[i] != NULL &&
+                   slots[i] == mg_shared_listener_hold(map, name, 8, &busy);
         }
         for (lua_Integer i = 0; i < names && room; i++) {
             mg_shared_listener_release(slots[i], 8);
@@ -301,36 +303,59 @@ static int
 shared_addresses(lua_State *L)
 {
     struct mg_shared *map = shared_make(L);
-    struct mg_shared_address *slot = mg_shared_address_hold(map, "web", "127.0.0.1:1", 3), *other;
+    bool busy;
+    struct mg_shared_address *slot = mg_shared_address_hold(map, "web", "127.0.0.1:1", 3, &busy),
+                             *other;
     lua_Integer names = luaL_checkinteger(L, 1), found = 1;
 
     for (; found < names; found++) {
         char text[64];
 
         snprintf(text, sizeof(text), "127.0.0.1:%lld", (long long)found + 1);
-        if (mg_shared_address_hold(map, "web", text, 3) == NULL)
+        if (mg_shared_address_hold(map, "web", text, 3, &busy) == NULL)
             break;
     }
     lua_pushinteger(L, found);
     atomic_store(&slot->down, 1);
     atomic_store(&slot->open[3], 5);
     atomic_store(&slot->prober, 4);
-    lua_pushboolean(L, mg_shared_address_hold(map, "web", "127.0.0.1:1", 9) == slot &&
+    lua_pushboolean(L, mg_shared_address_hold(map, "web", "127.0.0.1:1", 9, &busy) == slot &&
                            atomic_load(&slot->down) == 1);
     mg_shared_address_release(slot, 9);
     mg_shared_forget(map, 3);
-    lua_pushboolean(L, mg_shared_address_hold(map, "web", "127.0.0.1:1", 3) == slot &&
+    lua_pushboolean(L, mg_shared_address_hold(map, "web", "127.0.0.1:1", 3, &busy) == slot &&
                            atomic_load(&slot->down) == 1);
     lua_pushinteger(L, (lua_Integer)mg_shared_address_open(slot));
     lua_pushinteger(L, atomic_load(&slot->prober));
     mg_shared_address_release(slot, 3);
-    slot = mg_shared_address_hold(map, "web", "127.0.0.1:1", 3);
+    slot = mg_shared_address_hold(map, "web", "127.0.0.1:1", 3, &busy);
     lua_pushboolean(L, atomic_load(&slot->down) == 1);
     atomic_store(&slot->down, 1);
-    other = mg_shared_address_hold(map, "api", "127.0.0.1:1", 3);
+    other = mg_shared_address_hold(map, "api", "127.0.0.1:1", 3, &busy);
     lua_pushboolean(L, other == slot || atomic_load(&other->down) == 1);
     mg_shared_unmap(map);
     return 7;
+}
+
+/* shared_busy() → whether an address has a slot and whether the table is busy, while another worker has the lock,
+ * and afterwards; and the milliseconds that the former took, of CPU and waiting */
+static int
+shared_busy(lua_State *L)
+{
+    struct mg_shared *map = shared_make(L);
+    bool busy = false;
+    uint64_t began = mg_now_ms();
+
+    atomic_store(&map->lock, 9);
+    lua_pushboolean(L, mg_shared_address_hold(map, "web", "127.0.0.1:1", 3, &busy) != NULL);
+    lua_pushboolean(L, busy);
+    began = mg_now_ms() - began;
+    mg_shared_forget(map, 8);
+    lua_pushboolean(L, mg_shared_address_hold(map, "web", "127.0.0.1:1", 3, &busy) != NULL);
+    lua_pushboolean(L, busy);
+    lua_pushinteger(L, (lua_Integer)began);
+    mg_shared_unmap(map);
+    return 5;
 }
 
 /* log_unread(count) → what a pipe held of that many records, and of one more when it was empty again */
@@ -459,6 +484,7 @@ mgtest_base(lua_State *L)
         {"bucket", bucket},
         {"buckets", buckets},
         {"shared_addresses", shared_addresses},
+        {"shared_busy", shared_busy},
         {"metrics_sums", metrics_sums},
         {"metrics_nonsense", metrics_nonsense},
         {NULL, NULL},

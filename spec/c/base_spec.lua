@@ -113,6 +113,15 @@ describe("shared counters", function()
         assert.is_false(given_back)
         assert.is_false(other)
     end)
+
+    it("are not waited for where one can come back later", function()
+        local had, busy, has, still, ms = base.shared_busy()
+        assert.is_false(had)
+        assert.is_true(busy)
+        assert.is_true(has)
+        assert.is_false(still)
+        assert.is_true(ms < 500, ms) -- of one or two
+    end)
 end)
 
 describe("what is counted", function()

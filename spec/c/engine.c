@@ -423,6 +423,29 @@ answer(struct host *host, struct mg_buf *text)
 }
 
 static void
+address_late(struct host *host, struct mg_buf *text)
+{
+    struct mg_backend_entry *entry = &host->config->backends[0]->entries[0];
+    struct mg_backend_address *address;
+    struct mg_addr addr;
+    struct mg_err err;
+
+    mg_addr_parse_ip(&addr, "127.0.0.99");
+    atomic_store(&host->shared->lock, 9);
+    address = mg_backend_address_add(entry, &addr, &err);
+    if (address == NULL)
+        setup_failed(err.text);
+    address->active = 2;
+    mg_engine_heartbeat(host->engine);
+    mg_buf_addf(text, "%s", address->shared != NULL ? "slot" : "none");
+    atomic_store(&host->shared->lock, 0);
+    mg_engine_heartbeat(host->engine);
+    mg_buf_addf(text, " %s", address->shared != NULL ? "slot" : "none");
+    if (address->shared != NULL)
+        mg_buf_addf(text, " %lld", (long long)mg_shared_address_open(address->shared));
+}
+
+static void
 on_control(uv_poll_t *poll, int status, int events)
 {
     struct host *host = poll->data;
@@ -463,6 +486,13 @@ on_control(uv_poll_t *poll, int status, int events)
         mg_buf_addf(&text, "%zu", heap.uordblks + heap.hblkhd);
         break;
     }
+    case 'a':
+        address_late(host, &text);
+        break;
+    case 'h':
+        mg_engine_heartbeat(host->engine);
+        mg_buf_adds(&text, "beaten");
+        break;
     case 'g':
         mg_buf_addf(&text, "%u", host->configs);
         break;
@@ -598,6 +628,53 @@ engine_shared(lua_State *L)
     return 1;
 }
 
+static struct mg_shared *
+shared_at(lua_State *L, int idx)
+{
+    struct mg_err err;
+    struct mg_shared *shared = mg_shared_map((int)luaL_checkinteger(L, idx), &err);
+
+    if (shared == NULL)
+        luaL_error(L, "%s", err.text);
+    return shared;
+}
+
+/* lock(fd of counters, worker | nil): the tables' lock is that worker's, or nobody's */
+static int
+engine_lock(lua_State *L)
+{
+    struct mg_shared *shared = shared_at(L, 1);
+
+    atomic_store(&shared->lock, (uint32_t)(luaL_optinteger(L, 2, -1) + 1));
+    mg_shared_unmap(shared);
+    return 0;
+}
+
+/* forget(fd of counters, worker): it has died */
+static int
+engine_forget(lua_State *L)
+{
+    struct mg_shared *shared = shared_at(L, 1);
+
+    mg_shared_forget(shared, (unsigned)luaL_checkinteger(L, 2));
+    mg_shared_unmap(shared);
+    return 0;
+}
+
+/* tell_again(fd of counters): the minute is over in which limits of listeners are not told of again */
+static int
+engine_tell_again(lua_State *L)
+{
+    struct mg_shared *shared = shared_at(L, 1);
+
+    for (size_t i = 0; i < MG_SHARED_LISTENERS; i++)
+        for (size_t t = 0; t < MG_SHARED_LIMITS; t++)
+            if (atomic_load(&shared->listener[i].told[t].next_at) != 0)
+                atomic_store(&shared->listener[i].told[t].next_at, 1);
+    mg_shared_unmap(shared);
+    return 0;
+}
+
 /*
  * start{ fd=, shared=, worker=, tls={crt,key,ca,…} | nil, backend={kind=, addresses=, tls={…}, …},
  * route=, give=, given_max=, given_idle= (ms), given_interval= (s), refuse=, accept_proxy=, …_timeout= (ms), nofile=, max_connections=, max_connections_per_ip=, unfinished_max=, access_log=, access_format=, log= } → pid,
@@ -641,8 +718,9 @@ engine_start(lua_State *L)
     return 2;
 }
 
-/* ask(control fd, "status" | "reload" | "close" | "drain" (the frontend) | "listen" | "generations" |
- * "memory" (bytes that are allocated and not freed) | "waited": for how many turns in a row, at most, the client of
+/* ask(control fd, "status" | "reload" | "close" | "drain" (the frontend) | "listen" | "generations" | "heartbeat" |
+ * "address": one more of the first backend, while another worker has the lock, with two connections; whether it has a
+ * slot then, and after a heartbeat without the lock, and how many connections that counts; "memory" (bytes that are allocated and not freed) | "waited": for how many turns in a row, at most, the client of
  * the oldest session was not read | "fail N": the N-th allocation
  * from then on fails, 0 = none; answers how many there have been) → its answer */
 static int
@@ -674,8 +752,15 @@ int
 mgtest_engine(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"listen", engine_listen}, {"shared", engine_shared}, {"start", engine_start},
-        {"ask", engine_ask},       {"close", fd_close},       {NULL, NULL},
+        {"listen", engine_listen},
+        {"shared", engine_shared},
+        {"start", engine_start},
+        {"ask", engine_ask},
+        {"close", fd_close},
+        {"lock", engine_lock},
+        {"forget", engine_forget},
+        {"tell_again", engine_tell_again},
+        {NULL, NULL},
     };
 
     luaL_newlib(L, functions);

@@ -341,27 +341,13 @@ describe("a half-close while connecting", function()
     end
 end)
 
--- What a client begins with.
-local function client_hello()
-    local server = socket.bind("127.0.0.1", 0)
-    local client = bench.start { "openssl", "s_client", "-connect", "127.0.0.1:" .. select(2, server:getsockname()),
-        stdin = "pipe" }
-    local connection = assert(server:accept())
-    local header = connection:receive(5)
-    local hello = header .. connection:receive((string.unpack(">I2", header, 4)))
-    connection:close()
-    server:close()
-    client:stop()
-    return hello
-end
-
 describe("close_while_both_handshakes_wait", function()
     it("is harmless in either order", function()
         local listening = socket.bind("127.0.0.1", 0)
         local web = engine.start { tls = engine.server(), backend = { servername = "localhost",
             tls = { ca = certs.ca.crt }, addresses = { "127.0.0.1:" .. select(2, listening:getsockname()) } } }
         listening:settimeout(20)
-        local hello = client_hello()
+        local hello = bench.client_hello()
         for i = 1, 40 do
             local number = #web:records() + 1
             local client = bench.connect(web.port)

@@ -642,3 +642,11 @@ describe("an address that goes down", function()
         web:stop()
     end)
 end)
+
+describe("an address that comes while another worker has the lock of the table", function()
+    it("does without its slot until there is a heartbeat, which counts its connections there", function()
+        local web = engine.start { backend = { addresses = { "127.0.0.1:" .. bench.port() } } }
+        assert.equal("none slot 2", web:ask("address"))
+        web:stop()
+    end)
+end)

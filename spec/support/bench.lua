@@ -301,6 +301,21 @@ function bench.echo_load(options)
     return bench.peer("load", "echo", options)
 end
 
+-- What a client of TLS says first.
+function bench.client_hello()
+    local listening = assert(socket.bind("127.0.0.1", 0))
+    local client = bench.exchange { connect = "127.0.0.1:" .. ("%d"):format(select(2, listening:getsockname())),
+        tls = true, servername = "localhost" }
+    local accepted = listening:accept()
+    accepted:settimeout(20)
+    local header = accepted:receive(5)
+    local hello = header .. accepted:receive((string.unpack(">I2", header, 4)))
+    accepted:close()
+    listening:close()
+    client:stop()
+    return hello
+end
+
 -- ---- /proc ---------------------------------------------------------------------------------------
 
 -- KiB that the process holds: anonymous and shared memory, not the pages of files. The share of libcrypto's

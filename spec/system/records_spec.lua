@@ -13,11 +13,12 @@ moongate.listen { name = "web", address = "127.0.0.1:$port", tls = ctx, backend 
 moongate.listen { name = "gone", address = "127.0.0.1:$gone", tls = server(), backend = "127.0.0.1:$nobody" }
 ]]
 
+teardown(proxy.cleanup)
+
 describe("access records", function()
     local backend
 
     setup(function() backend = bench.echo_server() end)
-    teardown(proxy.cleanup)
 
     local function start(options)
         options.port, options.gone, options.nobody, options.backend = bench.port(), bench.port(), bench.port(),
@@ -116,5 +117,43 @@ describe("access records", function()
         assert.matches(' client_subject="CN=client%-1" ', text)
         assert.matches(" bytes_up=5000 bytes_down=5000 ", text)
         assert.matches(' reason="relay: done"', text)
+    end)
+end)
+
+describe("hello_ms", function()
+    it("is the time until the ClientHello has come, however it is read", function()
+        local ports = { context = bench.port(), chosen = bench.port(), plain = bench.port() }
+        local web = proxy.start { workers = 1, context = ports.context, chosen = ports.chosen, plain = ports.plain,
+            script = [[
+local ctx = server()
+moongate.listen { name = "context", address = "127.0.0.1:$context", tls = ctx, backend = moongate.echo() }
+moongate.listen { name = "chosen", address = "127.0.0.1:$chosen", tls = function() return ctx end,
+    backend = moongate.echo() }
+moongate.listen { name = "plain", address = "127.0.0.1:$plain", tls = ctx, tls_optional = true,
+    backend = moongate.echo() }
+]] }
+        local hello = bench.client_hello()
+        for number, name in ipairs { "context", "chosen" } do
+            local client = bench.connect(ports[name])
+            client:send(hello:sub(1, 100))
+            bench.wait("it to be accepted", function() return web:status().workers[1].engine.unfinished == 1 end)
+            bench.sleep(0.2)
+            client:send(hello:sub(101))
+            assert.equal("\22", client:receive(1)) -- it is answered
+            bench.sleep(0.1)
+            client:send("\20\3\3\0\1\1") -- which is no part of it
+            bench.sleep(0.3)
+            client:close()
+            local record = web:record(number)
+            assert.equal(name, record.listener)
+            assert.is_true(record.hello_ms >= 200, record.hello_ms)
+            assert.is_true(record.hello_ms <= record.total_ms - 400 + 1, record.hello_ms)
+        end
+        local client = bench.connect(ports.plain)
+        client:send("hello")
+        assert.equal("hello", client:receive(5))
+        client:close()
+        assert.is_nil(web:record(3).hello_ms)
+        web:stop()
     end)
 end)

@@ -3,7 +3,6 @@
 local bench = require "bench"
 local process = require "process"
 local proxy = require "proxy"
-local socket = require "socket"
 
 local LIMIT, CLIENTS = 64, 60
 
@@ -154,21 +153,6 @@ local function next_descriptor(pid)
     return number
 end
 
--- What a client of TLS says first.
-local function client_hello()
-    local listening = assert(socket.bind("127.0.0.1", 0))
-    local client = bench.exchange { connect = "127.0.0.1:" .. ("%d"):format(select(2, listening:getsockname())),
-        tls = true, servername = "localhost" }
-    local accepted = listening:accept()
-    accepted:settimeout(20)
-    local header = accepted:receive(5)
-    local hello = header .. accepted:receive(header:byte(4) * 256 + header:byte(5))
-    accepted:close()
-    listening:close()
-    client:stop()
-    return hello
-end
-
 describe("without a descriptor for its backend", function()
     if not bench.is_root then
         pending("a connection waits: descriptors of a process that is not dumpable are root's to see")
@@ -177,7 +161,7 @@ describe("without a descriptor for its backend", function()
     local web, port, plain, hello
 
     setup(function()
-        port, plain, hello = bench.port(), bench.port(), client_hello()
+        port, plain, hello = bench.port(), bench.port(), bench.client_hello()
         web = proxy.start { workers = 1, port = port, plain = plain, echo = bench.echo_server().port, script = [[
 moongate.listen { name = "web", address = "127.0.0.1:$port", tls = function() return moongate.PASSTHROUGH end,
     backend = moongate.backend { address = "127.0.0.1:$echo", connect_timeout = $timeout } }

@@ -4,7 +4,6 @@ local bench = require "bench"
 local process = require "process"
 local proxy = require "proxy"
 local socket = require "socket"
-socket.unix = require "socket.unix"
 
 teardown(proxy.cleanup)
 
@@ -217,56 +216,5 @@ moongate.listen { name = "from", address = "10.91.0.1:80",
         assert.matches("^10%.91%.0%.2:", backend:record(1).remote)
         web:stop()
         backend:stop()
-    end)
-end)
-
-describe("without a local port", function()
-    if not networks then
-        pending("another connection fails: needs a network namespace of its own")
-        return
-    end
-
-    local function dial(path)
-        local client = socket.unix()
-        client:settimeout(5)
-        assert(client:connect(path))
-        return client
-    end
-
-    it("a connection fails or has the next address, and those who are connected go on", function()
-        local tcp, both = bench.path("tcp.sock"), bench.path("both.sock")
-        local web = proxy.start { workers = 1, tcp = tcp, both = both, inner = bench.path("inner.sock"), prefix = {
-            "unshare", "--net", "sh", "-c", "ip link set lo up && " ..
-            'echo "61000 61003" > /proc/sys/net/ipv4/ip_local_port_range && exec "$@"', "sh" }, script = [[
-moongate.listen { name = "inner", address = { "127.0.0.1:7000", "unix:$inner" }, backend = moongate.echo() }
-moongate.listen { name = "tcp", address = "unix:$tcp", backend = "127.0.0.1:7000" }
-moongate.listen { name = "both", address = "unix:$both", backend = moongate.backend {
-    address = { "127.0.0.1:7000", "unix:$inner" }, balance = "round_robin" } }
-]] }
-        local connected = {}
-        for i = 1, 4 do
-            connected[i] = dial(tcp)
-            assert.equal("ping", ask(connected[i]))
-        end
-        local late = dial(tcp)
-        assert.is_nil((ask(late)))
-        late:close()
-        assert.equal("up: no local port left", record_of(web, "tcp", 0).reason)
-        for _ = 1, 2 do
-            local client = dial(both)
-            assert.equal("ping", ask(client))
-            client:close()
-        end
-        for i = 1, 4 do
-            assert.equal("ping", ask(connected[i]))
-            connected[i]:close()
-        end
-        bench.wait("ports again", function()
-            local client = dial(tcp)
-            local answer = ask(client)
-            client:close()
-            return answer == "ping"
-        end, 60)
-        web:stop()
     end)
 end)

@@ -3,6 +3,7 @@
 
 local bench = require "bench"
 local certs = require "certs"
+local process = require "process"
 local proxy = require "proxy"
 local socket = require "socket"
 
@@ -160,12 +161,39 @@ moongate.listen { name = "web", address = "127.0.0.1:$port", tls = server(), bac
             silent[i] = bench.connect(port)
         end
         local line = web:wait_log("listener web: unfinished handshakes (33 in each worker): reached")
-        assert.matches("the oldest gives way, or further clients wait", line, 1, true)
+        assert.matches("the oldest that waits for its client is closed for each that comes, or further clients wait",
+            line, 1, true)
         line = web:wait_log("listener web: unfinished handshakes (33 in each worker): no longer reached: ")
-        assert.matches("%d were turned away within ", line) -- they were closed, whoever waited first
+        assert.matches("%d gave way and were closed within ", line)
         for _, client in ipairs(silent) do
             client:close()
         end
+        web:stop()
+    end)
+end)
+
+describe("a limit that a worker has told of before it was killed", function()
+    it("is told to be over by its successor", function()
+        local port = bench.port()
+        local web = proxy.start { workers = 1, port = port, script = [[
+moongate.listen { name = "web", address = "127.0.0.1:$port", backend = moongate.echo(), max_connections_per_ip = 1 }
+]] }
+        local worker = web:wait_workers(1)[1]
+        local client = assert(bench.connect(port))
+        client:send("hello\n")
+        assert.equal("hello", client:receive("*l"))
+        local other = bench.connect(port)
+        if other then -- it may even be too late for that
+            assert.is_nil((other:receive(1)))
+            other:close()
+        end
+        web:wait_log("listener web: max_connections_per_ip (1): reached")
+        process.kill(worker, proxy.signals.KILL)
+        client:close()
+        local line = web:wait_log("listener web: max_connections_per_ip (1): no longer reached: ")
+        assert.matches(": 1 were turned away within %d+ s", line)
+        local _, count = web:log_text():gsub(": reached", "")
+        assert.equal(1, count)
         web:stop()
     end)
 end)

@@ -262,12 +262,14 @@ int mg_fd_read_all(int fd, struct mg_buf *out, size_t max, struct mg_err *err);
 
 /* A limit that bites, of which one of all workers tells; see proxy/told.c. Times are milliseconds of mg_now_ns. */
 struct mg_shared_told {
-    _Atomic uint32_t teller;  /* index + 1 of the worker that has said so, or 0 */
+    _Atomic uint32_t teller;  /* index + 1 of the worker that has said so; 0; or the one below */
     _Atomic uint64_t hit_at;  /* the last time that somebody was turned away, or seen to wait */
     _Atomic uint64_t next_at; /* it is not said again before */
-    _Atomic uint64_t count;   /* of those, since it was last said how many */
+    _Atomic uint64_t count;   /* of those, since it was last said how many ... */
+    _Atomic uint64_t since;   /* ... which is as long as this; 0 = there is none */
 };
-#define MG_SHARED_LIMITS 5 /* of a listener */
+#define MG_TELLER_GONE   UINT32_MAX /* the worker that has said so is; another one is to go on */
+#define MG_SHARED_LIMITS 5          /* of a listener */
 
 struct mg_shared_listener {
     _Atomic uint64_t name_hash; /* 0 = never used; written under the lock */
@@ -307,7 +309,7 @@ struct mg_limits {
  */
 #define MG_SHARED_WHY 96
 struct mg_shared_address {
-    _Atomic uint32_t rows;                    /* of the two below: those behind were never used */
+    _Atomic uint32_t rows;                    /* of the three below: those behind were never used */
     _Atomic uint32_t failures;                /* of connections, in a row */
     _Atomic uint32_t rests;                   /* in a row: each is longer than the one before */
     _Atomic uint64_t rest_until;              /* 0 = it does not rest */
@@ -315,12 +317,14 @@ struct mg_shared_address {
     _Atomic uint32_t passed, missed;          /* probes in a row; one of them is 0 */
     _Atomic uint32_t prober;                  /* index + 1 of the worker that probes, or 0 */
     struct mg_shared_told told;               /* of a backend's first: all are full */
+    struct mg_shared_told told_ports;         /* likewise: no local port is left for any */
     _Atomic uint32_t downs;                   /* times it went down or to rest; only grows */
     _Atomic uint64_t since;                   /* when it last did; 0 = it has not */
     _Atomic uint64_t why[MG_SHARED_WHY / 8];  /* a text; see mg_shared_address_why */
     _Atomic uint64_t pass;                    /* whose turn it is: the least; 0 = new */
     _Atomic int32_t open[MG_SHARED_WORKERS];  /* connections, per worker */
     _Atomic int32_t users[MG_SHARED_WORKERS]; /* configs that hold the slot, per worker */
+    _Atomic int32_t portless[MG_SHARED_WORKERS]; /* of a backend's first: who wants a local port */
 };
 
 /*
@@ -370,6 +374,7 @@ struct mg_shared {
     _Atomic uint32_t lock; /* of the tables of names: index + 1 of the worker that has it, or 0 */
     _Atomic uint32_t
         downs; /* of all addresses: whoever remembers it sees that something went down */
+    _Atomic uint32_t tellers_gone; /* likewise, that a teller did */
     struct mg_shared_listener listener[MG_SHARED_LISTENERS];
     struct mg_limits limits;
     /* Of the names below, apart, so that looking for one touches no other's pages. 0 = never used. */
@@ -392,10 +397,11 @@ int mg_shared_fix_size(int fd);
 
 /*
  * The slot of the listener of that name, held by worker `index` until it is given back; a slot that
- * nobody holds is used for another name. NULL: all are held, or the lock was not to be had.
+ * nobody holds is used for another name. NULL: all are held, or, with *busy, the lock was not to be had: not
+ * within a fifth of a second, since a listener cannot do without.
  */
 struct mg_shared_listener *mg_shared_listener_hold(struct mg_shared *shared, const char *name,
-                                                   unsigned index);
+                                                   unsigned index, bool *busy);
 void mg_shared_listener_release(struct mg_shared_listener *slot, unsigned index);
 
 /* Connections over all workers. Whoever adds itself to its row first and asks then, is never one too
@@ -405,11 +411,16 @@ int64_t mg_shared_listener_open(const struct mg_shared_listener *slot);
 /*
  * The same for an address of the backend of that name. What is known of it stays for as long as somebody
  * holds it, and is there again for the successor of a worker that died; whoever gives it back last forgets it.
+ * Never waits for longer than a millisecond: with *busy it is to be tried again later.
  */
 struct mg_shared_address *mg_shared_address_hold(struct mg_shared *shared, const char *backend,
-                                                 const char *address, unsigned index);
+                                                 const char *address, unsigned index, bool *busy);
 void mg_shared_address_release(struct mg_shared_address *slot, unsigned index);
 int64_t mg_shared_address_open(const struct mg_shared_address *slot);
+int64_t mg_shared_address_portless(const struct mg_shared_address *slot);
+
+/* Worker `index`, if it is the teller, tells no more. */
+void mg_shared_untell(struct mg_shared *shared, struct mg_shared_told *told, unsigned index);
 
 /* Why it went down or rests, cut if need be. Who reads while another writes may see a mixture. */
 void mg_shared_address_blame(struct mg_shared_address *slot, const char *why);

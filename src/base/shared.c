@@ -68,15 +68,18 @@ mg_shared_unmap(struct mg_shared *shared)
 
 /* ---- the tables of names: of listeners ---------------------------------------------------------------------- */
 
-#define LOCK_TRIES                                                                                 \
-    1000 /* a millisecond each; the holder needs microseconds, unless it was killed */
+/* The holder needs microseconds, unless it was killed: then the supervisor gives the lock back. Or it does not
+ * get on, and who waits for it here does not either. */
+#define LOCK_PAUSE_NS    100000
+#define LOCK_TRIES_BRIEF 10   /* a millisecond */
+#define LOCK_TRIES_LONG  2000 /* a fifth of a second */
 
 static bool
-lock_take(struct mg_shared *shared, unsigned index)
+lock_take(struct mg_shared *shared, unsigned index, int tries)
 {
-    const struct timespec pause = {.tv_nsec = 1000000};
+    const struct timespec pause = {.tv_nsec = LOCK_PAUSE_NS};
 
-    for (int i = 0; i < LOCK_TRIES; i++) {
+    for (int i = 0; i < tries; i++) {
         uint32_t holder = 0;
 
         if (atomic_compare_exchange_strong(&shared->lock, &holder, index + 1))
@@ -119,20 +122,25 @@ slot_find(struct mg_shared *shared, uint64_t hash)
 static void
 told_forget(struct mg_shared_told *told)
 {
+    uint32_t gone = MG_TELLER_GONE;
+
     atomic_store(&told->hit_at, 0);
     atomic_store(&told->next_at, 0);
     atomic_store(&told->count, 0);
+    atomic_store(&told->since, 0);
+    atomic_compare_exchange_strong(&told->teller, &gone, 0);
 }
 
 struct mg_shared_listener *
-mg_shared_listener_hold(struct mg_shared *shared, const char *name, unsigned index)
+mg_shared_listener_hold(struct mg_shared *shared, const char *name, unsigned index, bool *busy)
 {
     uint64_t hash = mg_str_hash(name, strlen(name));
     struct mg_shared_listener *slot;
 
     if (hash == 0)
         hash = 1;
-    if (!lock_take(shared, index))
+    *busy = !lock_take(shared, index, LOCK_TRIES_LONG);
+    if (*busy)
         return NULL;
     slot = slot_find(shared, hash);
     if (slot != NULL) {
@@ -217,13 +225,14 @@ address_hash(const char *backend, const char *address)
 
 struct mg_shared_address *
 mg_shared_address_hold(struct mg_shared *shared, const char *backend, const char *address,
-                       unsigned index)
+                       unsigned index, bool *busy)
 {
     uint64_t hash = address_hash(backend, address);
     struct mg_shared_address *slot = NULL;
     size_t at;
 
-    if (!lock_take(shared, index))
+    *busy = !lock_take(shared, index, LOCK_TRIES_BRIEF);
+    if (*busy)
         return NULL;
     at = address_find(shared, hash);
     if (at < MG_SHARED_ADDRESSES) {
@@ -231,6 +240,7 @@ mg_shared_address_hold(struct mg_shared *shared, const char *backend, const char
         if (atomic_load(&shared->address_hash[at]) != hash) {
             address_forget(slot);
             told_forget(&slot->told);
+            told_forget(&slot->told_ports);
         }
         atomic_store(&shared->address_hash[at], hash);
         if (atomic_load(&slot->rows) <= index)
@@ -280,15 +290,21 @@ mg_shared_address_why(const struct mg_shared_address *slot, char out[MG_SHARED_W
     out[MG_SHARED_WHY - 1] = '\0';
 }
 
+int64_t
+mg_shared_address_portless(const struct mg_shared_address *slot)
+{
+    return rows_sum(slot, slot->portless);
+}
+
 /* ---- a worker that died ---------------------------------------------------------------------- */
 
-/* Another one may tell. */
-static void
-untell(struct mg_shared_told *told, unsigned index)
+void
+mg_shared_untell(struct mg_shared *shared, struct mg_shared_told *told, unsigned index)
 {
     uint32_t teller = index + 1;
 
-    atomic_compare_exchange_strong(&told->teller, &teller, 0);
+    if (atomic_compare_exchange_strong(&told->teller, &teller, MG_TELLER_GONE))
+        atomic_fetch_add(&shared->tellers_gone, 1);
 }
 
 void
@@ -304,7 +320,7 @@ mg_shared_forget(struct mg_shared *shared, unsigned index)
         atomic_store(&slot->open[index], 0);
         atomic_store(&slot->users[index], 0);
         for (size_t t = 0; t < MG_SHARED_LIMITS; t++)
-            untell(&slot->told[t], index);
+            mg_shared_untell(shared, &slot->told[t], index);
     }
     mg_limits_forget(shared, index);
     mg_metrics_forget(shared, index, "session: worker died");
@@ -315,9 +331,11 @@ mg_shared_forget(struct mg_shared *shared, unsigned index)
         if (atomic_load(&shared->address_hash[i]) == 0)
             continue;
         atomic_store(&slot->open[index], 0);
+        atomic_store(&slot->portless[index], 0);
         atomic_store(&slot->users[index], 0);
         atomic_compare_exchange_strong(&slot->prober, &prober, 0);
-        untell(&slot->told, index);
+        mg_shared_untell(shared, &slot->told, index);
+        mg_shared_untell(shared, &slot->told_ports, index);
     }
     atomic_compare_exchange_strong(&shared->lock, &holder, 0);
 }

@@ -8,7 +8,8 @@
  * fails or takes longer than connect_timeout – then the next address, of the same name if there is one, each at
  * most once, and with the last one the session closes with the last reason; others are faster than an address,
  * which is no failure, but they come first for a while; there is only a name without an answer yet – then the dial
- * waits for it, as long as connect_timeout; the session closes in the middle (mg_dial_cancel). What the handshake
+ * waits for it, as long as connect_timeout; there is no local port for any of them – then it waits for one
+ * (ports.c), likewise; the session closes in the middle (mg_dial_cancel). What the handshake
  * waits for its turn in our own queue is not the address's time: each such wait has a connect_timeout of its own,
  * and says nothing of the address when that is over.
  *
@@ -20,18 +21,21 @@
  */
 #include "proxy/internal.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* What has had its turn: an address that was tried, or a name that was waited for. */
 struct dial_try {
     struct mg_backend_address *address; /* one reference; or NULL */
     struct mg_backend_entry *entry;
-    bool counted; /* until mg_balance_leave */
-    bool trial;   /* the address's rest is over, and we are the first to see whether it serves */
+    bool counted;  /* until mg_balance_leave */
+    bool trial;    /* the address's rest is over, and we are the first to see whether it serves */
+    bool portless; /* it has failed for want of a local port */
 };
 
 struct mg_dial {
     struct mg_resolve_wait wait;
+    struct mg_port_wait port;
     struct mg_race *race; /* NULL unless it runs */
     size_t race_first;    /* the try that is its attempt 0; the others follow */
     struct mg_source source;
@@ -160,7 +164,7 @@ try_add(struct mg_session *s, const struct mg_pick *pick)
 
     s->dial->current = s->dial->try_count++;
     *try_current(s) = (struct dial_try){address, address != NULL ? address->entry : pick->entry,
-                                        address != NULL, pick->trial};
+                                        address != NULL, pick->trial, false};
     s->address = address;
     if (address == NULL)
         return;
@@ -204,6 +208,7 @@ dial_free(struct mg_session *s)
         if (dial->tries[i].address != NULL)
             mg_backend_address_unref(dial->tries[i].address);
     }
+    mg_ports_leave(&dial->port);
     mg_buf_free(&dial->proxy);
     if (dial->tries != dial->few)
         mg_free(dial->tries);
@@ -258,15 +263,23 @@ failure_note(struct mg_session *s, const char *text, const char *reason, const c
     failure_record(s, text, reason, detail);
 }
 
+static const char reason_portless[] = "up: no local port left";
+
 static void
 try_failed(struct mg_session *s, struct dial_try *one, const char *reason, const char *detail)
 {
     char text[MG_ADDR_TEXT];
 
-    failure_note(s, mg_addr_text(&one->address->addr, text), reason, detail);
+    one->portless = reason == reason_portless;
+    if (one->portless && s->dial->port.since != 0)
+        one->address->used--; /* it has been said, and counted */
+    else
+        failure_note(s, mg_addr_text(&one->address->addr, text), reason, detail);
     if (mg_health_blames(s, reason))
         mg_health_failed(one->address, one->trial, reason);
     try_leave(one);
+    if (one->portless && s->backend->address_count == 1)
+        mg_ports_want(&s->dial->port);
 }
 
 static const char reason_unresolved[] = "up: name not resolved";
@@ -300,6 +313,15 @@ mg_dial_failed(struct mg_session *s, const char *reason, const char *detail)
         dial_next(s);
 }
 
+static void
+port_failed(struct mg_session *s)
+{
+    char detail[64];
+
+    snprintf(detail, sizeof(detail), "none within %g s", s->backend->connect_timeout_ms / 1000.0);
+    mg_session_close(s, reason_portless, detail);
+}
+
 /* What is it that took too long? */
 void
 mg_dial_timeout(struct mg_session *s)
@@ -309,6 +331,8 @@ mg_dial_timeout(struct mg_session *s)
     if (dial->wait.pprev != NULL) {
         mg_resolver_cancel(&dial->wait);
         wait_failed(s, "no answer in time");
+    } else if (!mg_link_empty(&dial->port.link)) {
+        port_failed(s);
     } else if (dial->queued_at != 0) {
         mg_dial_failed(s, "up: worker too busy", "the handshake waited for its turn");
     } else {
@@ -334,7 +358,7 @@ connect_reason(const struct mg_session *s, const struct mg_addr *addr, int error
 
     /* The same codes come of connect, too. */
     if (source->addr.len > 0 && error != UV_ECONNREFUSED && error != UV_ETIMEDOUT &&
-        !mg_net_is_short(error) && mg_source_check(source) == error)
+        error != UV_EADDRINUSE && !mg_net_is_short(error) && mg_source_check(source) == error)
         return "up: source not usable";
     switch (error) {
     case UV_ECONNREFUSED:
@@ -349,7 +373,9 @@ connect_reason(const struct mg_session *s, const struct mg_addr *addr, int error
     case UV_ENETUNREACH:
         return "up: unreachable";
     case UV_EADDRNOTAVAIL: /* or no IPv6 here */
-        return mg_net_reaches(addr) ? "up: no local port left" : "up: unreachable";
+        return mg_net_reaches(addr) ? reason_portless : "up: unreachable";
+    case UV_EADDRINUSE: /* of bind to source, where it has to choose the port */
+        return reason_portless;
     case UV_EMFILE:
     case UV_ENFILE:
         return "up: no descriptor left";
@@ -507,6 +533,8 @@ on_race_failed(void *data, size_t attempt, int error)
     struct dial_try *one = &s->dial->tries[s->dial->race_first + attempt];
 
     try_failed(s, one, connect_reason(s, &one->address->addr, error), uv_strerror(error));
+    if (!one->portless)
+        mg_ports_leave(&s->dial->port);
     up_addr_set(s, &one->address->addr); /* whose failure the record may have to tell */
 }
 
@@ -543,6 +571,7 @@ on_race_over(void *data, size_t attempt, int fd, uint64_t started_at)
         dial_next(s);
         return;
     }
+    mg_ports_leave(&dial->port);
     dial->current = dial->race_first + attempt;
     race_losers_leave(s, dial->current);
     s->address = try_current(s)->address;
@@ -595,6 +624,8 @@ address_connect(struct mg_session *s)
         mg_stream_close(&s->up.stream, false); /* and then race_begin */
         return;
     }
+    if (rc >= 0)
+        mg_ports_leave(&dial->port);
     deadline_set(s);
     if (rc != 0)
         mg_dial_connected(s, rc < 0 ? rc : 0);
@@ -628,6 +659,43 @@ pick_next(struct mg_session *s, struct mg_pick *pick)
     return mg_balance_next(s, mark, &dial->source, pick);
 }
 
+/* In line; the time began when it first was. */
+static void
+port_wait(struct mg_session *s)
+{
+    struct mg_dial *dial = s->dial;
+    unsigned ms = s->backend->connect_timeout_ms;
+
+    s->address = NULL;
+    mg_ports_wait(&dial->port, &dial->source);
+    dial->deadline = ms > 0 ? dial->port.since + ms : 0;
+    mg_session_arm(s);
+}
+
+/* What had no port may be picked again. false: there is nothing of the kind. */
+static bool
+tries_forget_portless(struct mg_dial *dial)
+{
+    size_t kept = 0, before = dial->try_count;
+
+    for (size_t i = 0; i < before; i++) {
+        if (dial->tries[i].portless)
+            mg_backend_address_unref(dial->tries[i].address);
+        else
+            dial->tries[kept++] = dial->tries[i];
+    }
+    dial->try_count = kept;
+    dial->current = kept > 0 ? kept - 1 : 0;
+    return kept < before;
+}
+
+void
+mg_dial_port(struct mg_session *s)
+{
+    s->dial->deadline = 0;
+    dial_next(s);
+}
+
 static void
 dial_next(struct mg_session *s)
 {
@@ -640,6 +708,10 @@ dial_next(struct mg_session *s)
     }
     switch (pick_next(s, &pick)) {
     case MG_PICK_NONE:
+        if (tries_forget_portless(dial)) {
+            port_wait(s);
+            return;
+        }
         mg_session_close(s, dial->reason != NULL ? dial->reason : pick.reason,
                          dial->reason != NULL ? dial->detail : pick.detail);
         break;
@@ -691,8 +763,11 @@ mg_dial_start(struct mg_session *s)
     dial->wait.done = on_resolved;
     dial->wait.data = s;
     dial->started_ns = mg_now_ns();
+    mg_ports_init(s, &dial->port);
     mg_source_get(s, &dial->source);
-    if (!given_waits(s))
+    if (mg_ports_awaited(s->backend))
+        port_wait(s);
+    else if (!given_waits(s))
         dial_next(s);
 }
 

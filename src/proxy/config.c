@@ -130,19 +130,32 @@ mg_backend_begin(struct mg_engine *engine, const struct mg_config *config,
     return 0;
 }
 
+static void
+listener_refuse(const struct mg_listener *listener, bool busy, struct mg_err *err)
+{
+    if (busy)
+        mg_err_setx(err,
+                    "listener %s: another worker stands still in the table of listeners; "
+                    "reload again",
+                    listener->name);
+    else
+        mg_err_setx(err, "listener %s: more than %d listeners, those of old generations included",
+                    listener->name, MG_SHARED_LISTENERS);
+}
+
 int
 mg_engine_activate(struct mg_engine *engine, struct mg_config *config, struct mg_err *err)
 {
+    bool busy;
+
     for (size_t i = 0; i < config->listener_count; i++) {
         struct mg_listener *listener = &config->listeners[i];
 
         listener->worker = engine->options.worker;
-        listener->shared =
-            mg_shared_listener_hold(engine->options.shared, listener->name, listener->worker);
+        listener->shared = mg_shared_listener_hold(engine->options.shared, listener->name,
+                                                   listener->worker, &busy);
         if (listener->shared == NULL) {
-            mg_err_setx(err,
-                        "listener %s: more than %d listeners, those of old generations included",
-                        listener->name, MG_SHARED_LISTENERS);
+            listener_refuse(listener, busy, err);
             return -1;
         }
         listener->metric = mg_metrics_hold(engine->metrics, MG_METRIC_LISTENER, listener->name,

@@ -65,10 +65,13 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
     mg_link_init(&engine->probes);
     uv_timer_init(options->loop, &engine->full_timer);
     uv_timer_init(options->loop, &engine->down_timer);
+    mg_link_init(&engine->portless);
     uv_timer_init(options->loop, &engine->told_timer);
-    engine->full_timer.data = engine->down_timer.data = engine->told_timer.data = engine;
+    uv_timer_init(options->loop, &engine->ports_timer);
+    engine->full_timer.data = engine->down_timer.data = engine;
+    engine->told_timer.data = engine->ports_timer.data = engine;
     mg_givens_init(engine);
-    engine->handles = 4;
+    engine->handles = 5;
     engine->random = mg_now_ns() | 1;
     if (RAND_bytes((unsigned char *)&engine->instance, sizeof(engine->instance)) != 1)
         engine->instance = engine->random;
@@ -117,6 +120,7 @@ mg_engine_close(struct mg_engine *engine, void (*closed)(void *data), void *data
     uv_close((uv_handle_t *)&engine->down_timer, on_handle_close);
     uv_close((uv_handle_t *)&engine->told_timer, on_handle_close);
     uv_close((uv_handle_t *)&engine->givens.timer, on_handle_close);
+    uv_close((uv_handle_t *)&engine->ports_timer, on_handle_close);
     mg_told_close(engine);
 }
 
@@ -127,6 +131,9 @@ mg_engine_use(struct mg_engine *engine, const struct mg_config *config)
     mg_metrics_serve(engine->options.shared, engine->options.worker,
                      engine->config != NULL ? engine->config->generation : 0);
     engine->config = config;
+    engine->slots_due = true;
+    engine->tellers_gone = /* it may have names of which others have told */
+        atomic_load(&engine->options.shared->tellers_gone) - 1;
     mg_probes_start(engine);
     mg_reuse_keep(engine->reuse, config);
 }
@@ -136,6 +143,13 @@ mg_engine_leave(struct mg_engine *engine)
 {
     mg_engine_stop_probes(engine);
     mg_metrics_leave(engine->metrics);
+}
+
+void
+mg_engine_heartbeat(struct mg_engine *engine)
+{
+    mg_told_look(engine);
+    mg_entries_look(engine);
 }
 
 void

@@ -83,17 +83,34 @@ slot_hold(struct mg_backend_address *address)
 {
     const struct mg_backend_entry *entry = address->entry;
     const struct mg_backend *backend = entry->backend;
-    const struct mg_engine *engine = backend->engine;
+    struct mg_engine *engine = backend->engine;
     char key[sizeof(entry->text) + MG_ADDR_TEXT], ip[MG_ADDR_TEXT];
 
     if (entry->endpoint.kind == MG_ENDPOINT_NAME)
         snprintf(key, sizeof(key), "%s %s", entry->text, mg_addr_ip(&address->addr, ip));
     else
         mg_str_copy(key, sizeof(key), entry->text);
-    address->shared =
-        mg_shared_address_hold(engine->options.shared, backend->name, key, engine->options.worker);
+    address->shared = mg_shared_address_hold(engine->options.shared, backend->name, key,
+                                             engine->options.worker, &address->slot_due);
     if (address->shared != NULL)
         address->pass = &address->shared->pass;
+    engine->slots_due = engine->slots_due || address->slot_due;
+}
+
+/* It has been in use without: its connections are counted from here on, and none of them has seen it go down. */
+static void
+slot_catch_up(const struct mg_backend_address *address)
+{
+    struct mg_engine *engine = address->entry->backend->engine;
+
+    atomic_fetch_add(&address->shared->open[engine->options.worker], (int32_t)address->active);
+    for (struct mg_link *link = engine->sessions.next; link != &engine->sessions;
+         link = link->next) {
+        struct mg_session *s = MG_CONTAINER_OF(link, struct mg_session, link);
+
+        if (s->address == address)
+            s->downs = atomic_load(&address->shared->downs);
+    }
 }
 
 struct mg_backend_address *
@@ -160,6 +177,21 @@ mg_backend_address_shun(struct mg_backend_address *address, uint64_t now)
 
 /* ---- answers --------------------------------------------------------------------------------- */
 
+/* Once. */
+static void
+full_tell(const struct mg_backend_address *address)
+{
+    struct mg_backend *backend = address->entry->backend;
+
+    if (!backend->shares || address->shared != NULL || address->slot_due || backend->said_full)
+        return;
+    backend->said_full = true;
+    mg_log(address->entry->quiet ? MG_LOG_DEBUG : MG_LOG_WARN,
+           "backend %s: %s: more than %d addresses of backends, those of old generations "
+           "included: workers do not share what they know of it, and of others that come",
+           backend->name, address->text, MG_SHARED_ADDRESSES);
+}
+
 /* Of a record. In time, the log and a probe follow. */
 static void
 record_add(struct mg_backend_entry *entry, const struct mg_addr *addr)
@@ -173,13 +205,7 @@ record_add(struct mg_backend_entry *entry, const struct mg_addr *addr)
         return;
     }
     address->seen = true;
-    if (backend->shares && address->shared == NULL && !backend->said_full) {
-        backend->said_full = true;
-        mg_log(entry->quiet ? MG_LOG_DEBUG : MG_LOG_WARN,
-               "backend %s: %s: more than %d addresses of backends, those of old generations "
-               "included: workers do not share what they know of it, and of others that come",
-               backend->name, address->text, MG_SHARED_ADDRESSES);
-    }
+    full_tell(address);
     if (backend->probed)
         mg_probe_start(address);
 }
@@ -279,6 +305,35 @@ static const struct mg_resolver_ops resolver_ops = {
     .notice = on_notice,
 };
 
+/* ---- slots that were not to be had --------------------------------------------------------------- */
+
+static void
+slot_look(struct mg_backend_address *address)
+{
+    if (!address->slot_due)
+        return;
+    slot_hold(address);
+    full_tell(address);
+    if (address->shared == NULL)
+        return;
+    slot_catch_up(address);
+    if (address->entry->backend->probed && !address->gone)
+        mg_probe_start(address);
+}
+
+void
+mg_entries_look(struct mg_engine *engine)
+{
+    const struct mg_config *config = engine->config;
+
+    if (!engine->slots_due || config == NULL || engine->closing)
+        return;
+    engine->slots_due = false;
+    for (size_t b = 0; b < config->backend_count; b++)
+        for (size_t i = 0; i < config->backends[b]->address_count; i++)
+            slot_look(config->backends[b]->addresses[i]);
+}
+
 /* ---- life ------------------------------------------------------------------------------------ */
 
 static int
@@ -309,7 +364,7 @@ fixed_activate(struct mg_backend_entry *entry, struct mg_err *err)
 
     if (address == NULL)
         return -1;
-    if (!backend->shares || address->shared != NULL)
+    if (!backend->shares || address->shared != NULL || address->slot_due)
         return 0;
     mg_err_setx(err,
                 "backend %s: more than %d addresses of backends, those of old generations included",

@@ -5,7 +5,8 @@
  * kernel is asked for a connection, so that one too many stays in its queue, where another worker
  * or a later moment finds it. A frontend without room stops polling; it tries again when one of our
  * own sessions ends, and every FULL_RETRY_MS for the sake of those that end in other workers. The same
- * holds where too many handshakes are unfinished (limits.c).
+ * holds where too many handshakes are unfinished (limits.c), or its backend cannot be connected to for want of a
+ * local port (ports.c).
  */
 #include "proxy/internal.h"
 
@@ -75,11 +76,13 @@ may_accept(struct mg_acceptor *acceptor, bool must)
         return true;
     if (!has_room(l))
         limit = MG_LIMIT_CONNECTIONS;
+    else if (l->backend != NULL && mg_ports_awaited(l->backend))
+        limit = MG_LIMIT_PORTS; /* ports.c tells */
     else if (mg_listener_hears_first(l) && !mg_limits_room(f->engine))
         limit = MG_LIMIT_UNFINISHED;
     if (limit == MG_LIMIT_NONE)
         return true;
-    if (mg_acceptor_is_waited_for(acceptor))
+    if (limit != MG_LIMIT_PORTS && mg_acceptor_is_waited_for(acceptor))
         mg_told_waits(f->engine, l, limit);
     atomic_fetch_sub(row_of(f->engine, l), 1);
     f->full = true;
@@ -101,6 +104,12 @@ mg_frontend_give_back(struct mg_engine *engine, struct mg_listener *listener)
 {
     atomic_fetch_sub(row_of(engine, listener), 1);
     full_resume(engine, listener->shared);
+}
+
+void
+mg_frontends_go_on(struct mg_engine *engine)
+{
+    full_resume(engine, NULL);
 }
 
 /* ---- accepting ------------------------------------------------------------------------------- */

@@ -200,6 +200,7 @@ first_byte_decide(struct mg_session *s)
     if (s->down.held[0] != HANDSHAKE_RECORD) {
         s->plain = true;
         s->down.deciding = false;
+        s->hello_us = 0; /* it was none */
         mg_session_route(s);
         return false;
     }

@@ -118,6 +118,7 @@ enum mg_limit {
     MG_LIMIT_RATE_PER_IP,
     MG_LIMIT_UNFINISHED,
     MG_LIMIT_BACKEND, /* all addresses are full */
+    MG_LIMIT_PORTS,   /* no limit of ours: there is none to connect from */
     MG_LIMIT_NONE,
 };
 
@@ -170,6 +171,12 @@ struct mg_engine {
     struct told *told;              /* limits of which we say when they no longer bite; owned */
     uv_timer_t told_timer;          /* runs while there is one */
     struct mg_givens givens;
+    uint32_t tellers_gone;          /* of shared->tellers_gone, as last seen */
+    struct mg_shared_told told_own; /* of backends that share nothing: their ports */
+    struct mg_link portless;        /* waits for a local port, in the order in which they began */
+    uv_timer_t ports_timer;         /* runs while there is one */
+    uint64_t ports_round;           /* of tries; see ports.c */
+    bool slots_due;                 /* an address may lack its slot, and get it now */
     bool closing;
     void (*on_idle)(void *data);
     void *on_idle_data;
@@ -259,7 +266,7 @@ struct mg_session {
     uint64_t keepalive_at; /* loop time at which up gets its keepalive; 0 = has it, or none */
     uint64_t born_ns;
     uint32_t hello_us, handshake_us,
-        connect_us;    /* accept to first byte, to handshake; dial to up */
+        connect_us;    /* accept to ClientHello, to handshake; dial to up */
     uint32_t lingered; /* bytes thrown away in S_LINGER */
     uint64_t bytes_up, bytes_down;
     const char *reason;           /* constant; why it closes or lingers */
@@ -526,7 +533,41 @@ void mg_dial_cancel(struct mg_session *s);
 void mg_source_get(const struct mg_session *s, struct mg_source *source);
 bool mg_source_reaches(const struct mg_source *source, const struct mg_addr *addr);
 
+/* It waits for a local port, and may try again. */
+void mg_dial_port(struct mg_session *s);
+
+/* ---- ports.c: without a local port ------------------------------------------------------------- */
+
+/* A dial's, embedded. */
+struct mg_port_wait {
+    struct mg_link link; /* in engine->portless while it does nothing else */
+    struct mg_session *session;
+    uint64_t since;                        /* loop time at which it began; 0 = it never did */
+    bool wants;                            /* it has had none since then, and is counted: */
+    struct mg_backend_address *counted_at; /* one reference; or NULL */
+    struct mg_shared_address *shared;      /* its, at that time; or NULL */
+};
+
+void mg_ports_init(struct mg_session *s, struct mg_port_wait *wait);
+
+/* Whether connections to that backend wait, of whatever worker, so that it is no use to try, or to accept more. */
+bool mg_ports_awaited(const struct mg_backend *backend);
+
+/* It is about to wait, so that whoever would be accepted in this turn had to, too. */
+void mg_ports_want(struct mg_port_wait *wait);
+
+/* mg_dial_port follows, perhaps several times, each after this; until there is a port. */
+void mg_ports_wait(struct mg_port_wait *wait, const struct mg_source *source);
+
+/* It has one, or wants none any more. Idempotent. */
+void mg_ports_leave(struct mg_port_wait *wait);
+
+void mg_ports_on_timer(uv_timer_t *timer);
+
 /* ---- entries.c: what entries stand for --------------------------------------------------------- */
+
+/* From time to time: addresses that lack their slot, since its table was busy, get it. */
+void mg_entries_look(struct mg_engine *engine);
 
 /* Its entries' addresses, which come and go from here on. `shares`: they are known to all workers. */
 int mg_backend_activate(struct mg_engine *engine, struct mg_backend *backend, bool shares,
@@ -701,12 +742,22 @@ void mg_told_waits(struct mg_engine *engine, const struct mg_listener *listener,
                    enum mg_limit limit);
 void mg_told_accepted(const struct mg_listener *listener);
 
+/* A connection to its backend begins to wait for a local port, or (not `first`) goes on to. source may have len 0;
+ * `pauses`: its listener accepts nobody meanwhile. */
+void mg_told_portless(const struct mg_session *s, const struct mg_addr *source, bool pauses,
+                      bool first);
+
+/* From time to time: goes on for workers that are gone. */
+void mg_told_look(struct mg_engine *engine);
 void mg_told_close(struct mg_engine *engine);
 
 /* ---- frontend.c, record.c -------------------------------------------------------------------- */
 
 /* One connection fewer of that listener: a frontend that waits for room may go on. */
 void mg_frontend_give_back(struct mg_engine *engine, struct mg_listener *listener);
+
+/* All of them may, for another reason. */
+void mg_frontends_go_on(struct mg_engine *engine);
 
 /* Those that are still being emptied close now; the engine closes. */
 void mg_frontends_stop(struct mg_engine *engine);

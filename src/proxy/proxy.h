@@ -116,6 +116,7 @@ struct mg_backend_address {
     unsigned refs;
     bool gone;                        /* the name has it no longer: not to be picked any more */
     bool seen;                        /* in the answer that is being looked through */
+    bool slot_due;                    /* shared was not to be had just then */
     struct mg_shared_address *shared; /* held; NULL: a route function's, or there was no room */
     _Atomic uint64_t *pass;           /* shared->pass, or ... */
     _Atomic uint64_t own_pass;
@@ -171,10 +172,13 @@ struct mg_backend {
     int64_t max_connections; /* per address, over all workers; 0 = none */
     bool close_on_down;      /* connections to an address that goes down are closed */
     /* run time: */
-    bool shares;             /* its addresses have slots in the memory that workers share */
-    bool probed;             /* those that come are, too */
-    bool watched;            /* by mg_health_watch */
-    bool said_full;          /* that an address found no slot */
+    bool shares;         /* its addresses have slots in the memory that workers share */
+    bool probed;         /* those that come are, too */
+    bool watched;        /* by mg_health_watch */
+    bool said_full;      /* that an address found no slot */
+    unsigned portless;   /* connections that want a local port; see ports.c: */
+    unsigned port_tries; /* in that round */
+    uint64_t port_round;
     struct mg_source source; /* where connections come from; transparent: from their client */
     char *reply;             /* MG_BACKEND_REPLY: owned bytes */
     size_t reply_len;
@@ -389,6 +393,9 @@ void mg_engine_close_sessions(struct mg_engine *engine, const struct mg_config *
                               const char *reason);
 
 size_t mg_engine_sessions(const struct mg_engine *engine);
+
+/* Several times a second: what can wait, and others may have left to be done. */
+void mg_engine_heartbeat(struct mg_engine *engine);
 
 /* Connections accepted since the start. */
 uint64_t mg_engine_accepted(const struct mg_engine *engine);

@@ -336,15 +336,20 @@ backend_choose(struct mg_session *s, struct mg_backend *backend)
     mg_count_chosen(s);
 }
 
-/* Whoever merely opens a connection, or never ends its ClientHello, costs the backend nothing, nor does who has
- * yet to show a certificate. */
 static bool
-is_earnest(SSL *ssl)
+is_hello_answered(const SSL *ssl)
 {
     OSSL_HANDSHAKE_STATE state = SSL_get_state(ssl);
 
-    return state != TLS_ST_BEFORE && state != TLS_ST_SR_CLNT_HELLO &&
-           (SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER) == 0;
+    return state != TLS_ST_BEFORE && state != TLS_ST_SR_CLNT_HELLO;
+}
+
+/* Whoever merely opens a connection, or never ends its ClientHello, costs the backend nothing, nor does who has
+ * yet to show a certificate. */
+static bool
+is_earnest(const SSL *ssl)
+{
+    return is_hello_answered(ssl) && (SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER) == 0;
 }
 
 /* Only where the name to send does not depend on what the handshake brings. */
@@ -366,10 +371,17 @@ mg_session_handshake(struct mg_session *s)
     s->state = S_HANDSHAKE;
 }
 
+/* Of the ClientHello: when its last ones have come, that is when it has. */
 static void
-first_bytes(struct mg_session *s)
+hello_bytes(struct mg_session *s)
 {
     s->hello_us = mg_session_elapsed_us(s) | 1; /* 0 = has not come */
+}
+
+static bool
+hello_is_due(const struct mg_session *s)
+{
+    return s->state <= S_HANDSHAKE && (s->down.deciding || !is_hello_answered(s->down.tls.ssl));
 }
 
 static void
@@ -387,8 +399,8 @@ on_read(struct mg_stream *stream, const unsigned char *data, size_t len)
         mg_session_proxy_input(s, data, len);
     } else if (mg_peer_in_handshake(peer)) {
         mg_handshake_input(peer, data, len);
-        if (peer == &s->down && s->hello_us == 0 && s->state <= S_HANDSHAKE)
-            first_bytes(s);
+        if (peer == &s->down && hello_is_due(s))
+            hello_bytes(s);
     } else if (s->state == S_CONNECT) {
         if (mg_peer_hold(peer, data, len) && peer->held_len >= MG_HANDSHAKE_READ)
             mg_stream_read_stop(stream);
@@ -648,7 +660,7 @@ tls_begin(struct mg_session *s)
         return;
     }
     mg_handshake_enqueue(&s->down); /* came with the PROXY header */
-    first_bytes(s);
+    hello_bytes(s);
 }
 
 void

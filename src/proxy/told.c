@@ -1,14 +1,15 @@
 /*
- * Limits that bite, told in the log: once when it begins, once when it is over, with how many were turned away or
- * had to wait.
+ * Limits that bite, and a backend without local ports to connect from, told in the log: once when it begins, once
+ * when it is over, with how many were turned away or had to wait.
  *
  * The happy path is: somebody is turned away – the first of all workers to see it says so, and looks from time to
  * time; when nobody has been for QUIET_MS it says that it is over. Within EVERY_MS of the first line there is no
  * other pair for that limit of that listener, or backend: who is turned away meanwhile is counted, and told of
- * with the next one. So a flood makes two lines a minute.
+ * with the next one, which says since when it counts. So a flood makes two lines a minute.
  *
- * Possible failure modes are: the worker that has begun dies or leaves – nobody says that it is over, and another
- * one begins anew, if it goes on; there is no memory – nothing is said.
+ * Possible failure modes are: the worker that has begun dies or leaves – then the first of the others, or its
+ * successor, to see that goes on for it, at the heartbeat or when somebody is turned away; the name in question is
+ * none of the config in use any more, or there is no memory – nothing is said.
  */
 #include "proxy/internal.h"
 
@@ -26,7 +27,6 @@
 struct told {
     struct told *next;
     struct mg_shared_told *shared;
-    uint64_t since;
     enum mg_limit limit;
     char what[WHAT_CAP]; /* "listener web: max_connections (100)" */
 };
@@ -40,13 +40,12 @@ per_second(const struct mg_rate *rate)
 }
 
 static void
-listener_describe(const struct mg_engine *engine, const struct mg_listener *l, enum mg_limit limit,
-                  char out[WHAT_CAP])
+listener_describe(const struct mg_engine *engine, const struct mg_listener *l, struct told *told)
 {
-    size_t len = (size_t)snprintf(out, WHAT_CAP, "listener %.200s: ", l->name);
-    char *rest = out + len;
+    size_t len = (size_t)snprintf(told->what, WHAT_CAP, "listener %.200s: ", l->name);
+    char *rest = told->what + len;
 
-    switch (limit) {
+    switch (told->limit) {
     case MG_LIMIT_CONNECTIONS:
         snprintf(rest, WHAT_CAP - len, "max_connections (%lld)", (long long)l->max_connections);
         break;
@@ -68,6 +67,16 @@ listener_describe(const struct mg_engine *engine, const struct mg_listener *l, e
     }
 }
 
+static void
+backend_describe(const struct mg_backend *backend, struct told *told)
+{
+    size_t len = (size_t)snprintf(told->what, WHAT_CAP, "backend %.200s", backend->name);
+
+    if (told->limit == MG_LIMIT_BACKEND)
+        snprintf(told->what + len, WHAT_CAP - len, ": max_connections (%lld each) of all addresses",
+                 (long long)backend->max_connections);
+}
+
 static const char *
 consequence(enum mg_limit limit)
 {
@@ -80,7 +89,8 @@ consequence(enum mg_limit limit)
     case MG_LIMIT_RATE_PER_IP:
         return "further full handshakes are refused";
     case MG_LIMIT_UNFINISHED:
-        return "the oldest gives way, or further clients wait";
+        return "the oldest that waits for its client is closed for each that comes, or further "
+               "clients wait";
     default:
         return "further connections are closed";
     }
@@ -88,15 +98,30 @@ consequence(enum mg_limit limit)
 
 /* ---- telling --------------------------------------------------------------------------------- */
 
+static const char *
+fate(enum mg_limit limit)
+{
+    switch (limit) {
+    case MG_LIMIT_CONNECTIONS:
+    case MG_LIMIT_PORTS:
+        return "had to wait";
+    case MG_LIMIT_UNFINISHED:
+        return "gave way and were closed";
+    default:
+        return "were turned away";
+    }
+}
+
 static void
 over_tell(const struct told *told, uint64_t now)
 {
+    uint64_t since = atomic_exchange(&told->shared->since, 0);
     uint64_t count = atomic_exchange(&told->shared->count, 0);
 
-    mg_log(MG_LOG_INFO, "%s: no longer reached: %llu %s within %.0f s", told->what,
-           (unsigned long long)count,
-           told->limit == MG_LIMIT_CONNECTIONS ? "had to wait" : "were turned away",
-           (double)(now - told->since) / 1000);
+    mg_log(MG_LOG_INFO, "%s: %s: %llu %s within %.0f s", told->what,
+           told->limit == MG_LIMIT_PORTS ? "there are local ports again" : "no longer reached",
+           (unsigned long long)count, fate(told->limit),
+           since != 0 && since < now ? (double)(now - since) / 1000 : 0.0);
 }
 
 static void
@@ -122,12 +147,38 @@ on_look(uv_timer_t *timer)
         uv_timer_stop(timer);
 }
 
+/* NULL: no memory. */
+static struct told *
+told_add(struct mg_engine *engine, struct mg_shared_told *shared, enum mg_limit limit)
+{
+    struct told *told = mg_calloc(1, sizeof(*told));
+
+    if (told == NULL)
+        return NULL;
+    told->shared = shared;
+    told->limit = limit;
+    told->next = engine->told;
+    engine->told = told;
+    if (!uv_is_active((uv_handle_t *)&engine->told_timer))
+        uv_timer_start(&engine->told_timer, on_look, LOOK_MS, LOOK_MS);
+    return told;
+}
+
+static void
+since_set(struct mg_shared_told *shared, uint64_t now)
+{
+    uint64_t never = 0;
+
+    atomic_compare_exchange_strong(&shared->since, &never, now);
+}
+
 /* Whether it is on us to say that it has begun. */
 static bool
 is_ours(const struct mg_engine *engine, struct mg_shared_told *shared, unsigned count, uint64_t now)
 {
     uint32_t nobody = 0;
 
+    since_set(shared, now);
     atomic_store(&shared->hit_at, now);
     atomic_fetch_add(&shared->count, count);
     if (atomic_load(&shared->teller) != 0 || now < atomic_load(&shared->next_at) ||
@@ -139,26 +190,20 @@ is_ours(const struct mg_engine *engine, struct mg_shared_told *shared, unsigned 
 
 /* An empty one, or NULL: nothing is to be said. */
 static struct told *
-told_begin(struct mg_engine *engine, struct mg_shared_told *shared, unsigned count)
+told_begin(struct mg_engine *engine, struct mg_shared_told *shared, enum mg_limit limit,
+           unsigned count)
 {
-    uint64_t now = mg_now_ms();
     struct told *told;
 
-    if (engine->closing || !is_ours(engine, shared, count, now))
+    if (engine->closing || !is_ours(engine, shared, count, mg_now_ms()))
         return NULL;
-    told = mg_calloc(1, sizeof(*told));
-    if (told == NULL) {
+    told = told_add(engine, shared, limit);
+    if (told == NULL)
         atomic_store(&shared->teller, 0);
-        return NULL;
-    }
-    told->shared = shared;
-    told->since = now;
-    told->next = engine->told;
-    engine->told = told;
-    if (!uv_is_active((uv_handle_t *)&engine->told_timer))
-        uv_timer_start(&engine->told_timer, on_look, LOOK_MS, LOOK_MS);
     return told;
 }
+
+/* ---- one teller after another ------------------------------------------------------------------ */
 
 void
 mg_told_close(struct mg_engine *engine)
@@ -167,9 +212,72 @@ mg_told_close(struct mg_engine *engine)
         struct told *told = engine->told;
 
         engine->told = told->next;
-        atomic_store(&told->shared->teller, 0);
+        mg_shared_untell(engine->options.shared, told->shared, engine->options.worker);
         mg_free(told);
     }
+}
+
+/* It has begun; we say when it is over. NULL: there is nothing to take over, or no memory. */
+static struct told *
+told_take_over(struct mg_engine *engine, struct mg_shared_told *shared, enum mg_limit limit)
+{
+    uint32_t gone = MG_TELLER_GONE;
+    struct told *told;
+
+    if (!atomic_compare_exchange_strong(&shared->teller, &gone, engine->options.worker + 1))
+        return NULL;
+    told = told_add(engine, shared, limit);
+    if (told == NULL)
+        atomic_store(&shared->teller, 0);
+    return told;
+}
+
+static struct mg_shared_address *
+shared_of(const struct mg_backend *backend)
+{
+    return backend->address_count > 0 ? backend->addresses[0]->shared : NULL;
+}
+
+static void
+listener_take_over(struct mg_engine *engine, const struct mg_listener *l)
+{
+    for (int limit = 0; limit < MG_SHARED_LIMITS; limit++) {
+        struct told *told = told_take_over(engine, &l->shared->told[limit], (enum mg_limit)limit);
+
+        if (told != NULL)
+            listener_describe(engine, l, told);
+    }
+}
+
+static void
+backend_take_over(struct mg_engine *engine, const struct mg_backend *backend)
+{
+    struct mg_shared_address *shared = shared_of(backend);
+    struct told *full, *portless;
+
+    if (shared == NULL)
+        return;
+    full = told_take_over(engine, &shared->told, MG_LIMIT_BACKEND);
+    if (full != NULL)
+        backend_describe(backend, full);
+    portless = told_take_over(engine, &shared->told_ports, MG_LIMIT_PORTS);
+    if (portless != NULL)
+        backend_describe(backend, portless);
+}
+
+void
+mg_told_look(struct mg_engine *engine)
+{
+    uint32_t gone = atomic_load(&engine->options.shared->tellers_gone);
+    const struct mg_config *config = engine->config;
+
+    if (config == NULL || engine->closing || gone == engine->tellers_gone)
+        return;
+    engine->tellers_gone = gone;
+    for (size_t i = 0; i < config->listener_count; i++)
+        listener_take_over(engine, &config->listeners[i]);
+    for (size_t i = 0; i < config->backend_count; i++)
+        backend_take_over(engine, config->backends[i]);
 }
 
 /* ---- what bites ------------------------------------------------------------------------------ */
@@ -198,13 +306,12 @@ static void
 listener_bites(struct mg_engine *engine, const struct mg_listener *l, enum mg_limit limit,
                bool waits, const struct mg_addr *client)
 {
-    struct told *told = told_begin(engine, &l->shared->told[limit], waits ? 0 : 1);
+    struct told *told = told_begin(engine, &l->shared->told[limit], limit, waits ? 0 : 1);
     char ip[MG_ADDR_TEXT] = "";
 
     if (told == NULL)
         return;
-    told->limit = limit;
-    listener_describe(engine, l, limit, told->what);
+    listener_describe(engine, l, told);
     if (client != NULL)
         mg_addr_ip(client, ip);
     mg_log(MG_LOG_WARN, "%s: reached%s%s: %s", told->what, ip[0] != '\0' ? ", by " : "", ip,
@@ -214,17 +321,39 @@ listener_bites(struct mg_engine *engine, const struct mg_listener *l, enum mg_li
 static void
 backend_bites(struct mg_engine *engine, const struct mg_backend *backend)
 {
-    struct mg_shared_address *shared =
-        backend->address_count > 0 ? backend->addresses[0]->shared : NULL;
-    struct told *told = shared != NULL ? told_begin(engine, &shared->told, 1) : NULL;
+    struct mg_shared_address *shared = shared_of(backend);
+    struct told *told =
+        shared != NULL ? told_begin(engine, &shared->told, MG_LIMIT_BACKEND, 1) : NULL;
 
     if (told == NULL)
         return;
-    told->limit = MG_LIMIT_BACKEND;
-    snprintf(told->what, sizeof(told->what),
-             "backend %.200s: max_connections (%lld each) of all addresses", backend->name,
-             (long long)backend->max_connections);
+    backend_describe(backend, told);
     mg_log(MG_LOG_WARN, "%s: reached: %s", told->what, consequence(MG_LIMIT_BACKEND));
+}
+
+void
+mg_told_portless(const struct mg_session *s, const struct mg_addr *source, bool pauses, bool first)
+{
+    struct mg_engine *engine = s->engine;
+    struct mg_shared_address *shared = shared_of(s->backend);
+    struct told *told = told_begin(engine, shared != NULL ? &shared->told_ports : &engine->told_own,
+                                   MG_LIMIT_PORTS, first ? 1 : 0);
+    const struct mg_backend *backend = s->backend;
+    char from[MG_ADDR_TEXT] = "";
+
+    if (told == NULL)
+        return;
+    backend_describe(backend, told);
+    if (source->len > 0)
+        mg_addr_ip(source, from);
+    mg_log(
+        MG_LOG_WARN,
+        "%s: no local port left to connect to %s%s%s%s: %s%.200s%s; more addresses of the backend, "
+        "another source, a wider net.ipv4.ip_local_port_range or shorter connections would help",
+        told->what, backend->address_count > 0 ? backend->addresses[0]->text : "it",
+        backend->address_count > 1 ? " or another one" : "", from[0] != '\0' ? " from " : "", from,
+        pauses ? "listener " : "", pauses ? s->listener->name : "who wants it waits",
+        pauses ? ": accepting pauses, those who are connected go on" : "");
 }
 
 void
@@ -248,8 +377,10 @@ void
 mg_told_accepted(const struct mg_listener *listener)
 {
     struct mg_shared_told *shared = &listener->shared->told[MG_LIMIT_CONNECTIONS];
-    uint64_t hit_at = atomic_load(&shared->hit_at);
+    uint64_t hit_at = atomic_load(&shared->hit_at), now = mg_now_ms();
 
-    if (hit_at != 0 && mg_now_ms() < hit_at + WAITED_MS)
-        atomic_fetch_add(&shared->count, 1);
+    if (hit_at == 0 || now >= hit_at + WAITED_MS)
+        return;
+    since_set(shared, hit_at);
+    atomic_fetch_add(&shared->count, 1);
 }

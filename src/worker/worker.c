@@ -328,6 +328,7 @@ on_heartbeat(uv_timer_t *timer)
     heap_trim(w);
     if (++w->beats % TIDY_BEATS == 0)
         mg_cache_tidy(w->sessions);
+    mg_engine_heartbeat(w->engine);
     if (w->connected && w->ipc.queue == NULL)
         mg_ipc_send(&w->ipc, MG_MSG_HEARTBEAT, 0, NULL, 0, NULL, 0);
 }
