@@ -77,6 +77,8 @@ struct host {
     struct mg_frontend *frontend;
     struct mg_config *config; /* the current one */
     unsigned configs;         /* not yet given back */
+    bool gives;               /* routes lead to what the table's `give` has */
+    size_t given;             /* so many times */
     lua_State *L;             /* read at every reload */
     bool frontend_closed, engine_closed;
     bool (*on_turn)(struct mg_net *net); /* the engine's */
@@ -272,7 +274,41 @@ on_unused(struct mg_config *config)
     host->configs--;
 }
 
-/* Refuses with the table's `refuse`, else answers with the config's only backend. */
+/* What a function has returned as the number-th: of the table's `give`, in turn. */
+static enum mg_give
+given_find(struct host *host, struct mg_config *config, struct mg_route *route)
+{
+    struct mg_backend *backend;
+    struct mg_err err;
+    const char *text;
+
+    lua_getfield(host->L, 1, "give");
+    lua_rawgeti(host->L, -1, (lua_Integer)(host->given++ % lua_rawlen(host->L, -1)) + 1);
+    text = lua_tostring(host->L, -1);
+    lua_pop(host->L, 2); /* the table keeps it */
+    route->backend = mg_config_given(config, text);
+    if (route->backend != NULL)
+        return MG_GIVE_OK;
+    backend = mg_calloc(1, sizeof(*backend));
+    if (backend == NULL)
+        return MG_GIVE_NO_MEMORY;
+    backend->name = mg_strdup(text);
+    backend->entries = mg_calloc(1, sizeof(*backend->entries));
+    if (backend->name == NULL || backend->entries == NULL) {
+        mg_backend_free(backend);
+        return MG_GIVE_NO_MEMORY;
+    }
+    backend->connect_timeout_ms = 5000;
+    backend->resolve_interval_s = (unsigned)opt_integer(host->L, 1, "given_interval", 30);
+    backend->entry_count = 1;
+    mg_str_copy(backend->entries[0].text, sizeof(backend->entries[0].text), text);
+    if (mg_endpoint_parse(&backend->entries[0].endpoint, text, false, &err) != 0)
+        setup_failed(err.text);
+    route->backend = backend;
+    return mg_config_give(config, backend);
+}
+
+/* Refuses with the table's `refuse`, else answers with the next of `give` or the config's only backend. */
 static int
 on_route(void *data, struct mg_session *session, const struct mg_listener *listener,
          struct mg_route *route)
@@ -281,6 +317,7 @@ on_route(void *data, struct mg_session *session, const struct mg_listener *liste
     struct host *host = config->owner;
     const char *refuse = opt_string(host->L, 1, "refuse");
     struct mg_session_info info;
+    enum mg_give how;
 
     (void)listener;
     mg_session_info(session, &info);
@@ -288,8 +325,13 @@ on_route(void *data, struct mg_session *session, const struct mg_listener *liste
         mg_str_copy(route->reason, sizeof(route->reason), refuse);
         return -1;
     }
-    route->backend = config->backends[0];
-    return 0;
+    if (!host->gives) {
+        route->backend = config->backends[0];
+        return 0;
+    }
+    how = given_find(host, config, route);
+    route->full = how == MG_GIVE_FULL;
+    return how == MG_GIVE_OK ? 0 : -1;
 }
 
 static const struct mg_policy policy = {.route = on_route};
@@ -329,8 +371,8 @@ config_replace(struct host *host)
     lua_getfield(L, 1, "backend");
     backend = backend_make(L, lua_gettop(L));
     lua_pop(L, 1);
-    if (mg_config_add_backend(config, backend) != 0)
-        setup_failed("backend");
+    config->backends = mg_calloc(1, sizeof(struct mg_backend *));
+    config->backends[config->backend_count++] = backend;
     listener->backend = opt_boolean(L, 1, "route") ? NULL : backend;
     if (mg_engine_activate(host->engine, config, &err) != 0)
         setup_failed(err.text);
@@ -467,6 +509,11 @@ host_run(lua_State *L, int control_fd)
     options.shared = host.shared;
     options.worker = (unsigned)opt_integer(L, 1, "worker", 0);
     options.unfinished_max = (unsigned)opt_integer(L, 1, "unfinished_max", 0);
+    options.given_max = (unsigned)opt_integer(L, 1, "given_max", 0);
+    options.given_idle_ms = (unsigned)opt_integer(L, 1, "given_idle", 0);
+    lua_getfield(L, 1, "give");
+    host.gives = lua_istable(L, -1);
+    lua_pop(L, 1);
     options.access_format =
         format != NULL && strcmp(format, "text") == 0 ? MG_LOG_TEXT : MG_LOG_JSON;
     if (access != NULL)
@@ -553,7 +600,7 @@ engine_shared(lua_State *L)
 
 /*
  * start{ fd=, shared=, worker=, tls={crt,key,ca,…} | nil, backend={kind=, addresses=, tls={…}, …},
- * route=, refuse=, accept_proxy=, …_timeout= (ms), nofile=, max_connections=, max_connections_per_ip=, unfinished_max=, access_log=, access_format=, log= } → pid,
+ * route=, give=, given_max=, given_idle= (ms), given_interval= (s), refuse=, accept_proxy=, …_timeout= (ms), nofile=, max_connections=, max_connections_per_ip=, unfinished_max=, access_log=, access_format=, log= } → pid,
  * control fd
  */
 static int

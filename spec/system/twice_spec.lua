@@ -49,7 +49,7 @@ end)
 describe("entries that are one server", function()
     it("are those that differ in spelling only", function()
         local result = proxy.check { port = bench.port(), script = [[
-local b = moongate.backend { name = "web", address = { "Localhost:80", { address = "localhost:80", weight = 70000 - 5000 },
+local b = moongate.backend { name = "web", address = { "Localhost:80", { address = "localhost:80", weight = 65000 },
     "[::1]:80", { address = "[0:0:0:0:0:0:0:1]:80", weight = 3 }, "unix:/run/x", "unix:/run/y", "localhost:81" } }
 local texts = {}
 for i, entry in ipairs(b.address) do

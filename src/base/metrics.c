@@ -158,6 +158,16 @@ mg_metrics_begin(struct mg_shared *shared, unsigned worker)
     return metrics;
 }
 
+/* What was counted of a name that gives way is not lost. */
+static void
+others_take(struct mg_metric *others, const struct mg_metric *metric)
+{
+    atomic_fetch_add(&others->begun, atomic_load(&metric->begun));
+    atomic_fetch_add(&others->tries, atomic_load(&metric->tries));
+    for (size_t i = 0; i < MG_METRICS_REASONS; i++)
+        atomic_fetch_add(&others->by[i], atomic_load(&metric->by[i]));
+}
+
 /* A name that a function has given makes room for another one if it is only kept. */
 static bool
 function_name_may(struct mg_metrics *metrics)
@@ -169,6 +179,7 @@ function_name_may(struct mg_metrics *metrics)
 
         if (atomic_load(&metrics->hash[i]) != 0 && atomic_load(&metric->by_function) != 0 &&
             !is_held(metric)) {
+            others_take(&metrics->others[1], metric);
             place_give_back(metrics, metric);
             return true;
         }

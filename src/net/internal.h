@@ -86,7 +86,7 @@ struct mg_lookup {
     uint64_t began_ns, took_ms;
     int status; /* 0, or a libuv code */
     struct mg_addr *addrs;
-    size_t count; /* at most MG_RESOLVE_MAX; the ports are 0 */
+    size_t count; /* the ports are 0 */
     char host[];
 };
 

@@ -84,7 +84,7 @@ addr_compare(const void *a, const void *b)
     return x->len != y->len ? (x->len < y->len ? -1 : 1) : memcmp(&x->u, &y->u, x->len);
 }
 
-/* Where there are more than MG_RESOLVE_MAX it is the same ones of them each time, whatever their order. */
+/* Where there are more than MG_RESOLVE_MAX they are in an order that is the same each time. */
 static int
 answer_keep(struct mg_lookup *l, const struct addrinfo *list)
 {
@@ -101,10 +101,8 @@ answer_keep(struct mg_lookup *l, const struct addrinfo *list)
         l->addrs[l->count].len = list->ai_addrlen;
         memcpy(&l->addrs[l->count++].u, list->ai_addr, list->ai_addrlen);
     }
-    if (l->count > MG_RESOLVE_MAX) {
+    if (l->count > MG_RESOLVE_MAX)
         qsort(l->addrs, l->count, sizeof(*l->addrs), addr_compare);
-        l->count = MG_RESOLVE_MAX;
-    }
     return 0;
 }
 

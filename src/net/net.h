@@ -286,7 +286,7 @@ void mg_acceptor_close(struct mg_acceptor *a);
 
 /* ---- resolve -------------------------------------------------------------------------------- */
 
-#define MG_RESOLVE_MAX 32
+#define MG_RESOLVE_MAX 32 /* addresses of a name that are used */
 
 /*
  * A name's addresses, looked up by threads, again every interval for as long as there is a resolver for
@@ -309,6 +309,7 @@ enum mg_resolve_event {
     MG_RESOLVE_STALE,   /* a look-up has failed, the last answer stays */
     MG_RESOLVE_AGAIN,   /* one has not, after either of these */
     MG_RESOLVE_CHANGED, /* there are other addresses than before */
+    MG_RESOLVE_MANY,    /* the name has another number of them, and more than are used */
 };
 
 struct mg_resolver_ops {
@@ -319,10 +320,11 @@ struct mg_resolver_ops {
     void (*notice)(void *data, enum mg_resolve_event event, const char *text);
 };
 
-/* Begins to look the name up. NULL: no memory. */
+/* Begins to look the name up. `on_demand`: again only for mg_resolver_use, unless others want more. NULL: no
+ * memory. */
 struct mg_resolver *mg_resolver_new(struct mg_net *net, const char *host, uint16_t port,
-                                    unsigned interval_s, const struct mg_resolver_ops *ops,
-                                    void *data);
+                                    unsigned interval_s, bool on_demand,
+                                    const struct mg_resolver_ops *ops, void *data);
 
 /* The last good answer; *count is 0 if there was none. */
 const struct mg_addr *mg_resolver_addrs(const struct mg_resolver *r, size_t *count);
@@ -335,10 +337,17 @@ int mg_resolver_error(const struct mg_resolver *r);
 void mg_resolver_ask(struct mg_resolver *r, struct mg_resolve_wait *wait);
 void mg_resolver_cancel(struct mg_resolve_wait *wait);
 
+/* Its addresses are about to be used: what is older than the interval is looked up again. true: it is older than
+ * two, and `wait` is answered when that is over, with error 0. */
+bool mg_resolver_use(struct mg_resolver *r, struct mg_resolve_wait *wait);
+
 /* Waits still registered are forgotten. NULL is fine. */
 void mg_resolver_free(struct mg_resolver *r);
 
-/* Adds a JSON object for each name, with commas between. */
+/* How many look-ups have begun, of all names. */
+uint64_t mg_resolvers_lookups(const struct mg_net *net);
+
+/* Adds a JSON object for each name that is looked up by itself, with commas between. */
 void mg_resolvers_status(const struct mg_net *net, struct mg_buf *out);
 
 #endif

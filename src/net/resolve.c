@@ -3,10 +3,13 @@
  *
  * The happy path is: the first resolver for a name starts a look-up; its answer serves everybody who waits
  * and everybody who asks; a timer looks again every interval, behind everybody's back, for as long as there
- * is a resolver. Possible failure modes are: a look-up fails (the last good answer stays; without one
+ * is a resolver. Where all of a name's are `on_demand` it does not: then it is looked up again only when
+ * somebody uses it and its answer is older than the interval; who finds one that is twice as old waits.
+ * Possible failure modes are: a look-up fails (the last good answer stays; without one
  * those who wait are told, and it is tried again sooner: after 1 s, 2 s, 4 s, …), it takes very long (the
  * answer that is there serves on), an asker goes away (mg_resolver_cancel), the last resolver is freed during
- * a look-up (which is abandoned).
+ * a look-up (which is abandoned); there are more records than MG_RESOLVE_MAX (those that are in use stay, and
+ * whoever has a resolver is told).
  *
  * Each loop looks up for itself: what a worker knows is in its own memory, no process waits for another's
  * answer, and a handful of questions every half a minute is nothing to a name server.
@@ -21,26 +24,32 @@
 #define SLOW_MS      1000 /* such a look-up is one */
 #define HELP_MS      1000
 #define FAILURES_MAX 16
+#define BUCKETS      512
 
 struct name {
-    struct name *next, **pprev;    /* in names->list */
-    struct mg_resolver *resolvers; /* that share it; at least one */
-    struct mg_lookup *lookup;      /* under way, or NULL */
-    uint64_t interval_ms;          /* the shortest of theirs */
-    uint64_t ended_at, due_at;     /* loop time: of the last look-up, of the next */
-    unsigned failures;             /* in a row */
-    int error;                     /* of the last one; 0 = it was good, or none has ended */
-    bool slow;                     /* the last one was */
-    struct mg_addr *addrs;         /* the last good answer, owned */
+    struct name *next, **pprev;             /* in its bucket */
+    struct name *timed_next, **timed_pprev; /* in names->timed; pprev is NULL: not */
+    struct mg_resolver *resolvers;          /* that share it; at least one */
+    struct mg_lookup *lookup;               /* under way, or NULL */
+    uint64_t interval_ms; /* the shortest of those that are not on demand; UINT64_MAX: all are */
+    uint64_t ended_at, due_at; /* loop time: of the last look-up, of the next */
+    unsigned failures;         /* in a row */
+    int error;                 /* of the last one; 0 = it was good, or none has ended */
+    bool slow;                 /* the last one was */
+    struct mg_addr *addrs;     /* the last good answer, owned */
     size_t count;
-    char host[]; /* NUL-terminated */
+    size_t records; /* that it had, of which `count` are used */
+    char host[];    /* NUL-terminated */
 };
 
 struct mg_resolving {
     struct mg_net *net;
-    struct name *list;
-    uv_timer_t timer; /* for whichever is due first */
-    bool queued;      /* look-ups may wait for a thread */
+    struct name *bucket[BUCKETS];
+    size_t count;       /* of names */
+    uint64_t lookups;   /* begun so far */
+    struct name *timed; /* those that are looked up by themselves */
+    uv_timer_t timer;   /* for whichever is due first */
+    bool queued;        /* look-ups may wait for a thread */
     bool closing;
 };
 
@@ -49,10 +58,12 @@ struct mg_resolver {
     struct mg_net *net;
     struct name *name;
     uint64_t interval_ms;
+    bool on_demand;
     struct mg_resolve_wait *waits;
     struct mg_addr *addrs; /* name's, with our port; owned */
     size_t count;
-    int told; /* enum mg_resolve_event, or TOLD_GOOD */
+    size_t told_records; /* so many more than are used; 0: none are left out */
+    int told;            /* enum mg_resolve_event, or TOLD_GOOD */
     const struct mg_resolver_ops *ops;
     void *data;
     uint16_t port;
@@ -132,7 +143,7 @@ addrs_text(const struct name *name, char *out, size_t cap)
 
 /* What a look-up has brought; `changed`: other addresses than there were. */
 static void
-notice(struct mg_resolver *r, bool changed)
+change_notice(struct mg_resolver *r, bool changed)
 {
     const struct name *name = r->name;
     char text[512];
@@ -150,6 +161,31 @@ notice(struct mg_resolver *r, bool changed)
     }
 }
 
+/* Of one that has more records than are used: once for each number of them. */
+static void
+records_notice(struct mg_resolver *r)
+{
+    const struct name *name = r->name;
+    size_t records = name->records > name->count ? name->records : 0;
+    char text[96];
+
+    if (records == r->told_records)
+        return;
+    r->told_records = records;
+    if (records == 0)
+        return;
+    snprintf(text, sizeof(text), "%zu addresses, of which %zu are used", records, name->count);
+    r->ops->notice(r->data, MG_RESOLVE_MANY, text);
+}
+
+static void
+notice(struct mg_resolver *r, bool changed)
+{
+    change_notice(r, changed);
+    if (r->name->error == 0)
+        records_notice(r);
+}
+
 /* ---- look-ups -------------------------------------------------------------------------------- */
 
 static bool
@@ -159,6 +195,36 @@ addrs_have(const struct mg_addr *addrs, size_t count, const struct mg_addr *one)
         if (addrs[i].len == one->len && memcmp(&addrs[i].u, &one->u, one->len) == 0)
             return true;
     return false;
+}
+
+static void
+addr_swap(struct mg_addr *a, struct mg_addr *b)
+{
+    struct mg_addr kept = *a;
+
+    *a = *b;
+    *b = kept;
+}
+
+/*
+ * Of more records than MG_RESOLVE_MAX those that are used already stay, so that no connection moves because others
+ * come and go; the first of the others, which are in order, fill up.
+ */
+static void
+addrs_choose(const struct name *name, struct mg_lookup *lookup)
+{
+    size_t kept = 0;
+
+    if (lookup->count <= MG_RESOLVE_MAX)
+        return;
+    for (size_t i = 0; i < lookup->count && kept < MG_RESOLVE_MAX; i++) {
+        if (!addrs_have(name->addrs, name->count, &lookup->addrs[i]))
+            continue;
+        for (size_t at = i; at > kept; at--) /* the others stay in order */
+            addr_swap(&lookup->addrs[at], &lookup->addrs[at - 1]);
+        kept++;
+    }
+    lookup->count = MG_RESOLVE_MAX;
 }
 
 /* Name servers turn the order with every answer. */
@@ -206,6 +272,20 @@ lookup_failed(struct name *name, int error)
     name->failures += name->failures < FAILURES_MAX;
 }
 
+static bool
+is_timed(const struct name *name)
+{
+    return name->timed_pprev != NULL;
+}
+
+static void
+due_set(struct name *name)
+{
+    name->due_at = !is_timed(name)
+                       ? UINT64_MAX
+                       : name->ended_at + (name->error != 0 ? retry_ms(name) : name->interval_ms);
+}
+
 /* One end for good and bad: when it is looked up next, and who is told. */
 static void
 lookup_over(struct mg_net *net, struct name *name, bool changed)
@@ -213,7 +293,7 @@ lookup_over(struct mg_net *net, struct name *name, bool changed)
     struct mg_resolver *next;
 
     name->ended_at = uv_now(net->loop);
-    name->due_at = name->ended_at + (name->error != 0 ? retry_ms(name) : name->interval_ms);
+    due_set(name);
     timer_set(net->names);
     for (struct mg_resolver *r = name->resolvers; r != NULL; r = next) {
         bool good = name->error == 0 && addrs_copy(r);
@@ -238,6 +318,8 @@ on_looked_up(struct mg_lookup *lookup)
     if (lookup->status != 0) {
         lookup_failed(name, lookup->status);
     } else {
+        name->records = lookup->count;
+        addrs_choose(name, lookup);
         changed = had && addrs_differ(name, lookup);
         mg_free(name->addrs);
         name->addrs = lookup->addrs;
@@ -254,6 +336,7 @@ lookup_start(struct mg_net *net, struct name *name)
 {
     if (name->lookup != NULL)
         return;
+    net->names->lookups++;
     name->lookup = mg_lookup_start(net, name->host, name->slow, on_looked_up, name);
     name->due_at = UINT64_MAX; /* while it is under way */
     net->names->queued = true; /* perhaps */
@@ -271,8 +354,8 @@ on_timer(uv_timer_t *timer)
     uint64_t now = uv_now(names->net->loop);
     struct name *next;
 
-    for (struct name *name = names->list; name != NULL; name = next) {
-        next = name->next;
+    for (struct name *name = names->timed; name != NULL; name = next) {
+        next = name->timed_next;
         if (name->due_at <= now)
             lookup_start(names->net, name);
     }
@@ -287,7 +370,7 @@ timer_set(struct mg_resolving *names)
 
     if (names->closing)
         return;
-    for (const struct name *name = names->list; name != NULL; name = name->next)
+    for (const struct name *name = names->timed; name != NULL; name = name->timed_next)
         due = name->due_at < due ? name->due_at : due;
     if (names->queued && now + HELP_MS < due)
         due = now + HELP_MS;
@@ -312,6 +395,22 @@ mg_resolver_ask(struct mg_resolver *r, struct mg_resolve_wait *wait)
         wait->done(wait, error_of(r));
     else
         wait_add(r, wait);
+}
+
+bool
+mg_resolver_use(struct mg_resolver *r, struct mg_resolve_wait *wait)
+{
+    struct name *name = r->name;
+    uint64_t age = uv_now(r->net->loop) - name->ended_at;
+
+    if (!r->on_demand || r->count == 0 || is_timed(name) || age < r->interval_ms)
+        return false;
+    lookup_start(r->net, name);
+    if (age < 2 * r->interval_ms || name->lookup == NULL)
+        return false;
+    wait->resolver = r;
+    wait_add(r, wait);
+    return true;
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -350,7 +449,7 @@ mg_resolving_close(struct mg_net *net)
 {
     struct mg_resolving *names = net->names;
 
-    if (names == NULL || names->list != NULL || names->closing)
+    if (names == NULL || names->count > 0 || names->closing)
         return;
     names->closing = true;
     mg_lookups_close(net);
@@ -358,10 +457,22 @@ mg_resolving_close(struct mg_net *net)
     uv_close((uv_handle_t *)&names->timer, on_timer_close);
 }
 
+static struct name **
+bucket_of(struct mg_resolving *names, const char *host)
+{
+    char lower[256];
+    size_t len = 0;
+
+    for (; host[len] != '\0' && len < sizeof(lower); len++)
+        lower[len] =
+            host[len] >= 'A' && host[len] <= 'Z' ? (char)(host[len] + ('a' - 'A')) : host[len];
+    return &names->bucket[mg_str_hash(lower, len) % BUCKETS];
+}
+
 static struct name *
 name_get(struct mg_resolving *names, const char *host)
 {
-    struct name *name = names->list;
+    struct name **bucket = bucket_of(names, host), *name = *bucket;
     size_t len = strlen(host) + 1;
 
     while (name != NULL && strcasecmp(name->host, host) != 0)
@@ -372,13 +483,38 @@ name_get(struct mg_resolving *names, const char *host)
     if (name == NULL)
         return NULL;
     memcpy(name->host, host, len);
-    name->interval_ms = UINT64_MAX;
-    name->next = names->list;
-    name->pprev = &names->list;
+    name->interval_ms = name->due_at = UINT64_MAX;
+    name->next = *bucket;
+    name->pprev = bucket;
     if (name->next != NULL)
         name->next->pprev = &name->next;
-    names->list = name;
+    *bucket = name;
+    names->count++;
     return name;
+}
+
+static void
+timed_remove(struct name *name)
+{
+    if (!is_timed(name))
+        return;
+    *name->timed_pprev = name->timed_next;
+    if (name->timed_next != NULL)
+        name->timed_next->timed_pprev = name->timed_pprev;
+    name->timed_pprev = NULL;
+    name->timed_next = NULL;
+}
+
+static void
+timed_add(struct mg_resolving *names, struct name *name)
+{
+    if (is_timed(name))
+        return;
+    name->timed_next = names->timed;
+    name->timed_pprev = &names->timed;
+    if (name->timed_next != NULL)
+        name->timed_next->timed_pprev = &name->timed_next;
+    names->timed = name;
 }
 
 /* After a resolver has come or gone. */
@@ -387,16 +523,30 @@ interval_update(struct mg_resolving *names, struct name *name)
 {
     name->interval_ms = UINT64_MAX;
     for (const struct mg_resolver *r = name->resolvers; r != NULL; r = r->next)
-        if (r->interval_ms < name->interval_ms)
+        if (!r->on_demand && r->interval_ms < name->interval_ms)
             name->interval_ms = r->interval_ms;
-    if (name->lookup == NULL && name->error == 0 && name->count > 0)
-        name->due_at = name->ended_at + name->interval_ms;
+    if (name->interval_ms == UINT64_MAX)
+        timed_remove(name);
+    else
+        timed_add(names, name);
+    if (name->lookup == NULL && (!is_timed(name) || (name->error == 0 && name->count > 0)))
+        due_set(name);
     timer_set(names);
+}
+
+/* What others have been told of the name need not be told again by a new generation. */
+static size_t
+records_told(const struct name *name)
+{
+    for (const struct mg_resolver *r = name->resolvers; r != NULL; r = r->next)
+        if (!r->on_demand)
+            return r->told_records;
+    return 0;
 }
 
 struct mg_resolver *
 mg_resolver_new(struct mg_net *net, const char *host, uint16_t port, unsigned interval_s,
-                const struct mg_resolver_ops *ops, void *data)
+                bool on_demand, const struct mg_resolver_ops *ops, void *data)
 {
     struct mg_resolving *names = names_get(net);
     struct mg_resolver *r = names != NULL ? mg_calloc(1, sizeof(*r)) : NULL;
@@ -410,9 +560,11 @@ mg_resolver_new(struct mg_net *net, const char *host, uint16_t port, unsigned in
     r->name = name;
     r->port = port;
     r->interval_ms = (uint64_t)interval_s * 1000;
+    r->on_demand = on_demand;
     r->ops = ops;
     r->data = data;
     r->told = TOLD_GOOD; /* until something else is known */
+    r->told_records = records_told(name);
     r->next = name->resolvers;
     r->pprev = &name->resolvers;
     if (r->next != NULL)
@@ -441,9 +593,11 @@ mg_resolver_error(const struct mg_resolver *r)
 }
 
 static void
-name_free(struct name *name)
+name_free(struct mg_resolving *names, struct name *name)
 {
+    names->count--;
     mg_lookup_abandon(name->lookup);
+    timed_remove(name);
     *name->pprev = name->next;
     if (name->next != NULL)
         name->next->pprev = name->pprev;
@@ -467,24 +621,31 @@ mg_resolver_free(struct mg_resolver *r)
     if (r->next != NULL)
         r->next->pprev = r->pprev;
     if (name->resolvers == NULL)
-        name_free(name);
+        name_free(net->names, name);
     else
         interval_update(net->names, name);
     mg_free(r->addrs);
     mg_free(r);
-    if (net->names->list == NULL && net->closing)
+    if (net->names->count == 0 && net->closing)
         mg_resolving_close(net);
     mg_net_release(net);
 }
 
 /* ---- status ---------------------------------------------------------------------------------- */
 
+uint64_t
+mg_resolvers_lookups(const struct mg_net *net)
+{
+    return net->names != NULL ? net->names->lookups : 0;
+}
+
+/* Not those on demand, which may be thousands. */
 void
 mg_resolvers_status(const struct mg_net *net, struct mg_buf *out)
 {
-    const struct name *first = net->names != NULL ? net->names->list : NULL;
+    const struct name *first = net->names != NULL ? net->names->timed : NULL;
 
-    for (const struct name *name = first; name != NULL; name = name->next) {
+    for (const struct name *name = first; name != NULL; name = name->timed_next) {
         mg_buf_adds(out, name == first ? "{\"name\":" : ",{\"name\":");
         mg_buf_add_json(out, name->host, strlen(name->host));
         mg_buf_adds(out, ",\"addresses\":[");
@@ -493,7 +654,8 @@ mg_resolvers_status(const struct mg_net *net, struct mg_buf *out)
 
             mg_buf_addf(out, "%s\"%s\"", i > 0 ? "," : "", mg_addr_ip(&name->addrs[i], ip));
         }
-        mg_buf_addf(out, "],\"looking_up\":%s,\"failures\":%u,\"error\":",
+        mg_buf_addf(out,
+                    "],\"records\":%zu,\"looking_up\":%s,\"failures\":%u,\"error\":", name->records,
                     name->lookup != NULL ? "true" : "false", name->failures);
         if (name->error != 0)
             mg_buf_add_json(out, uv_strerror(name->error), strlen(uv_strerror(name->error)));

@@ -661,6 +661,21 @@ dial_next(struct mg_session *s)
     }
 }
 
+/* Nobody keeps a name up to date that a function has given: it may be a while since anybody was sent there. */
+static bool
+given_waits(struct mg_session *s)
+{
+    struct mg_backend_entry *entry = s->backend->entries;
+    struct mg_pick pick = {.entry = entry};
+
+    if (s->backend->given == NULL || entry->resolver == NULL ||
+        !mg_resolver_use(entry->resolver, &s->dial->wait))
+        return false;
+    try_add(s, &pick);
+    deadline_set(s);
+    return true;
+}
+
 void
 mg_dial_start(struct mg_session *s)
 {
@@ -677,7 +692,8 @@ mg_dial_start(struct mg_session *s)
     dial->wait.data = s;
     dial->started_ns = mg_now_ns();
     mg_source_get(s, &dial->source);
-    dial_next(s);
+    if (!given_waits(s))
+        dial_next(s);
 }
 
 unsigned

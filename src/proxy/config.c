@@ -66,6 +66,8 @@ mg_config_fini(struct mg_config *config)
         listener_fini(&config->listeners[i]);
     for (size_t i = 0; i < config->backend_count; i++)
         mg_backend_free(config->backends[i]);
+    if (config->engine != NULL)
+        mg_givens_forget(config->engine, config);
     mg_free(config->listeners);
     mg_free(config->backends);
     config->listeners = NULL;
@@ -102,8 +104,8 @@ source_permitted(const struct mg_backend *backend, struct mg_err *err)
     return -1;
 }
 
-/* What a route function names has one address and no limits, so that nothing depends on what is known of it:
- * only what the script has made `shares`. */
+/* What a function gives has one address and no limits, so that nothing depends on what is known of it: only what
+ * the script has made `shares`. */
 static int
 backend_activate(struct mg_engine *engine, struct mg_backend *backend, bool shares,
                  struct mg_err *err)
@@ -117,32 +119,14 @@ backend_activate(struct mg_engine *engine, struct mg_backend *backend, bool shar
     return 0;
 }
 
-static void
-backend_count(struct mg_engine *engine, const struct mg_config *config, struct mg_backend *backend,
-              bool by_function)
-{
-    if (backend->metric == NULL)
-        backend->metric = mg_metrics_hold(engine->metrics, MG_METRIC_BACKEND, backend->name,
-                                          config->generation, by_function);
-}
-
 int
-mg_config_add_backend(struct mg_config *config, struct mg_backend *backend)
+mg_backend_begin(struct mg_engine *engine, const struct mg_config *config,
+                 struct mg_backend *backend, bool by_function, struct mg_err *err)
 {
-    struct mg_backend **grown =
-        mg_realloc(config->backends, (config->backend_count + 1) * sizeof(struct mg_backend *));
-    struct mg_err err;
-
-    if (grown != NULL)
-        config->backends = grown;
-    if (grown == NULL ||
-        (config->engine != NULL && backend_activate(config->engine, backend, false, &err) != 0)) {
-        mg_backend_free(backend);
+    if (backend_activate(engine, backend, !by_function, err) != 0)
         return -1;
-    }
-    if (config->engine != NULL)
-        backend_count(config->engine, config, backend, true);
-    config->backends[config->backend_count++] = backend;
+    backend->metric = mg_metrics_hold(engine->metrics, MG_METRIC_BACKEND, backend->name,
+                                      config->generation, by_function);
     return 0;
 }
 
@@ -164,11 +148,9 @@ mg_engine_activate(struct mg_engine *engine, struct mg_config *config, struct mg
         listener->metric = mg_metrics_hold(engine->metrics, MG_METRIC_LISTENER, listener->name,
                                            config->generation, false);
     }
-    for (size_t i = 0; i < config->backend_count; i++) {
-        if (backend_activate(engine, config->backends[i], true, err) != 0)
+    for (size_t i = 0; i < config->backend_count; i++)
+        if (mg_backend_begin(engine, config, config->backends[i], false, err) != 0)
             return -1;
-        backend_count(engine, config, config->backends[i], false);
-    }
     config->engine = engine;
     return 0;
 }

@@ -67,7 +67,8 @@ mg_engine_new(const struct mg_engine_options *options, struct mg_err *err)
     uv_timer_init(options->loop, &engine->down_timer);
     uv_timer_init(options->loop, &engine->told_timer);
     engine->full_timer.data = engine->down_timer.data = engine->told_timer.data = engine;
-    engine->handles = 3;
+    mg_givens_init(engine);
+    engine->handles = 4;
     engine->random = mg_now_ns() | 1;
     if (RAND_bytes((unsigned char *)&engine->instance, sizeof(engine->instance)) != 1)
         engine->instance = engine->random;
@@ -115,6 +116,7 @@ mg_engine_close(struct mg_engine *engine, void (*closed)(void *data), void *data
     uv_close((uv_handle_t *)&engine->full_timer, on_handle_close);
     uv_close((uv_handle_t *)&engine->down_timer, on_handle_close);
     uv_close((uv_handle_t *)&engine->told_timer, on_handle_close);
+    uv_close((uv_handle_t *)&engine->givens.timer, on_handle_close);
     mg_told_close(engine);
 }
 

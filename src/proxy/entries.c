@@ -242,7 +242,8 @@ on_answered(void *data, const struct mg_addr *addrs, size_t count)
     }
 }
 
-/* One worker speaks: all of them find the same, and each would say so. */
+/* One worker speaks: all of them find the same, and each would say so; none of a name that a function has given,
+ * which may be anything that a client has asked for. */
 static void
 on_notice(void *data, enum mg_resolve_event event, const char *text)
 {
@@ -267,6 +268,9 @@ on_notice(void *data, enum mg_resolve_event event, const char *text)
     case MG_RESOLVE_CHANGED:
         mg_log(good, "backend %s: %s is %s now", backend, name, text);
         break;
+    case MG_RESOLVE_MANY:
+        mg_log(bad, "backend %s: %s has %s: the others get no connections", backend, name, text);
+        break;
     }
 }
 
@@ -284,7 +288,8 @@ name_activate(struct mg_engine *engine, struct mg_backend_entry *entry, struct m
     size_t count;
 
     entry->resolver = mg_resolver_new(&engine->net, entry->endpoint.host, entry->endpoint.port,
-                                      entry->backend->resolve_interval_s, &resolver_ops, entry);
+                                      entry->backend->resolve_interval_s, !entry->backend->shares,
+                                      &resolver_ops, entry);
     if (entry->resolver == NULL) {
         mg_err_setx(err, "backend %s: out of memory", entry->backend->name);
         return -1;
@@ -323,7 +328,7 @@ mg_backend_activate(struct mg_engine *engine, struct mg_backend *backend, bool s
         bool named = entry->endpoint.kind == MG_ENDPOINT_NAME;
 
         entry->backend = backend;
-        entry->quiet = engine->options.worker != 0;
+        entry->quiet = engine->options.worker != 0 || !shares;
         if ((named ? name_activate(engine, entry, err) : fixed_activate(entry, err)) != 0)
             return -1;
     }

@@ -346,7 +346,7 @@ backend_status(const struct mg_backend *backend, struct mg_buf *out)
     mg_buf_adds(out, "]}");
 }
 
-/* Of the config in use; what route functions have named is left out, being any number. */
+/* Of the config in use; what only functions have given is left out, being any number. */
 void
 mg_health_status(const struct mg_engine *engine, struct mg_buf *out)
 {
@@ -355,7 +355,7 @@ mg_health_status(const struct mg_engine *engine, struct mg_buf *out)
     for (size_t i = 0; engine->config != NULL && i < engine->config->backend_count; i++) {
         const struct mg_backend *backend = engine->config->backends[i];
 
-        if (!backend->shares || backend->entry_count == 0)
+        if (backend->entry_count == 0)
             continue;
         mg_buf_adds(out, comma);
         backend_status(backend, out);

@@ -121,6 +121,16 @@ enum mg_limit {
     MG_LIMIT_NONE,
 };
 
+/* Backends that only functions have given; see given.c. */
+#define MG_GIVEN_BUCKETS 1024
+struct mg_givens {
+    struct mg_given *bucket[MG_GIVEN_BUCKETS]; /* of all configs, by address */
+    struct mg_link idle;                       /* those that nobody uses, the first since longest */
+    unsigned count, most, idle_ms;
+    uint64_t say_at;  /* loop time from which on the log is told that there are too many */
+    uv_timer_t timer; /* runs while some are idle */
+};
+
 struct mg_reason_count {
     const char *reason; /* constant */
     unsigned index;     /* in the metrics' tables */
@@ -159,6 +169,7 @@ struct mg_engine {
     uint32_t downs_seen;            /* of shared->downs */
     struct told *told;              /* limits of which we say when they no longer bite; owned */
     uv_timer_t told_timer;          /* runs while there is one */
+    struct mg_givens givens;
     bool closing;
     void (*on_idle)(void *data);
     void *on_idle_data;
@@ -532,6 +543,23 @@ void mg_backend_address_unref(struct mg_backend_address *address);
 
 /* Others were faster: for a while they come first. */
 void mg_backend_address_shun(struct mg_backend_address *address, uint64_t now);
+
+/* ---- config.c, given.c: backends ---------------------------------------------------------------- */
+
+/* Its run-time parts. `by_function`: it is one that only a function has given. */
+int mg_backend_begin(struct mg_engine *engine, const struct mg_config *config,
+                     struct mg_backend *backend, bool by_function, struct mg_err *err);
+
+/* A session has chosen the backend; its memory goes. Nothing happens to those that the script has made. */
+void mg_given_use(struct mg_backend *backend);
+void mg_given_leave(struct mg_backend *backend);
+
+void mg_givens_init(struct mg_engine *engine);
+
+/* That config goes. */
+void mg_givens_forget(struct mg_engine *engine, const struct mg_config *config);
+
+void mg_givens_status(const struct mg_engine *engine, struct mg_buf *out);
 
 /* ---- balance.c: which address ---------------------------------------------------------------- */
 

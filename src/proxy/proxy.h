@@ -98,7 +98,7 @@ struct mg_backend_entry {
     size_t address_count; /* without those */
     uint64_t mark;        /* of the dial that has waited for it; see balance.c */
     bool unanswered;      /* a look-up has failed or taken too long, and there are no addresses */
-    bool quiet;           /* another worker says what becomes of it */
+    bool quiet;           /* another worker says what becomes of it, or nobody */
 };
 
 /* Whether an address may be picked now; see balance.c. */
@@ -180,6 +180,7 @@ struct mg_backend {
     size_t reply_len;
     struct mg_engine *engine; /* run time: set at activation */
     struct mg_metric *metric; /* likewise; held */
+    struct mg_given *given;   /* likewise: only a function has given it; else NULL */
 };
 
 /* ---- names: which policy a client gets by the name it asks for -------------------------------- */
@@ -271,9 +272,10 @@ struct mg_listener {
 
 /* What a route question is answered with. */
 struct mg_route {
-    struct mg_backend *backend; /* lives at least as long as the config */
+    struct mg_backend *backend; /* the config's, or one of mg_config_given */
     char reason[256];           /* when refused */
     bool failed; /* nobody has refused: the callback went wrong, and has been logged */
+    bool full;   /* likewise: it was MG_GIVE_FULL */
 };
 
 /* What a ClientHello is answered with. */
@@ -312,7 +314,7 @@ struct mg_config {
     uint64_t generation;
     struct mg_listener *listeners; /* owned array */
     size_t listener_count;
-    struct mg_backend **backends; /* owned; grows when a route function names a new address */
+    struct mg_backend **backends; /* owned; what the script has made */
     size_t backend_count;
     const struct mg_policy *policy;
     void *policy_data;
@@ -331,8 +333,18 @@ void mg_config_unref(struct mg_config *config);
 void mg_config_fini(struct mg_config *config);
 void mg_backend_free(struct mg_backend *backend);
 
-/* Adds a backend to a config that runs already (a route function's answer); takes it over. */
-int mg_config_add_backend(struct mg_config *config, struct mg_backend *backend);
+/*
+ * Backends that only functions give, by the address that they have returned, of a config that is in use. They live
+ * while sessions have them and for a minute after the last one, unless others need the room: what is returned
+ * here is good until the loop goes on. NULL: there is none yet. mg_config_give takes one over in any case.
+ */
+enum mg_give {
+    MG_GIVE_OK,
+    MG_GIVE_FULL, /* so many have connections; the log has been told */
+    MG_GIVE_NO_MEMORY,
+};
+struct mg_backend *mg_config_given(struct mg_config *config, const char *address);
+enum mg_give mg_config_give(struct mg_config *config, struct mg_backend *backend);
 
 /* ---- engine --------------------------------------------------------------------------------- */
 
@@ -346,6 +358,8 @@ struct mg_engine_options {
     enum mg_log_format access_format;
     struct mg_ring *ring;    /* keeps the ClientHellos of those who connect, or NULL; borrowed */
     unsigned unfinished_max; /* handshakes; 0 = the default */
+    unsigned given_max;      /* backends that only functions give; likewise */
+    unsigned given_idle_ms;  /* until one of them is forgotten; likewise */
 };
 
 struct mg_engine *mg_engine_new(const struct mg_engine_options *options, struct mg_err *err);

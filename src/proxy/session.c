@@ -157,6 +157,8 @@ session_release(struct mg_session *s)
     peer_fini(&s->down);
     peer_fini(&s->up);
     mg_link_remove(&s->link);
+    if (s->backend != NULL)
+        mg_given_leave(s->backend);
     s->config->sessions--;
     mg_config_unref(s->config);
     mg_free(s->detail);
@@ -330,6 +332,7 @@ backend_choose(struct mg_session *s, struct mg_backend *backend)
     if (s->backend == backend) /* it was dialled early */
         return;
     s->backend = backend;
+    mg_given_use(backend);
     mg_count_chosen(s);
 }
 
@@ -525,6 +528,10 @@ route_ask(struct mg_session *s)
         return false;
     }
     if (policy->route(s->config->policy_data, s, s->listener, &route) != 0) {
+        if (route.full) {
+            route_refused(s, "route: too many addresses", NULL);
+            return false;
+        }
         if (!route.failed)
             mg_log(MG_LOG_INFO, "connection %llu: listener %s: refused: %s",
                    (unsigned long long)s->id, s->listener->name,

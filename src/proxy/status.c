@@ -60,5 +60,8 @@ mg_engine_status(const struct mg_engine *engine, struct mg_buf *out)
     mg_health_status(engine, out);
     mg_buf_adds(out, "],\"names\":[");
     mg_resolvers_status(&engine->net, out);
-    mg_buf_adds(out, "]}");
+    mg_buf_addf(out, "],\"lookups\":%llu,\"given\":",
+                (unsigned long long)mg_resolvers_lookups(&engine->net));
+    mg_givens_status(engine, out);
+    mg_buf_adds(out, "}");
 }

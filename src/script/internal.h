@@ -154,7 +154,6 @@ struct mg_script {
     bool loaded;              /* the script has returned: everything is frozen */
     bool proving;             /* callbacks of the script are not run */
     bool is_guest;            /* L is a thread of a state that is not ours */
-    size_t routes;            /* addresses that route functions have named so far */
     struct mg_config *config; /* what this state is the script of (worker) */
     SSL_CTX *tickets;         /* holds the ticket keys that contexts get (worker); owned, or NULL */
 };

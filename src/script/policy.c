@@ -7,12 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* So many different addresses may route functions name in the life of a generation. */
-#define ROUTES_MAX 10000
-
-/* Registry name of the table from address to struct mg_backend (light userdata). */
-#define ROUTES "moongate.routes"
-
 struct question {
     struct mg_script *script;
     struct mg_session *session;
@@ -38,27 +32,25 @@ listener_option_push(lua_State *L, const struct mg_config *config,
     mg_option_push(L, lua_gettop(L), name);
 }
 
-/* The backend for an address that a function returned. */
+/* The backend for an address that a function returned; NULL: there are too many. */
 static struct mg_backend *
-address_backend(lua_State *L, struct mg_script *s, const char *text)
+address_backend(lua_State *L, struct question *q, const char *text)
 {
-    struct mg_backend *b;
+    struct mg_config *config = q->script->config;
+    struct mg_backend *b = mg_config_given(config, text);
+    enum mg_give how;
     struct mg_err err;
 
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, ROUTES);
-    if (lua_getfield(L, -1, text) == LUA_TLIGHTUSERDATA)
-        return lua_touserdata(L, -1);
-    if (s->routes >= ROUTES_MAX)
-        luaL_error(L, "more than %d different addresses were returned", ROUTES_MAX);
+    if (b != NULL)
+        return b;
     b = mg_plan_address(text, &err);
     if (b == NULL)
         luaL_error(L, "%s", err.text);
-    if (mg_config_add_backend(s->config, b) != 0) /* which has freed it */
+    how = mg_config_give(config, b); /* which has freed it, or has it now */
+    if (how == MG_GIVE_NO_MEMORY)
         luaL_error(L, "out of memory");
-    s->routes++;
-    lua_pushlightuserdata(L, b);
-    lua_setfield(L, -3, text);
-    return b;
+    q->route->full = how == MG_GIVE_FULL;
+    return how == MG_GIVE_OK ? b : NULL;
 }
 
 /* Reads what a backend function returned at index 1 and 2. */
@@ -76,7 +68,7 @@ route_read(lua_State *L, struct question *q)
     }
     switch (lua_type(L, 1)) {
     case LUA_TSTRING:
-        q->route->backend = address_backend(L, q->script, lua_tostring(L, 1));
+        q->route->backend = address_backend(L, q, lua_tostring(L, 1));
         return;
     case LUA_TNIL:
         text = luaL_tolstring(L, 2, &len);
