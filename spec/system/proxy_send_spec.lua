@@ -159,11 +159,16 @@ describe("send_proxy", function()
         assert.not_equal(header.tlvs[5], told("v2").tlvs[5])
     end)
 
+    -- What the kernel tells of that connection's end here, and of no other socket with the same port.
+    local function kernel_says(connection)
+        local _, mine = connection:getsockname()
+        local _, other = connection:getpeername()
+        return bench.must { "ss", "-tinH", "sport", "=", ":" .. mine, "and", "dport", "=", ":" .. other }
+    end
+
     -- How many segments with data have come on that connection.
     local function segments(connection)
-        local _, port = connection:getpeername()
-        local out = bench.must { "ss", "-tinH", "dport", "=", ":" .. port }
-        return tonumber(out:match("data_segs_in:(%d+)"))
+        return tonumber(kernel_says(connection):match("data_segs_in:(%d+)"))
     end
 
     it("leaves in one write with the first bytes", function()
@@ -192,8 +197,7 @@ describe("send_proxy", function()
                 ("TCP4:127.0.0.1:%d,bind=127.0.0.2"):format(ports[listener]) }
             local connection = accept()
             bench.wait("the reader's buffer to be full", function()
-                return bench.must { "ss", "-tnH", "dport", "=", ":" .. select(2, connection:getpeername()) }
-                    :match("ESTAB%s+(%d+)") ~= "0"
+                return kernel_says(connection):match("ESTAB%s+(%d+)") ~= "0"
             end)
             if listener == "v1" then
                 connection:receive("*l")

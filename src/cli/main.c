@@ -235,7 +235,8 @@ main(int argc, char **argv)
     /* A reader that goes away is an error of a write, never the end of the process. */
     signal(SIGPIPE, SIG_IGN);
 #ifdef MG_HAVE_PRCTL
-    prctl(PR_SET_NAME, "moongate"); /* for top and pidof: what was started as /proc/self/exe is "exe" there */
+    prctl(PR_SET_NAME,
+          "moongate"); /* for top and pidof: what was started as /proc/self/exe is "exe" there */
 #endif
     if (argc < 2) {
         help_command(1, argv);
