@@ -120,6 +120,15 @@ describe("a flood by a client", function()
         end)
     end
 
+    for _, version in ipairs { "1.2", "1.3" } do
+        it(("of warnings with a byte in between (TLS %s) is called so, too"):format(version), function()
+            local number = #web:records() + 1
+            say(web, 1, times(500, { ALERT, "\1\90" }, { DATA, "x" }), nil,
+                { version = version ~= "1.3" and version or nil })
+            assert.equal("down: too many warnings", web:record(number).reason)
+        end)
+    end
+
     it("of all kinds, and of bytes one by one, holds up nobody else for more than a turn", function()
         local slow, before, rounds = {}, #web:records(), 3
         for i = 1, 40 do
@@ -185,6 +194,33 @@ describe("a flood by a backend", function()
             client:close()
             up:close()
             listening:close()
+        end)
+    end
+end)
+
+describe("a flood that a probe meets", function()
+    for _, name in ipairs { "renegotiations", "key updates" } do
+        it(("of %s is why the address is down"):format(name), function()
+            local flood
+            for _, each in ipairs(floods) do
+                flood = each.name == name and each or flood
+            end
+            local listening = assert(socket.bind("127.0.0.1", 0))
+            listening:settimeout(20)
+            local web = engine.start { backend = {
+                addresses = { "127.0.0.1:" .. select(2, listening:getsockname()) },
+                tls = { ca = certs.ca.crt }, servername = "localhost",
+                health = { interval = 60000, timeout = 60000, fall = 1, rise = 1, tls = true, expect = "220" } } }
+            local probe = assert(listening:accept())
+            probe:settimeout(nil)
+            tls.records(probe:getfd(), 1, times(flood.count or 2000, flood.of_server or flood.record), nil,
+                { version = flood.version, crt = certs.ec.crt, key = certs.ec.key })
+            bench.wait("the verdict", function()
+                return bench.read(web.options.log):find("is down: 1 probe failed: " .. flood.reason, 1, true)
+            end)
+            probe:close()
+            listening:close()
+            web:stop()
         end)
     end
 end)

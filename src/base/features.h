@@ -23,6 +23,9 @@
 #include <limits.h>                              /* says which libc it is */
 #if defined(__GLIBC__) && !defined(MG_SANITIZED) /* whose heap is not the C library's */
 #define MG_HAVE_MALLOC_TRIM 1
+#if __GLIBC_PREREQ(2, 33)
+#define MG_HAVE_MALLINFO2 1
+#endif
 #endif
 
 /* Version numbers of OpenSSL only; nothing here needs its symbols. */

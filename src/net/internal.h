@@ -68,6 +68,14 @@ void mg_shortage_fini(struct mg_net *net);
 /* accept has returned fd: that may have been one of the last. */
 void mg_net_accepted(struct mg_net *net, int fd);
 
+/* ---- memory.c: where the process may not have all it wants ------------------------------------- */
+
+/* Whether it may, which can change: now and then. */
+void mg_memory_look(void);
+
+/* Nobody should be accepted: what is left is for those who are connected. */
+bool mg_memory_is_short(const struct mg_net *net);
+
 /* Polls or does not, as things are. */
 void mg_acceptor_update(struct mg_acceptor *a);
 

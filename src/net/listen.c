@@ -93,6 +93,10 @@ accept_one(struct mg_acceptor *a, bool must)
     struct mg_addr peer = {.len = sizeof(peer.u)};
     int fd;
 
+    if (!must && a->net->streams > 0 && mg_memory_is_short(a->net)) {
+        mg_net_shortage(a->net, UV_ENOMEM);
+        return A_LATER;
+    }
     if (a->ops->may_accept != NULL && !a->ops->may_accept(a, must) && !must) {
         mg_acceptor_pause(a);
         return A_LATER;
@@ -160,6 +164,7 @@ on_ready(struct mg_watch *watch, unsigned events)
 static void
 on_look(uv_timer_t *timer)
 {
+    mg_memory_look();
     accept_some(timer->data);
 }
 

@@ -1,5 +1,5 @@
 /*
- * When descriptors run out, or the kernel's memory for sockets.
+ * When descriptors run out, or memory (memory.c), or the kernel's for sockets.
  *
  * The happy path is: there are enough, and nothing here runs. Possible failure modes are: accept or socket
  * fails for want of one, or a connection was accepted of which it is foreseeable that it, or one of those
@@ -80,7 +80,8 @@ room_again(struct mg_net *net)
         return false;
     close(fd);
     net->descriptors_max = descriptors_max();
-    return net->streams == 0 || !is_scarce(net, fd);
+    mg_memory_look();
+    return net->streams == 0 || (!is_scarce(net, fd) && !mg_memory_is_short(net));
 }
 
 static void
@@ -96,7 +97,7 @@ on_timer(uv_timer_t *timer)
         short_set(net, !room);
     } else {
         net->shortage_said = false;
-        mg_log(MG_LOG_INFO, "there are descriptors again");
+        mg_log(MG_LOG_INFO, "accepting goes on as before");
     }
 }
 
@@ -106,6 +107,7 @@ mg_shortage_init(struct mg_net *net)
     uv_timer_init(net->loop, &net->shortage);
     net->shortage.data = net;
     net->descriptors_max = descriptors_max();
+    mg_memory_look();
     mg_net_hold(net);
 }
 

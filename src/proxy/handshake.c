@@ -75,7 +75,7 @@ mg_peer_flood_reason(const struct mg_peer *peer)
     if (tls->flood == MG_TLS_FLOOD_QUIET || ssl_reason_is(tls, SSL_R_RECORD_TOO_SMALL))
         return mg_peer_reason(peer, "down: too many records without data",
                               "up: too many records without data");
-    if (ssl_reason_is(tls, SSL_R_TOO_MANY_WARN_ALERTS))
+    if (tls->flood == MG_TLS_FLOOD_WARNINGS || ssl_reason_is(tls, SSL_R_TOO_MANY_WARN_ALERTS))
         return mg_peer_reason(peer, "down: too many warnings", "up: too many warnings");
     return NULL;
 }

@@ -62,7 +62,7 @@ on_info(const SSL *ssl, int where, int ret)
     if (conn == NULL)
         return;
     if (conn->handshake_done && ++conn->steps > MG_TLS_STEPS_MAX)
-        conn->flood = MG_TLS_FLOOD_KEY_UPDATES;
+        conn->flood = where & SSL_CB_ALERT ? MG_TLS_FLOOD_WARNINGS : MG_TLS_FLOOD_KEY_UPDATES;
     if (where == SSL_CB_WRITE_ALERT && (ret & 0xff) == SSL_AD_NO_RENEGOTIATION &&
         ++conn->renegotiations > MG_TLS_RENEGOTIATIONS_MAX)
         conn->flood = MG_TLS_FLOOD_RENEGOTIATIONS;
@@ -393,6 +393,20 @@ mg_tls_conn_wipe_keys(struct mg_tls_conn *conn, bool asked)
     ERR_clear_error();
 }
 
+static enum mg_tls_status
+flooded(const struct mg_tls_conn *conn, struct mg_err *err)
+{
+    static const char *const texts[] = {
+        [MG_TLS_FLOOD_KEY_UPDATES] = "too many key updates",
+        [MG_TLS_FLOOD_RENEGOTIATIONS] = "too many renegotiations",
+        [MG_TLS_FLOOD_QUIET] = "too many records without data",
+        [MG_TLS_FLOOD_WARNINGS] = "too many warnings",
+    };
+
+    mg_err_setx(err, "%s", texts[conn->flood]);
+    return MG_TLS_FLOODED;
+}
+
 static void
 data_came(struct mg_tls_conn *conn, size_t len)
 {
@@ -421,7 +435,8 @@ mg_tls_conn_read(struct mg_tls_conn *conn, struct mg_tls_io *io, void *buf, size
         if (n > 0)
             data_came(conn, n);
     }
-    return conn->flood != MG_TLS_FLOOD_NONE && status == MG_TLS_WANT_READ ? MG_TLS_FLOODED : status;
+    return conn->flood != MG_TLS_FLOOD_NONE && status == MG_TLS_WANT_READ ? flooded(conn, err)
+                                                                          : status;
 }
 
 enum mg_tls_status

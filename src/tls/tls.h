@@ -171,7 +171,7 @@ enum mg_tls_status {
     MG_TLS_WANT_READ,  /* the input is used up */
     MG_TLS_WANT_WRITE, /* the output is full: flush it, then call again */
     MG_TLS_CLOSED,     /* the peer's close_notify: a clean end */
-    MG_TLS_FLOODED,    /* reading only: the peer keeps libssl busy and says nothing; conn->flood */
+    MG_TLS_FLOODED,    /* reading only: the peer keeps libssl busy and says nothing; err says how */
     MG_TLS_ERROR, /* over; err says why; the output may hold an alert that should still leave */
 };
 
@@ -220,6 +220,7 @@ struct mg_tls_conn {
         MG_TLS_FLOOD_KEY_UPDATES,
         MG_TLS_FLOOD_RENEGOTIATIONS,
         MG_TLS_FLOOD_QUIET, /* records that bring nothing */
+        MG_TLS_FLOOD_WARNINGS,
     } flood;                /* more of it than the limits below allow; no more input is taken */
     int16_t alert_sent;     /* the last fatal alert's number, or -1 */
     int16_t alert_received; /* likewise */

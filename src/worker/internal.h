@@ -107,10 +107,11 @@ struct mg_worker_process {
     int log_fd, access_fd; /* owned; -1 = syslog, none */
     bool leaving;          /* accepts no more; exits with the last connection */
     bool engine_closing;
-    uv_work_t trim; /* gives memory back */
-    bool trimming;
-    size_t peak;         /* of sessions since the heap was last given back */
-    uint64_t trimmed_ms; /* when that was, in loop time */
+    uv_thread_t trimmer;  /* gives memory back */
+    bool trimming;        /* it is to be joined */
+    _Atomic bool trimmed; /* it has done so */
+    size_t peak;          /* of sessions since the heap was last given back */
+    uint64_t trimmed_ms;  /* when that was, in loop time */
     uint64_t trim_accepted,
         beat_accepted; /* connections accepted until then, until the last heartbeat */
     uv_timer_t heartbeat, reaper, drain;

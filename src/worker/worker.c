@@ -34,6 +34,7 @@
 #define TIDY_BEATS    300  /* a minute */
 #define TRIM_QUIET    16   /* fewer connections in a heartbeat: it is quiet */
 #define TRIM_MS       5000 /* between two times */
+#define TRIM_STACK    (256u * 1024u)
 #define CURRENT_CAP   256
 #define EXIT_LEAK     70
 
@@ -263,20 +264,33 @@ mg_worker_trim(void)
 
 #ifdef MG_HAVE_MALLOC_TRIM
 static void
-trim_run(uv_work_t *work)
+on_trim(void *data)
 {
-    (void)work;
+    struct mg_worker_process *w = data;
     mg_worker_trim();
+    atomic_store(&w->trimmed, true);
 }
 
+/* Not by libuv's pool, which ends the process where it gets no threads. */
 static void
-on_trimmed(uv_work_t *work, int status)
+trim_start(struct mg_worker_process *w)
 {
-    struct mg_worker_process *w = work->data;
-    (void)status;
-    w->trimming = false;
+    const uv_thread_options_t options = {.flags = UV_THREAD_HAS_STACK_SIZE,
+                                         .stack_size = TRIM_STACK};
+    atomic_store(&w->trimmed, false);
+    w->trimming = uv_thread_create_ex(&w->trimmer, &options, on_trim, w) == 0;
+    if (!w->trimming) /* no memory for a thread: then it is worth holding everybody up */
+        mg_worker_trim();
 }
 #endif
+
+static void
+trim_join(struct mg_worker_process *w)
+{
+    if (w->trimming)
+        uv_thread_join(&w->trimmer);
+    w->trimming = false;
+}
 
 /* The end of the heap does not move with a handful of connections that come and go: each time costs system
  * calls and fresh pages. What is not needed for longer is given back below. */
@@ -308,10 +322,12 @@ heap_trim(struct mg_worker_process *w)
         w->peak = sessions;
     bool ebbed = w->peak >= TRIM_PEAK && sessions < w->peak / 2;
     bool passed = quiet && accepted - w->trim_accepted >= TRIM_ACCEPTED;
+    if (w->trimming && atomic_load(&w->trimmed))
+        trim_join(w);
     if ((!ebbed && !passed) || now - w->trimmed_ms < TRIM_MS || w->trimming ||
-        mg_generations_building(w) || uv_queue_work(&w->loop, &w->trim, trim_run, on_trimmed) != 0)
+        mg_generations_building(w))
         return;
-    w->trimming = true;
+    trim_start(w);
     w->peak = sessions;
     w->trim_accepted = accepted;
     w->trimmed_ms = now;
@@ -494,8 +510,8 @@ loop_run(struct mg_worker_process *w, int channel, struct mg_err *err)
     w->live++;
     w->connected = true;
     timers_start(w);
-    w->trim.data = w;
     mg_engine_run(w->engine);
+    trim_join(w);
     if (w->live == 0 && uv_loop_close(&w->loop) == 0)
         return 0;
     mg_log(MG_LOG_ERROR, "uv_loop_close: %u handles of the worker itself are still open", w->live);
