@@ -52,7 +52,7 @@ describe("key updates", function()
             say(web, 1, times(2000, update(requested)))
             local record = web:record(number)
             assert.equal("down: too many key updates", record.reason)
-            assert.is_true(bench.slow or record.total_ms < 1000, record.total_ms)
+            assert.is_true(record.total_ms < 10000, record.total_ms) -- and not at idle_timeout
         end)
 
         it(name .. " end it also when there is a byte in between, or a pause", function()
