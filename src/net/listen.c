@@ -26,7 +26,7 @@ static void on_look(uv_timer_t *timer);
 void
 mg_acceptor_update(struct mg_acceptor *a)
 {
-    bool wanted = !a->paused && !a->starved && !a->net->is_short;
+    bool wanted = !a->paused && !a->starved && a->net->short_of == 0;
 
     if (a->closing)
         return;
@@ -141,7 +141,7 @@ accept_some(struct mg_acceptor *a)
     int most = now - a->accepted_at <= 1 ? ACCEPTS_PER_TURN : 1;
 
     a->accepted_at = now;
-    for (int i = 0; i < most && !a->closing && !a->paused && !a->net->is_short; i++)
+    for (int i = 0; i < most && !a->closing && !a->paused && a->net->short_of == 0; i++)
         if (accept_one(a, false) > A_AGAIN)
             return;
 }
@@ -151,7 +151,7 @@ on_ready(struct mg_watch *watch, unsigned events)
 {
     struct mg_acceptor *a = MG_CONTAINER_OF(watch, struct mg_acceptor, watch);
 
-    if (a->closing || a->paused || a->starved || a->net->is_short)
+    if (a->closing || a->paused || a->starved || a->net->short_of != 0)
         return;
     if (events & MG_EVENT_ERROR)
         socket_failed(a);
@@ -247,7 +247,7 @@ on_flush(uv_timer_t *timer)
     for (int i = 0; i < ACCEPTS_PER_TURN && wait_ms == 0; i++) {
         enum accepted how = a->flush_left-- > 0 ? accept_one(a, true) : A_NONE;
 
-        if (how == A_LATER && a->net->is_short) {
+        if (how == A_LATER && a->net->short_of != 0) {
             wait_ms = STARVED_MS;
         } else if (how > A_AGAIN) {
             mg_acceptor_close(a);

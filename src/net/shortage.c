@@ -43,10 +43,10 @@ is_scarce(const struct mg_net *net, int fd)
 static void on_timer(uv_timer_t *timer);
 
 static void
-short_set(struct mg_net *net, bool is_short)
+short_set(struct mg_net *net, int error)
 {
-    net->is_short = is_short;
-    uv_timer_start(&net->shortage, on_timer, is_short ? PROBE_MS : QUIET_MS, 0);
+    net->short_of = error;
+    uv_timer_start(&net->shortage, on_timer, error != 0 ? PROBE_MS : QUIET_MS, 0);
     for (struct mg_acceptor *a = net->acceptors; a != NULL; a = a->next)
         mg_acceptor_update(a);
 }
@@ -54,13 +54,13 @@ short_set(struct mg_net *net, bool is_short)
 void
 mg_net_shortage(struct mg_net *net, int error)
 {
-    if (net->closing || net->is_short)
+    if (net->closing || net->short_of != 0)
         return;
     if (!net->shortage_said)
         mg_log(MG_LOG_WARN, "%s: accepting pauses, those who are connected go on",
                strerror(-error));
     net->shortage_said = true;
-    short_set(net, true);
+    short_set(net, error);
 }
 
 void
@@ -89,12 +89,12 @@ on_timer(uv_timer_t *timer)
 {
     struct mg_net *net = timer->data;
 
-    if (net->is_short) {
+    if (net->short_of != 0) {
         bool room = room_again(net);
 
         if (!room && net->on_short != NULL)
             net->on_short(net);
-        short_set(net, !room);
+        short_set(net, room ? 0 : net->short_of);
     } else {
         net->shortage_said = false;
         mg_log(MG_LOG_INFO, "accepting goes on as before");

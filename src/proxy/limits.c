@@ -11,7 +11,7 @@
  * connection, if it has had GRACE_MS, in which an honest one is long over. Where none has, the kernel's queue holds the
  * new ones. Those that wait for us – for the CPU – stay: they will get through. So thousands of silent clients
  * keep nobody else out, and a crowd of honest ones is not turned away. The same ones give way, several at a time,
- * where the process has no descriptors left and therefore accepts nobody.
+ * where the process has no descriptors or memory left and therefore accepts nobody.
  *
  * Whose a connection is: mg_limits_client. A connection without an IP address – unix sockets – is nobody's.
  */
@@ -177,6 +177,9 @@ mg_limits_spare(struct mg_net *net)
 {
     struct mg_engine *engine = MG_CONTAINER_OF(net, struct mg_engine, net);
 
-    for (int i = 0; i < SPARE_MAX && give_way(engine, "down: no descriptor left"); i++)
+    bool descriptors = net->short_of == UV_EMFILE || net->short_of == UV_ENFILE;
+    const char *reason = descriptors ? "down: no descriptor left" : "down: no memory left";
+
+    for (int i = 0; i < SPARE_MAX && give_way(engine, reason); i++)
         ;
 }
