@@ -54,7 +54,7 @@ struct mg_net {
     size_t streams;           /* open ones */
     size_t wanted; /* descriptors that those who are accepted will need; the owner's to count */
     uv_timer_t shortage;
-    int short_of;       /* 0, or the libuv code of what there is too little of: nothing is accepted */
+    int short_of; /* 0, or the libuv code of what there is too little of: nothing is accepted */
     bool shortage_said; /* the log knows */
     /* Several times a second while there is too little: the owner may close what it can do without. NULL at first. */
     void (*on_short)(struct mg_net *net);

@@ -18,6 +18,10 @@
 
 #define SHUNNED_MS 10000
 
+/* What the script lists comes before records, for which there may be no room then: so it waits for its slot, but only
+ * once, if somebody who holds the lock does not get on. */
+#define FIXED_TRIES 200
+
 /* ---- order: as the script has them, the records of a name by their bytes ------------------------ */
 
 static int
@@ -77,9 +81,9 @@ address_remove(struct mg_backend *backend, const struct mg_backend_address *addr
 
 /* ---- one address ----------------------------------------------------------------------------- */
 
-/* A name's is known by what the script wrote and its IP. */
+/* A name's is known by what the script wrote and its IP. Each try takes a millisecond at most. */
 static void
-slot_hold(struct mg_backend_address *address)
+slot_hold(struct mg_backend_address *address, unsigned tries)
 {
     const struct mg_backend_entry *entry = address->entry;
     const struct mg_backend *backend = entry->backend;
@@ -90,8 +94,10 @@ slot_hold(struct mg_backend_address *address)
         snprintf(key, sizeof(key), "%s %s", entry->text, mg_addr_ip(&address->addr, ip));
     else
         mg_str_copy(key, sizeof(key), entry->text);
-    address->shared = mg_shared_address_hold(engine->options.shared, backend->name, key,
-                                             engine->options.worker, &address->slot_due);
+    do
+        address->shared = mg_shared_address_hold(engine->options.shared, backend->name, key,
+                                                 engine->options.worker, &address->slot_due);
+    while (address->slot_due && --tries > 0);
     if (address->shared != NULL)
         address->pass = &address->shared->pass;
     engine->slots_due = engine->slots_due || address->slot_due;
@@ -119,6 +125,7 @@ mg_backend_address_add(struct mg_backend_entry *entry, const struct mg_addr *add
 {
     struct mg_backend *backend = entry->backend;
     struct mg_backend_address *address = room_make(backend) ? mg_calloc(1, sizeof(*address)) : NULL;
+    bool is_fixed = entry->endpoint.kind != MG_ENDPOINT_NAME;
 
     if (address == NULL) {
         mg_err_setx(err, "backend %s: out of memory", backend->name);
@@ -128,12 +135,12 @@ mg_backend_address_add(struct mg_backend_entry *entry, const struct mg_addr *add
     address->addr = *addr;
     address->refs = 1;
     address->pass = &address->own_pass;
-    if (entry->endpoint.kind == MG_ENDPOINT_NAME)
-        mg_addr_text(addr, address->text);
-    else
+    if (is_fixed)
         mg_str_copy(address->text, sizeof(address->text), entry->text);
+    else
+        mg_addr_text(addr, address->text);
     if (backend->shares)
-        slot_hold(address);
+        slot_hold(address, is_fixed && !backend->engine->slots_due ? FIXED_TRIES : 1);
     address->next = entry->addresses;
     entry->addresses = address;
     entry->address_count++;
@@ -312,7 +319,7 @@ slot_look(struct mg_backend_address *address)
 {
     if (!address->slot_due)
         return;
-    slot_hold(address);
+    slot_hold(address, 1);
     full_tell(address);
     if (address->shared == NULL)
         return;
