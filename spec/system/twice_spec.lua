@@ -2,6 +2,7 @@
 
 local backends = require "backends"
 local bench = require "bench"
+local process = require "process"
 local proxy = require "proxy"
 
 teardown(proxy.cleanup)
@@ -62,4 +63,19 @@ moongate.listen { address = "127.0.0.1:$port", backend = b }
 ]] }
         assert.equal(0, result.code, result.err)
     end)
+
+    local other
+    for _, interface in ipairs(process.list "/sys/class/net" or {}) do
+        other = interface ~= "lo" and interface or other
+    end
+    if other then
+        it("are not those on different networks", function()
+            local result = proxy.check { port = bench.port(), other = other, script = [[
+moongate.listen { address = "127.0.0.1:$port", backend = moongate.backend { name = "web",
+    address = { "[fe80::1%lo]:80", "[fe80::1%$other]:80" } } }
+]] }
+            assert.equal(0, result.code, result.err)
+            assert.not_matches("more than once", result.out .. result.err, 1, true)
+        end)
+    end
 end)

@@ -481,7 +481,8 @@ struct mg_metric_sum {
 /*
  * Calls visit for each listener, or for each backend and, behind it, for each of its addresses that has failed. One
  * worker's, or with worker = MG_SHARED_WORKERS the sums over all, of those that are gone, too; only names that are
- * in use in some worker, in their order, those that only functions have given last. Any process may ask, at any time, and whatever a worker may have written.
+ * in use in some worker, in their order, those that only functions have given last. Any process may ask, at any time,
+ * and whatever a worker may have written.
  */
 void mg_metrics_each(const struct mg_shared *shared, unsigned worker, enum mg_metric_kind kind,
                      void (*visit)(const struct mg_metric_sum *sum, void *data), void *data);

@@ -173,7 +173,7 @@ rows_sum(const struct mg_shared_address *slot, const _Atomic int32_t row[MG_SHAR
     uint32_t rows = atomic_load(&slot->rows);
     int64_t sum = 0;
 
-    for (uint32_t i = 0; i < rows; i++)
+    for (uint32_t i = 0; i < rows && i < MG_SHARED_WORKERS; i++)
         sum += atomic_load(&row[i]);
     return sum;
 }

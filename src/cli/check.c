@@ -59,6 +59,7 @@ static void
 on_late(int signal_number)
 {
     (void)signal_number;
+    mg_command_kill();
     if (late.json && late.out.len > 0 && !late.out.failed)
         mg_fd_write_all(STDOUT_FILENO, late.out.data, late.out.len);
     mg_fd_write_all(STDERR_FILENO, late.error, strlen(late.error));

@@ -60,7 +60,7 @@ void mg_stream_due(struct mg_stream *s);
 void mg_net_closed(struct mg_net *net, struct mg_stream *s);
 void mg_stream_closed(struct mg_stream *s);
 
-/* ---- shortage.c: without descriptors ----------------------------------------------------------- */
+/* ---- shortage.c, memory.c: without descriptors, without memory ----------------------------------------------------------- */
 
 void mg_shortage_init(struct mg_net *net);
 void mg_shortage_fini(struct mg_net *net);
@@ -74,7 +74,7 @@ void mg_net_accepted(struct mg_net *net, int fd);
 void mg_memory_look(void);
 
 /* Nobody should be accepted: what is left is for those who are connected. */
-bool mg_memory_is_short(const struct mg_net *net);
+bool mg_memory_is_short(struct mg_net *net);
 
 /* Polls or does not, as things are. */
 void mg_acceptor_update(struct mg_acceptor *a);

@@ -94,7 +94,8 @@ accept_one(struct mg_acceptor *a, bool must)
     int fd;
 
     if (!must && a->net->streams > 0 && mg_memory_is_short(a->net)) {
-        mg_net_shortage(a->net, UV_ENOMEM);
+        if (mg_acceptor_is_waited_for(a))
+            mg_net_shortage(a->net, UV_ENOMEM);
         return A_LATER;
     }
     if (a->ops->may_accept != NULL && !a->ops->may_accept(a, must) && !must) {

@@ -4,6 +4,8 @@
  * Whoever is connected needs memory at moments at which to be refused is to be cut off. So where there is such a
  * limit nobody is accepted unless there is enough left for those who are: what the kernel would still give, or what
  * lies free in the heap. Without a limit nothing is looked for: then the kernel does not say no, it ends somebody.
+ * To see what the kernel would give takes that much for some microseconds, which are within SPARE; to see what lies
+ * free in the heap goes through all that does, so it is done once in a millisecond at most.
  */
 #include "net/internal.h"
 
@@ -50,9 +52,15 @@ heap_has(size_t size)
 }
 
 bool
-mg_memory_is_short(const struct mg_net *net)
+mg_memory_is_short(struct mg_net *net)
 {
     size_t size = SPARE + net->wanted * EACH;
+    uint64_t now = uv_now(net->loop);
 
-    return is_limited && !kernel_has(size) && !heap_has(size);
+    if (!is_limited)
+        return false;
+    if (net->memory_looked_at == 0 || now != net->memory_looked_at)
+        net->memory_short = !kernel_has(size) && !heap_has(size);
+    net->memory_looked_at = now;
+    return net->memory_short;
 }

@@ -56,6 +56,8 @@ struct mg_net {
     uv_timer_t shortage;
     int short_of; /* 0, or the libuv code of what there is too little of: nothing is accepted */
     bool shortage_said; /* the log knows */
+    bool memory_short;  /* as of then, in loop time: */
+    uint64_t memory_looked_at;
     /* Several times a second while there is too little: the owner may close what it can do without. NULL at first. */
     void (*on_short)(struct mg_net *net);
     unsigned live; /* streams, acceptors, resolvers and handles that are not yet over */
@@ -223,6 +225,8 @@ struct mg_race_ops {
     bool (*next)(void *data, struct mg_addr *addr);
     /* error is a libuv code: UV_ETIMEDOUT after timeout_ms. */
     void (*on_failed)(void *data, size_t attempt, int error);
+    /* An attempt has its socket and its local port: what may still fail is up to the other side. Or NULL. */
+    void (*on_port)(void *data);
     /* The race is over, and not to be cancelled any more. fd is the callee's, of that attempt, which began at
      * started_at (loop time); or -1: all have failed. */
     void (*on_over)(void *data, size_t attempt, int fd, uint64_t started_at);

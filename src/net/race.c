@@ -173,6 +173,8 @@ attempt_start(struct mg_race *race)
         return attempt_failed(race, index, rc);
     a->running = true;
     race->running++;
+    if (race->ops->on_port != NULL)
+        race->ops->on_port(race->data);
     if (rc == 0)
         return false;
     race_won(race, index);

@@ -533,9 +533,15 @@ on_race_failed(void *data, size_t attempt, int error)
     struct dial_try *one = &s->dial->tries[s->dial->race_first + attempt];
 
     try_failed(s, one, connect_reason(s, &one->address->addr, error), uv_strerror(error));
-    if (!one->portless)
-        mg_ports_leave(&s->dial->port);
     up_addr_set(s, &one->address->addr); /* whose failure the record may have to tell */
+}
+
+static void
+on_race_port(void *data)
+{
+    struct mg_session *s = data;
+
+    mg_ports_leave(&s->dial->port);
 }
 
 /* Those that were there before `winner` are avoided for a while; those that came after are just not needed. */
@@ -571,7 +577,6 @@ on_race_over(void *data, size_t attempt, int fd, uint64_t started_at)
         dial_next(s);
         return;
     }
-    mg_ports_leave(&dial->port);
     dial->current = dial->race_first + attempt;
     race_losers_leave(s, dial->current);
     s->address = try_current(s)->address;
@@ -588,6 +593,7 @@ on_race_over(void *data, size_t attempt, int fd, uint64_t started_at)
 static const struct mg_race_ops race_ops = {
     .next = race_next,
     .on_failed = on_race_failed,
+    .on_port = on_race_port,
     .on_over = on_race_over,
 };
 
@@ -689,13 +695,6 @@ tries_forget_portless(struct mg_dial *dial)
     return kept < before;
 }
 
-void
-mg_dial_port(struct mg_session *s)
-{
-    s->dial->deadline = 0;
-    dial_next(s);
-}
-
 static void
 dial_next(struct mg_session *s)
 {
@@ -740,12 +739,26 @@ given_waits(struct mg_session *s)
     struct mg_backend_entry *entry = s->backend->entries;
     struct mg_pick pick = {.entry = entry};
 
-    if (s->backend->given == NULL || entry->resolver == NULL ||
+    if (s->backend->given == NULL || entry->resolver == NULL || !try_room(s->dial) ||
         !mg_resolver_use(entry->resolver, &s->dial->wait))
         return false;
     try_add(s, &pick);
     deadline_set(s);
     return true;
+}
+
+static void
+dial_begin(struct mg_session *s)
+{
+    if (!given_waits(s))
+        dial_next(s);
+}
+
+void
+mg_dial_port(struct mg_session *s)
+{
+    s->dial->deadline = 0;
+    dial_begin(s);
 }
 
 void
@@ -767,8 +780,8 @@ mg_dial_start(struct mg_session *s)
     mg_source_get(s, &dial->source);
     if (mg_ports_awaited(s->backend))
         port_wait(s);
-    else if (!given_waits(s))
-        dial_next(s);
+    else
+        dial_begin(s);
 }
 
 unsigned

@@ -337,8 +337,11 @@ mg_entries_look(struct mg_engine *engine)
         return;
     engine->slots_due = false;
     for (size_t b = 0; b < config->backend_count; b++)
-        for (size_t i = 0; i < config->backends[b]->address_count; i++)
+        for (size_t i = 0; i < config->backends[b]->address_count; i++) {
             slot_look(config->backends[b]->addresses[i]);
+            if (engine->slots_due)
+                return; /* again at the next heartbeat: each try in vain is a millisecond */
+        }
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */

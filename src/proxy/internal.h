@@ -553,7 +553,7 @@ void mg_ports_init(struct mg_session *s, struct mg_port_wait *wait);
 /* Whether connections to that backend wait, of whatever worker, so that it is no use to try, or to accept more. */
 bool mg_ports_awaited(const struct mg_backend *backend);
 
-/* It is about to wait, so that whoever would be accepted in this turn had to, too. */
+/* It is about to wait: counted from now on, so that nobody is accepted meanwhile. */
 void mg_ports_want(struct mg_port_wait *wait);
 
 /* mg_dial_port follows, perhaps several times, each after this; until there is a port. */

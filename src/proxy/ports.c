@@ -132,7 +132,7 @@ may_try(struct mg_engine *engine, struct mg_backend *backend)
         backend->port_round = engine->ports_round;
         backend->port_tries = 0;
     }
-    return backend->port_tries++ < RETRIES;
+    return backend->source.transparent || backend->port_tries++ < RETRIES;
 }
 
 void

@@ -188,15 +188,34 @@ is_ours(const struct mg_engine *engine, struct mg_shared_told *shared, unsigned 
     return true;
 }
 
-/* An empty one, or NULL: nothing is to be said. */
+/* It has begun; we say when it is over. NULL: there is nothing to take over, or no memory. */
+static struct told *
+told_take_over(struct mg_engine *engine, struct mg_shared_told *shared, enum mg_limit limit)
+{
+    uint32_t gone = MG_TELLER_GONE;
+    struct told *told;
+
+    if (atomic_load(&shared->teller) != gone ||
+        !atomic_compare_exchange_strong(&shared->teller, &gone, engine->options.worker + 1))
+        return NULL;
+    told = told_add(engine, shared, limit);
+    if (told == NULL)
+        atomic_store(&shared->teller, 0);
+    return told;
+}
+
+/* One whose `what` is empty, or NULL: we have nothing to do with it. *begins: it is to be said that it has begun. */
 static struct told *
 told_begin(struct mg_engine *engine, struct mg_shared_told *shared, enum mg_limit limit,
-           unsigned count)
+           unsigned count, bool *begins)
 {
     struct told *told;
 
-    if (engine->closing || !is_ours(engine, shared, count, mg_now_ms()))
+    if (engine->closing)
         return NULL;
+    *begins = is_ours(engine, shared, count, mg_now_ms());
+    if (!*begins)
+        return told_take_over(engine, shared, limit);
     told = told_add(engine, shared, limit);
     if (told == NULL)
         atomic_store(&shared->teller, 0);
@@ -215,21 +234,6 @@ mg_told_close(struct mg_engine *engine)
         mg_shared_untell(engine->options.shared, told->shared, engine->options.worker);
         mg_free(told);
     }
-}
-
-/* It has begun; we say when it is over. NULL: there is nothing to take over, or no memory. */
-static struct told *
-told_take_over(struct mg_engine *engine, struct mg_shared_told *shared, enum mg_limit limit)
-{
-    uint32_t gone = MG_TELLER_GONE;
-    struct told *told;
-
-    if (!atomic_compare_exchange_strong(&shared->teller, &gone, engine->options.worker + 1))
-        return NULL;
-    told = told_add(engine, shared, limit);
-    if (told == NULL)
-        atomic_store(&shared->teller, 0);
-    return told;
 }
 
 static struct mg_shared_address *
@@ -306,12 +310,15 @@ static void
 listener_bites(struct mg_engine *engine, const struct mg_listener *l, enum mg_limit limit,
                bool waits, const struct mg_addr *client)
 {
-    struct told *told = told_begin(engine, &l->shared->told[limit], limit, waits ? 0 : 1);
+    bool begins;
+    struct told *told = told_begin(engine, &l->shared->told[limit], limit, waits ? 0 : 1, &begins);
     char ip[MG_ADDR_TEXT] = "";
 
     if (told == NULL)
         return;
     listener_describe(engine, l, told);
+    if (!begins)
+        return;
     if (client != NULL)
         mg_addr_ip(client, ip);
     mg_log(MG_LOG_WARN, "%s: reached%s%s: %s", told->what, ip[0] != '\0' ? ", by " : "", ip,
@@ -322,12 +329,15 @@ static void
 backend_bites(struct mg_engine *engine, const struct mg_backend *backend)
 {
     struct mg_shared_address *shared = shared_of(backend);
+    bool begins;
     struct told *told =
-        shared != NULL ? told_begin(engine, &shared->told, MG_LIMIT_BACKEND, 1) : NULL;
+        shared != NULL ? told_begin(engine, &shared->told, MG_LIMIT_BACKEND, 1, &begins) : NULL;
 
     if (told == NULL)
         return;
     backend_describe(backend, told);
+    if (!begins)
+        return;
     mg_log(MG_LOG_WARN, "%s: reached: %s", told->what, consequence(MG_LIMIT_BACKEND));
 }
 
@@ -336,14 +346,17 @@ mg_told_portless(const struct mg_session *s, const struct mg_addr *source, bool 
 {
     struct mg_engine *engine = s->engine;
     struct mg_shared_address *shared = shared_of(s->backend);
+    bool begins;
     struct told *told = told_begin(engine, shared != NULL ? &shared->told_ports : &engine->told_own,
-                                   MG_LIMIT_PORTS, first ? 1 : 0);
+                                   MG_LIMIT_PORTS, first ? 1 : 0, &begins);
     const struct mg_backend *backend = s->backend;
     char from[MG_ADDR_TEXT] = "";
 
     if (told == NULL)
         return;
     backend_describe(backend, told);
+    if (!begins)
+        return;
     if (source->len > 0)
         mg_addr_ip(source, from);
     mg_log(

@@ -34,6 +34,15 @@ struct command {
     struct mg_buf *complaints;
 };
 
+static volatile sig_atomic_t group_running; /* 0 = none */
+
+void
+mg_command_kill(void)
+{
+    if (group_running > 0)
+        kill(-(pid_t)group_running, SIGKILL);
+}
+
 /* In the child: nothing here may return. */
 static MG_NORETURN void
 child_run(char **argv, const char *dir, int out, int complaint)
@@ -43,8 +52,8 @@ child_run(char **argv, const char *dir, int out, int complaint)
 
     setpgid(0, 0);
 #ifdef MG_HAVE_PRCTL
-    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0,
-          0); /* a loader that takes too long is killed, and this with it */
+    /* A loader that takes too long is killed, and this with it; what this has started is not. */
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 #endif
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -219,9 +228,11 @@ command_run(struct command *c, const char *dir, struct mg_err *err)
     c->deadline_ns = mg_now_ns() + TIME_MAX_S * 1000000000ull;
     if (command_start(c, dir, err) != 0)
         return -1;
+    group_running = (sig_atomic_t)c->pid;
     result = command_listen(c, err);
     if (result == 0)
         result = command_wait(c, &status, err);
+    group_running = 0;
     if (c->out >= 0)
         close(c->out);
     if (c->complaint >= 0)

@@ -24,8 +24,7 @@ struct mg_script_load {
     /* in */
     const char *path; /* the script, or a packed snapshot */
     bool prove;       /* run the proof; its errors fail the load */
-    bool machine;     /* `check`: warn of all that this machine lacks; whoever runs
-                                       * the script finds out */
+    bool machine;     /* `check`: warn of all that this machine lacks, which `run` would find out */
     void (*on_settings)(double reload_timeout); /* `check`: the script has said so; or NULL */
     const char *listener;             /* `check --listener`: report that one only; or NULL */
     const char *sni;                  /* `check --sni`: prove that name too; or NULL */
@@ -52,6 +51,9 @@ void mg_script_load_fini(struct mg_script_load *load);
  * far, each with a NUL, so that --watch can wait for the mistake to be mended.
  */
 int mg_script_load(struct mg_script_load *load, struct mg_buf *watch, struct mg_err *err);
+
+/* Ends the program that the script is waiting for, if any, and what that has started. A signal handler may. */
+void mg_command_kill(void);
 
 /* ---- tests ---------------------------------------------------------------------------------- */
 

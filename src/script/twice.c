@@ -22,8 +22,14 @@ server_push(lua_State *L, const struct mg_endpoint *ep, const char *text)
         luaL_pushresult(&b);
         lua_pushfstring(L, "%s:%d", lua_tostring(L, -1), (int)ep->port);
         lua_remove(L, -2);
+    } else if (ep->kind == MG_ENDPOINT_IP) {
+        bool is_v6 =
+            ep->addr.u.sa.sa_family == AF_INET6; /* whose text does not have the interface */
+
+        lua_pushfstring(L, "%s %I", mg_addr_text(&ep->addr, ip),
+                        (LUAI_UACINT)(is_v6 ? ep->addr.u.in6.sin6_scope_id : 0));
     } else {
-        lua_pushstring(L, ep->kind == MG_ENDPOINT_IP ? mg_addr_text(&ep->addr, ip) : text);
+        lua_pushstring(L, text);
     }
 }
 

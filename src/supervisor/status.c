@@ -67,10 +67,21 @@ uptime_add(struct mg_buf *out, double seconds)
 
 #define UNWELL_MAX 50
 
+/* A worker's word, for somebody's terminal: it has made it printable, if it is what it should be. */
+static void
+word_add(struct mg_buf *out, const char *text, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        bool control = (unsigned char)text[i] < ' ' || text[i] == 0x7F;
+
+        mg_buf_add(out, control ? "?" : text + i, 1);
+    }
+}
+
 static void
 cell_add(struct mg_buf *out, const char *text, size_t len, size_t width)
 {
-    mg_buf_add(out, text, len);
+    word_add(out, text, len);
     mg_buf_addf(out, "%*s  ", (int)(len < width ? width - len : 0), "");
 }
 
@@ -80,26 +91,27 @@ unwell_add(struct mg_buf *out, const char *line, size_t len)
 {
     static const size_t widths[] = {28, 26, 10};
     const char *end = line + len, *tab;
+    unsigned tabs = 0;
 
+    for (const char *c = line; c < end; c++)
+        tabs += *c == '\t';
+    if (tabs != MG_ARRAY_LEN(widths) + 1)
+        return;
     for (size_t i = 0; i < MG_ARRAY_LEN(widths); i++, line = tab + 1) {
         tab = memchr(line, '\t', (size_t)(end - line));
-        if (tab == NULL)
-            return;
         cell_add(out, line, (size_t)(tab - line), widths[i]);
     }
     tab = memchr(line, '\t', (size_t)(end - line));
-    if (tab == NULL)
-        return;
     if (line[0] == '-')
         mg_buf_addf(out, "%-8s", "-");
     else
         uptime_add(out, strtod(line, NULL));
     mg_buf_adds(out, "  ");
-    mg_buf_add(out, tab + 1, (size_t)(end - tab - 1));
+    word_add(out, tab + 1, (size_t)(end - tab - 1));
     mg_buf_adds(out, "\n");
 }
 
-/* All workers know the same of an address; so one that has answered speaks for them. */
+/* All workers know the same of an address, and each looks names up for itself; one that has answered speaks for all. */
 static const struct mg_worker *
 answered_first(const struct mg_super *super)
 {

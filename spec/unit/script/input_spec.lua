@@ -388,4 +388,14 @@ describe("a script that does not end", function()
             assert.same({ result.last }, data.errors)
         end)
     end
+
+    it("takes along what a program of it has started", function()
+        local seconds = ("61.%06d"):format(math.random(0, 999999))
+        local result = checks.run(([[moongate.settings { reload_timeout = 1 }
+            moongate.command { "sh", "-c", "sleep %s & sleep %s" }]]):format(seconds, seconds))
+        assert.equal(1, result.code)
+        bench.wait("the programs to end", function()
+            return bench.run({ "pgrep", "-f", "sleep " .. seconds:gsub("%.", "[.]") }).code == 1
+        end)
+    end)
 end)
