@@ -184,7 +184,7 @@ on_lost(struct mg_ipc *ipc, const char *why)
 static int
 open_(lua_State *L)
 {
-    static const struct mg_ipc_ops ops = {on_message, on_lost};
+    static const struct mg_ipc_ops ops = {on_message, on_lost, false};
     struct mg_err err;
     bool close_in_message = lua_toboolean(L, 2);
     struct channel *ch = lua_newuserdatauv(L, sizeof(*ch), 0);

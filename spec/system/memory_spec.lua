@@ -33,7 +33,7 @@ if not bench.sanitized then
             local first = clients(5, 20)
             bench.wait("the first ones", function() return first:result().holding == 5 end)
             bench.must { "prlimit", "--pid", tostring(worker), ("--as=%d"):format(space(worker) + 24 * MIB) }
-            local crowd = clients(200, 600000)
+            local crowd = clients(600, 600000)
             bench.wait("accepting to pause", function() return complaints(web) == 1 end)
             crowd:stop()
             local later = clients(1, 20)

@@ -141,6 +141,57 @@ moongate.listen { name = "plain", address = "127.0.0.1:$plain", backend = moonga
     end)
 end)
 
+describe("clients that come and go while there are few descriptors", function()
+    it("do not use up what a reload needs", function()
+        local port = bench.port()
+        local web = proxy.start { workers = 1, nofile = 128, port = port, echo = bench.echo_server().port, script = [[
+
+moongate.listen { name = "web", address = "127.0.0.1:$port", backend = moongate.backend {
+    address = "127.0.0.1:$echo", connect_timeout = 600 } }
+]] }
+        local waiting, served = {}, {}
+        local function come(count)
+            for _ = 1, count do
+                waiting[#waiting + 1] = assert(bench.connect(port))
+                waiting[#waiting]:send("ping")
+            end
+        end
+        local function wait_served(more)
+            local wanted = #served + more
+            bench.wait(wanted .. " to be served", function()
+                for i = #waiting, 1, -1 do
+                    if #answered { waiting[i] } == 1 then
+                        served[#served + 1] = table.remove(waiting, i)
+                    end
+                end
+                return #served >= wanted
+            end)
+        end
+        come(80)
+        bench.wait("accepting to pause", function() return complaints(web) > 0 end)
+        wait_served(40)
+        for _ = 1, 8 do -- who goes leaves low numbers to who comes
+            for _ = 1, 3 do
+                table.remove(served, 1):close()
+            end
+            come(3)
+            wait_served(3)
+        end
+        web:reload()
+        for _, client in ipairs(served) do
+            assert.equal("ping", ask(client))
+        end
+        assert.same({}, { web:log_text():match("descriptors were lost") })
+        for _, client in ipairs(served) do
+            client:close()
+        end
+        for _, client in ipairs(waiting) do
+            client:close()
+        end
+        web:stop()
+    end)
+end)
+
 -- The lowest number that no descriptor of the process has.
 local function next_descriptor(pid)
     local used, number = {}, 0
@@ -217,6 +268,27 @@ describe("a worker without descriptors", function()
         pending("has nothing to keep: descriptors of a process that is not dumpable are root's to see")
         return
     end
+
+    it("refuses a reload, and goes on as it is", function()
+        local port = bench.port()
+        local web = proxy.start { workers = 1, port = port, script = [[
+moongate.listen { name = "web", address = "127.0.0.1:$port", backend = moongate.echo() }
+]] }
+        local client = assert(bench.connect(port))
+        assert.equal("ping", ask(client))
+        local worker = web:wait_workers(1)[1]
+        bench.must { "prlimit", "--pid", tostring(worker), "--nofile=" .. next_descriptor(worker) .. ":" }
+        local result = web:try_reload()
+        assert.equal(1, result.code)
+        assert.matches("no descriptor left for the new configuration", result.err, 1, true)
+        assert.equal("ping", ask(client))
+        bench.must { "prlimit", "--pid", tostring(worker), "--nofile=1024:" }
+        web:reload()
+        assert.equal("ping", ask(client))
+        client:close()
+        assert.equal(worker, web:wait_workers(1)[1])
+        web:stop()
+    end)
 
     it("leaves whoever has woken it to another one", function()
         local port = bench.port()

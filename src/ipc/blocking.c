@@ -55,7 +55,7 @@ mg_ipc_receive_blocking(int fd, struct mg_msg *msg, struct mg_buf *buf, int time
                         struct mg_err *err)
 {
     uint64_t deadline = timeout_ms < 0 ? 0 : mg_now_ns() + (uint64_t)timeout_ms * 1000000u;
-    struct mg_ipc_inbox inbox = {buf, msg};
+    struct mg_ipc_inbox inbox = {buf, msg, false};
     const char *why = NULL;
     *msg = (struct mg_msg){0};
     buf->len = 0;

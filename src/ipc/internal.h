@@ -20,6 +20,7 @@ struct mg_ipc_header {
 struct mg_ipc_inbox {
     struct mg_buf *payload;
     struct mg_msg *msg;
+    bool may_lose_fds;
 };
 
 enum mg_ipc_status {

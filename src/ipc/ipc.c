@@ -228,7 +228,7 @@ on_poll(uv_poll_t *poll, int status, int events)
     /* After an error uv has stopped polling; it may have been the reset that recvmsg passes over. */
     if (status != 0 || (waited && ipc->queue == NULL))
         poll_restart(ipc);
-    struct mg_ipc_inbox inbox = {&ipc->partial, &ipc->partial_msg};
+    struct mg_ipc_inbox inbox = {&ipc->partial, &ipc->partial_msg, ipc->ops->may_lose_fds};
     for (int i = 0; i < PACKETS_PER_TURN && !ipc->closing; i++) {
         const char *why = NULL;
         switch (mg_ipc_packet_receive(ipc->fd, MSG_DONTWAIT, &inbox, &why)) {

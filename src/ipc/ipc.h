@@ -72,6 +72,7 @@ struct mg_msg {
     int fds[MG_IPC_FDS]; /* the receiver owns them; set an entry to -1 to keep it, else it is closed
                             when the callback returns */
     size_t fd_count;
+    bool fds_lost; /* some are missing: this process had no room for them */
 };
 
 /* The value of `key` in a payload of "key=value\n" lines; false (and out = "") if it is not there or
@@ -91,6 +92,8 @@ struct mg_ipc_ops {
     /* The other end is gone or broke the protocol (why is a constant). mg_ipc_close is still to be
      * called, and may be called here. Not called after mg_ipc_close. */
     void (*lost)(struct mg_ipc *ipc, const char *why);
+    bool
+        may_lose_fds; /* message() looks at fds_lost; else a message without them breaks the channel */
 };
 
 struct mg_ipc {

@@ -121,7 +121,8 @@ mg_ipc_packet_receive(int fd, int flags, struct mg_ipc_inbox *inbox, const char 
     bool first = inbox->payload->len == 0;
     bool came_with_fds = packet.msg_controllen > 0;
     bool fit = fds_take(&packet, inbox->msg);
-    if (!fit || (packet.msg_flags & MSG_CTRUNC) != 0)
+    inbox->msg->fds_lost = inbox->msg->fds_lost || !fit || (packet.msg_flags & MSG_CTRUNC) != 0;
+    if (inbox->msg->fds_lost && !inbox->may_lose_fds)
         *why = "descriptors were lost";
     else if ((packet.msg_flags & MSG_TRUNC) != 0 || (size_t)n < sizeof(head))
         *why = "a packet of the wrong size";

@@ -70,9 +70,6 @@ void mg_net_accepted(struct mg_net *net, int fd);
 
 /* ---- memory.c: where the process may not have all it wants ------------------------------------- */
 
-/* Whether it may, which can change: now and then. */
-void mg_memory_look(void);
-
 /* Nobody should be accepted: what is left is for those who are connected. */
 bool mg_memory_is_short(struct mg_net *net);
 

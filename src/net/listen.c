@@ -165,7 +165,6 @@ on_ready(struct mg_watch *watch, unsigned events)
 static void
 on_look(uv_timer_t *timer)
 {
-    mg_memory_look();
     accept_some(timer->data);
 }
 

@@ -52,12 +52,14 @@ struct mg_net {
     struct mg_acceptor *acceptors;
     uint64_t descriptors_max; /* of the process */
     size_t streams;           /* open ones */
+    size_t others;            /* descriptors that are no streams', as counted at: */
+    uint64_t counted_at;      /* loop time; 0 = never */
     size_t wanted; /* descriptors that those who are accepted will need; the owner's to count */
     uv_timer_t shortage;
     int short_of; /* 0, or the libuv code of what there is too little of: nothing is accepted */
-    bool shortage_said; /* the log knows */
-    bool memory_short;  /* as of then, in loop time: */
-    uint64_t memory_looked_at;
+    bool shortage_said;                          /* the log knows */
+    bool memory_short;                           /* as of memory_looked_at */
+    uint64_t memory_looked_at, limits_looked_at; /* loop time; 0 = never */
     /* Several times a second while there is too little: the owner may close what it can do without. NULL at first. */
     void (*on_short)(struct mg_net *net);
     unsigned live; /* streams, acceptors, resolvers and handles that are not yet over */

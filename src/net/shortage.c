@@ -10,12 +10,15 @@
  */
 #include "net/internal.h"
 
+#include <dirent.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define PROBE_MS    100
+#define COUNT_MS    1000
 #define QUIET_MS    5000
 #define RESERVE_MAX 32u /* log files, name servers, … */
 
@@ -29,15 +32,54 @@ descriptors_max(void)
                : UINT64_MAX / 2;
 }
 
-/* The kernel gives the lowest number that is free, so that `fd` tells how many there are. */
-static bool
-is_scarce(const struct mg_net *net, int fd)
+/* 0: it cannot be known. Linux tells as a size from 6.2 on. */
+static uint64_t
+descriptors_open(void)
 {
-    uint64_t reserve = net->descriptors_max / 16;
+    static const char path[] = "/proc/self/fd";
+    struct stat all;
+    uint64_t count = 0;
+    DIR *dir;
+
+    if (stat(path, &all) == 0 && all.st_size > 0)
+        return (uint64_t)all.st_size;
+    dir = opendir(path);
+    while (dir != NULL && readdir(dir) != NULL)
+        count++;
+    if (dir != NULL)
+        closedir(dir);
+    return count > 3 ? count - 3 : 0; /* ".", ".." and its own */
+}
+
+/* How many there are that are no streams' changes seldom: that is looked at where it may matter. */
+static void
+others_count(struct mg_net *net, uint64_t about)
+{
+    uint64_t now = uv_now(net->loop), open;
+
+    if (about + about / 3 < net->descriptors_max ||
+        (net->counted_at != 0 && now - net->counted_at < COUNT_MS))
+        return;
+    net->counted_at = now;
+    open = descriptors_open();
+    net->others = open > net->streams ? (size_t)open - net->streams : 0;
+}
+
+/* The kernel gives the lowest number that is free, so that there are `fd` at least; and more than that if it was one
+ * that somebody has left. */
+static bool
+is_scarce(struct mg_net *net, int fd)
+{
+    uint64_t reserve = net->descriptors_max / 16, used = (uint64_t)fd;
 
     if (reserve > RESERVE_MAX)
         reserve = RESERVE_MAX;
-    return (uint64_t)fd + net->wanted + reserve >= net->descriptors_max;
+    if (used < net->streams + net->others)
+        used = net->streams + net->others;
+    others_count(net, used + net->wanted + reserve);
+    if (used < net->streams + net->others)
+        used = net->streams + net->others;
+    return used + net->wanted + reserve >= net->descriptors_max;
 }
 
 static void on_timer(uv_timer_t *timer);
@@ -80,7 +122,6 @@ room_again(struct mg_net *net)
         return false;
     close(fd);
     net->descriptors_max = descriptors_max();
-    mg_memory_look();
     return net->streams == 0 || (!is_scarce(net, fd) && !mg_memory_is_short(net));
 }
 
@@ -107,7 +148,7 @@ mg_shortage_init(struct mg_net *net)
     uv_timer_init(net->loop, &net->shortage);
     net->shortage.data = net;
     net->descriptors_max = descriptors_max();
-    mg_memory_look();
+    mg_memory_is_short(net); /* which opens what it needs */
     mg_net_hold(net);
 }
 

@@ -287,7 +287,7 @@ peer_is_trusted(int fd)
 static void
 client_open(struct mg_control *c, int fd)
 {
-    static const struct mg_ipc_ops ops = {on_message, on_lost};
+    static const struct mg_ipc_ops ops = {on_message, on_lost, false};
     static const char refusal[] = "only root and the user that runs moongate may say that";
     struct mg_err err;
     if (!peer_is_trusted(fd) || c->client_count >= CLIENTS_MAX) {

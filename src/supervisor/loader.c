@@ -106,7 +106,7 @@ on_message(struct mg_ipc *ipc, struct mg_msg *msg)
 int
 mg_loader_start(struct mg_super *super, struct mg_err *err)
 {
-    static const struct mg_ipc_ops ops = {on_message, on_lost};
+    static const struct mg_ipc_ops ops = {on_message, on_lost, false};
     struct mg_loader *loader = &super->reload.loader;
     int pair[2];
     *loader = (struct mg_loader){0};

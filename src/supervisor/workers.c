@@ -396,7 +396,7 @@ world_send(struct mg_worker *w)
 static void
 worker_spawn(struct mg_worker *w)
 {
-    static const struct mg_ipc_ops ops = {on_message, on_lost};
+    static const struct mg_ipc_ops ops = {on_message, on_lost, false};
     struct mg_super *super = w->super;
     struct mg_err err;
     int pair[2];

@@ -217,7 +217,7 @@ on_message(struct mg_ipc *ipc, struct mg_msg *msg)
     struct mg_worker_process *w = ipc->data;
     int fd;
     switch (msg->type) {
-    case MG_MSG_SOCKET:
+    case MG_MSG_SOCKET: /* without it the generation that needs it cannot be built */
         if ((fd = fd_take(msg)) >= 0)
             mg_address_add(w, msg->data, fd);
         break;
@@ -227,6 +227,9 @@ on_message(struct mg_ipc *ipc, struct mg_msg *msg)
     case MG_MSG_BUILD:
         if ((fd = fd_take(msg)) >= 0)
             mg_generation_build(w, msg->number, fd);
+        else if (msg->fds_lost)
+            mg_worker_send(w, MG_MSG_FAILED, msg->number,
+                           "no descriptor left for the new configuration (ulimit -n)");
         break;
     case MG_MSG_COMMIT:
         mg_generation_commit(w, msg->number);
@@ -235,7 +238,10 @@ on_message(struct mg_ipc *ipc, struct mg_msg *msg)
         mg_generation_discard(w, msg->number);
         break;
     case MG_MSG_REOPEN:
-        logs_take(w, msg);
+        if (msg->fds_lost)
+            mg_log(MG_LOG_ERROR, "no descriptor left for the log files: the old ones stay in use");
+        else
+            logs_take(w, msg);
         break;
     case MG_MSG_STATUS:
         status_send(w, msg->number);
@@ -504,7 +510,7 @@ on_walk(uv_handle_t *handle, void *data)
 static int
 loop_run(struct mg_worker_process *w, int channel, struct mg_err *err)
 {
-    static const struct mg_ipc_ops ops = {on_message, on_lost};
+    static const struct mg_ipc_ops ops = {on_message, on_lost, true};
     if (mg_ipc_open(&w->ipc, &w->loop, channel, &ops, w, err) != 0)
         return -1;
     w->live++;
