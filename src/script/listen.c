@@ -95,6 +95,34 @@ owner_read(lua_State *L, const struct mg_option *o, const char *what, int value)
                         lua_tostring(L, -1));
 }
 
+static bool
+is_wild(const struct mg_endpoint *ep)
+{
+    return ep->kind == MG_ENDPOINT_ANY || (ep->kind == MG_ENDPOINT_IP && mg_addr_is_any(&ep->addr));
+}
+
+/* Whether a socket of `wild`, which is one of all addresses, leaves none for `other`. */
+static bool
+takes_all(const struct mg_endpoint *wild, const struct mg_endpoint *other)
+{
+    if (!is_wild(wild) || other->kind == MG_ENDPOINT_UNIX || wild->port != other->port)
+        return false;
+    return wild->kind == MG_ENDPOINT_ANY || other->kind == MG_ENDPOINT_ANY ||
+           wild->addr.u.sa.sa_family == other->addr.u.sa.sa_family;
+}
+
+/* Of canonical addresses. */
+static bool
+overlap(const char *text, const char *other_text)
+{
+    struct mg_endpoint ep, other;
+    struct mg_err ignored;
+
+    return mg_endpoint_parse(&ep, text, true, &ignored) == 0 &&
+           mg_endpoint_parse(&other, other_text, true, &ignored) == 0 &&
+           (takes_all(&ep, &other) || takes_all(&other, &ep));
+}
+
 /* Appends a canonical address to a list. */
 static void
 address_append(lua_State *L, int list, const char *what, const char *text)
@@ -105,6 +133,11 @@ address_append(lua_State *L, int list, const char *what, const char *text)
         lua_rawgeti(L, list, i);
         if (strcmp(lua_tostring(L, -1), text) == 0)
             mg_option_error(L, what, "address: %s is given twice", text);
+        if (overlap(lua_tostring(L, -1), text))
+            mg_option_error(L, what,
+                            "address: %s and %s are not to be had together: one has all "
+                            "addresses of that port",
+                            lua_tostring(L, -1), text);
         lua_pop(L, 1);
     }
     lua_pushstring(L, text);
@@ -433,6 +466,42 @@ taken_note(lua_State *L, const char *taken, int name)
     lua_pop(L, 1);
 }
 
+static void
+overlap_error(lua_State *L, const char *address, const char *other, const char *owner)
+{
+    mg_option_error(L, WHAT, "address: %s overlaps with %s, which belongs to listener \"%s\"",
+                    address, other, owner);
+}
+
+/* The one at the top, with those of other listeners. */
+static void
+overlap_check(lua_State *L)
+{
+    static const char *const wild[] = {"*:%d", "0.0.0.0:%d", "[::]:%d"};
+    int address = lua_gettop(L), taken = address + 1;
+    const char *text = lua_tostring(L, address);
+    struct mg_endpoint ep;
+    struct mg_err ignored;
+
+    if (mg_endpoint_parse(&ep, text, true, &ignored) != 0 || ep.kind == MG_ENDPOINT_UNIX)
+        return;
+    lua_getfield(L, LUA_REGISTRYINDEX, ADDRESSES_TAKEN);
+    if (is_wild(&ep)) {
+        for (lua_pushnil(L); lua_next(L, taken) != 0; lua_pop(L, 1))
+            if (overlap(text, lua_tostring(L, -2)))
+                overlap_error(L, text, lua_tostring(L, -2), lua_tostring(L, -1));
+    } else {
+        for (size_t i = 0; i < MG_ARRAY_LEN(wild); i++) {
+            lua_pushfstring(L, wild[i], (int)ep.port);
+            lua_pushvalue(L, -1);
+            if (lua_rawget(L, taken) != LUA_TNIL && overlap(text, lua_tostring(L, -2)))
+                overlap_error(L, text, lua_tostring(L, -2), lua_tostring(L, -1));
+            lua_pop(L, 2);
+        }
+    }
+    lua_settop(L, address);
+}
+
 /* No two listeners share a name or an address. The new one's options are at `made`. */
 static void
 listener_claim(lua_State *L, int made)
@@ -448,7 +517,9 @@ listener_claim(lua_State *L, int made)
         if (taken_push(L, ADDRESSES_TAKEN) != LUA_TNIL)
             mg_option_error(L, WHAT, "address: %s belongs to listener \"%s\" already",
                             lua_tostring(L, -2), lua_tostring(L, -1));
-        lua_pop(L, 2);
+        lua_pop(L, 1);
+        overlap_check(L);
+        lua_pop(L, 1);
     }
     lua_settop(L, addresses);
     for (lua_Integer i = 1; lua_rawgeti(L, addresses, i) != LUA_TNIL; i++) {

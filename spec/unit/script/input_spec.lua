@@ -141,11 +141,31 @@ each("an address in a listener's backend", [[
 
 each("an address to listen on", [[
     moongate.listen { name = "l" .. made, address = { "unix:@" .. made, VALUE }, backend = "a:1" }]], {
-    { '"127.0.0.1:80"' }, { '"*:80"' }, { '"[fe80::1%lo]:80"' },
+    { '"127.0.0.1:80"' }, { '"*:81"' }, { '"[fe80::1%lo]:80"' },
     { '"256.1.1.1:80"', NEITHER }, { '"224.0.0.1:80"', "this is a multicast address" },
     { '"255.255.255.255:80"', "this is the broadcast address" }, { '"[fe80::1]:80"', "needs its network interface" },
     { '"unix:/" .. ("x"):rep(107)', "the path is longer than 107 bytes" },
     { '"unix:/run/\\r"', "the path has a control character" },
+})
+
+each("two addresses to listen on", [[
+    moongate.listen { name = "a" .. made, address = { VALUE }, backend = "a:1" }]], {
+    { '"[::]:101", "0.0.0.0:101"' }, { '"[::]:102", "127.0.0.1:102"' }, { '"0.0.0.0:103", "[::1]:103"' },
+    { '"*:104", "*:105"' }, { '"127.0.0.1:106", "127.0.0.2:106"' }, { '"*:107", "unix:/run/107"' },
+    { '"*:108", "127.0.0.1:108"', "*:108 and 127.0.0.1:108 are not to be had together" },
+    { '"[::1]:109", "*:109"', "[::1]:109 and *:109 are not to be had together" },
+    { '"0.0.0.0:110", "127.0.0.1:110"', "are not to be had together: one has all addresses of that port" },
+    { '"[::1]:111", "[::]:111"', "are not to be had together" }, { '"*:112", "[::]:112"', "are not to be had together" },
+})
+
+each("an address beside another listener's", [[
+    moongate.listen { name = "all" .. made, address = "*:" .. 1000 + 2 * made, backend = "a:1" }
+    moongate.listen { name = "one" .. made, address = "127.0.0.1:" .. 1001 + 2 * made, backend = "a:1" }
+    moongate.listen { name = "new" .. made, address = VALUE .. 1000 + 2 * made, backend = "a:1" }
+    moongate.listen { name = "odd" .. made, address = VALUE .. 1001 + 2 * made, backend = "a:1" }]], {
+    { '"unix:/run/"' },
+    { '"127.0.0.2:"', "which belongs to listener \"all" }, { '"[::1]:"', "which belongs to listener \"all" },
+    { '"0.0.0.0:"', "which belongs to listener \"all" },
 })
 
 local NO_NAME = "is neither a host name nor an IP address: "
