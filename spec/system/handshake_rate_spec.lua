@@ -61,10 +61,13 @@ listen("sessions", $sessions, { per_second = 0.001, burst = 1 }, nil, { tls = se
         web:reload()
         assert.equal("internal error", (shake "burst"))
         process.kill(web:wait_workers(2)[1], proxy.signals.KILL)
-        web:wait_workers(2)
         assert.equal("internal error", (shake "burst"))
+        local workers = bench.wait("both to answer", function()
+            local all = web:status().workers
+            return #all == 2 and all[1].engine and all[2].engine and all
+        end)
         local closes = 0
-        for _, worker in ipairs(web:status().workers) do
+        for _, worker in ipairs(workers) do
             closes = closes + (worker.engine.closes[REASON] or 0)
         end
         assert.is_true(closes >= 1)

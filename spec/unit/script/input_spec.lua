@@ -155,7 +155,8 @@ each("two addresses to listen on", [[
     { '"*:108", "127.0.0.1:108"', "*:108 and 127.0.0.1:108 are not to be had together" },
     { '"[::1]:109", "*:109"', "[::1]:109 and *:109 are not to be had together" },
     { '"0.0.0.0:110", "127.0.0.1:110"', "are not to be had together: one has all addresses of that port" },
-    { '"[::1]:111", "[::]:111"', "are not to be had together" }, { '"*:112", "[::]:112"', "are not to be had together" },
+    { '"[::1]:111", "[::]:111"', "are not to be had together" },
+    { '"*:112", "[::]:112"', "are not to be had together" },
 })
 
 each("an address beside another listener's", [[
