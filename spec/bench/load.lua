@@ -71,7 +71,7 @@ end
 
 -- Keeps a CPU busy, `nice` levels behind.
 function load.burner(cpu, nice)
-    return bench.start(peers.bound({ "nice", "-n", tostring(nice), "lua5.4", "-e", "while true do end" }, cpu))
+    return bench.start(peers.bound({ "nice", "-n", tostring(nice), "sh", "-c", "while :; do :; done" }, cpu))
 end
 
 -- Where the backend runs from now on; `first` = before clients that flood.

@@ -11,13 +11,7 @@ teardown(engine.cleanup)
 local WHAT = "max_connections_per_ip (1): "
 
 local function log_lines(web, text)
-    local list = {}
-    for line in bench.read(web.options.log):gmatch("[^\n]+") do
-        if line:find(text, 1, true) then
-            list[#list + 1] = line
-        end
-    end
-    return list
+    return bench.lines(bench.read(web.options.log), text)
 end
 
 local function wait_line(web, text, number)
@@ -96,7 +90,7 @@ describe("a limit that no longer bites", function()
         local began = socket.gettime()
         turned_away(web) -- not told of
         turned_away(web)
-        bench.sleep(2)
+        bench.sleep(2) -- which is what is measured
         host.tell_again(shared)
         turned_away(web)
         local line = wait_line(web, WHAT .. "no longer reached", 2)

@@ -91,6 +91,17 @@ function bench.wait(what, condition, seconds)
     end
 end
 
+-- The lines of `text` that contain `wanted` (plain).
+function bench.lines(text, wanted)
+    local list = {}
+    for line in text:gmatch("[^\n]+") do
+        if line:find(wanted, 1, true) then
+            list[#list + 1] = line
+        end
+    end
+    return list
+end
+
 local claims = {}
 
 -- A port nobody listens on; never the same twice, also not in specs that run at the same time: a UDP socket

@@ -216,11 +216,7 @@ end
 -- Waits until the log has a line that contains `text` (plain), and returns it.
 function Proxy:wait_log(text, seconds)
     return bench.wait(("%q in the log"):format(text), function()
-        for line in self:log_text():gmatch("[^\n]+") do
-            if line:find(text, 1, true) then
-                return line
-            end
-        end
+        return bench.lines(self:log_text(), text)[1]
     end, seconds)
 end
 

@@ -1,5 +1,6 @@
 -- No local port left to connect to a backend from: who is connected goes on, who comes waits, nobody is lost.
 
+local backends = require "backends"
 local bench = require "bench"
 local proxy = require "proxy"
 local socket = require "socket"
@@ -79,23 +80,7 @@ moongate.listen { name = "server", address = { $servers },
     end
 
     local function lines(web, text)
-        local list = {}
-        for line in web:log_text():gmatch("[^\n]+") do
-            if line:find(text, 1, true) then
-                list[#list + 1] = line
-            end
-        end
-        return list
-    end
-
-    local function records_of(web, listener)
-        local list = {}
-        for _, record in ipairs(web:records()) do
-            if record.listener == listener then
-                list[#list + 1] = record
-            end
-        end
-        return list
+        return bench.lines(web:log_text(), text)
     end
 
     local function frontends(web, listener)
@@ -151,9 +136,9 @@ end
         assert.is_true(count >= 1 and count <= 8, line)
         assert.equal(1, #lines(web, "no local port left"))
         assert.equal(1, #lines(web, "there are local ports again"))
-        bench.wait("their records", function() return #records_of(web, "short") == PORTS + 8 end)
-        local waited = 0
-        for _, record in ipairs(records_of(web, "short")) do
+        local records, waited = backends.records(web, "short", PORTS + 8), 0
+        assert.equal(PORTS + 8, #records)
+        for _, record in ipairs(records) do
             assert.equal("relay: done", record.reason)
             if record.failures then
                 waited = waited + 1
@@ -283,7 +268,7 @@ moongate.listen { name = "tls", address = "unix:$dir/tls", tls = server(), backe
                 local client = dial("short")
                 assert.is_false(is_answered(client))
                 client:close()
-                local record = bench.wait("its record", function() return records_of(web, "short")[i] end)
+                local record = backends.records(web, "short", i)[i]
                 assert.equal("up: no local port left", record.reason)
                 assert.equal("none within 0.3 s", record.detail)
                 assert.is_true(record.total_ms >= 290, record.total_ms) -- by the clock of the loop
@@ -296,9 +281,8 @@ moongate.listen { name = "tls", address = "unix:$dir/tls", tls = server(), backe
             local going_on = connected("both", 2 * PORTS)
             assert.same({}, lines(web, "backend both"))
             close(going_on)
-            bench.wait("their records", function() return #records_of(web, "both") == 2 * PORTS end)
             local taken = {}
-            for _, record in ipairs(records_of(web, "both")) do
+            for _, record in ipairs(backends.records(web, "both", 2 * PORTS)) do
                 taken[record.backend_address] = (taken[record.backend_address] or 0) + 1
                 local has_failed = record.backend_address == "127.0.0.1:7003"
                 assert.equal(has_failed and "127.0.0.1:7002: up: no local port left" or nil, record.failures)
@@ -323,7 +307,7 @@ moongate.listen { name = "tls", address = "unix:$dir/tls", tls = server(), backe
                 bench.wait("it to wait", function() return client:output():find("Verification", 1, true) end)
                 assert.equal(i, (frontends(web, "tls")))
                 client:signal(proxy.signals.KILL) -- TERM lets it say close_notify, which might end a request
-                local record = bench.wait("its record", function() return records_of(web, "tls")[i] end)
+                local record = backends.records(web, "tls", i)[i]
                 assert.equal("down: closed while connecting", record.reason)
                 client:stop()
             end

@@ -3,20 +3,8 @@
 local backends = require "backends"
 local bench = require "bench"
 local proxy = require "proxy"
-local socket = require "socket"
 
 teardown(proxy.cleanup)
-
-local function say(port, keep)
-    local client = socket.tcp4()
-    client:settimeout(20)
-    local answer = client:connect("127.0.0.1", port) and client:send("hello\n") and client:receive("*l")
-    if keep then
-        return client, answer
-    end
-    client:close()
-    return answer
-end
 
 describe("status", function()
     local web, port, front, nobody
@@ -51,10 +39,10 @@ end }
     end
 
     it("has names in their order, those that only functions have given last", function()
-        say(front)
-        local held = say(port, true)
+        backends.ask(front, "hello\n")
+        local held = backends.open(port)
         for _ = 2, 6 do
-            say(port)
+            backends.ask(port, "hello\n")
         end
         held:close()
         bench.wait("their ends", function()

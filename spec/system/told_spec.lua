@@ -46,13 +46,7 @@ moongate.listen { name = "full", address = "127.0.0.1:$full", backend = moongate
     end
 
     local function lines(text)
-        local list = {}
-        for line in web:log_text():gmatch("[^\n]+") do
-            if line:find(text, 1, true) then
-                list[#list + 1] = line
-            end
-        end
-        return list
+        return bench.lines(web:log_text(), text)
     end
 
     local expected = {} -- what was told to have begun: { what it is, of whom, at most so many }

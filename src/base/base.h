@@ -231,6 +231,9 @@ const char *mg_str_nearest(const char *word, const char *const *names, size_t co
 /* Copies with a NUL, cutting; returns dst. */
 char *mg_str_copy(char *dst, size_t cap, const char *src);
 
+/* Of ASCII letters, whatever the locale. */
+char mg_ascii_lower(char c);
+
 /* FNV-1a, for hash tables over trusted names only. */
 uint64_t mg_str_hash(const char *data, size_t len);
 

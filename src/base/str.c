@@ -52,6 +52,12 @@ mg_str_nearest(const char *word, const char *const *names, size_t count)
     return nearest;
 }
 
+char
+mg_ascii_lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c;
+}
+
 char *
 mg_str_copy(char *dst, size_t cap, const char *src)
 {

@@ -457,6 +457,7 @@ mg_resolving_close(struct mg_net *net)
     uv_close((uv_handle_t *)&names->timer, on_timer_close);
 }
 
+/* Also of names that strangers make up: there are no more of those than proxy/given.c keeps. */
 static struct name **
 bucket_of(struct mg_resolving *names, const char *host)
 {
@@ -464,8 +465,7 @@ bucket_of(struct mg_resolving *names, const char *host)
     size_t len = 0;
 
     for (; host[len] != '\0' && len < sizeof(lower); len++)
-        lower[len] =
-            host[len] >= 'A' && host[len] <= 'Z' ? (char)(host[len] + ('a' - 'A')) : host[len];
+        lower[len] = mg_ascii_lower(host[len]);
     return &names->bucket[mg_str_hash(lower, len) % BUCKETS];
 }
 

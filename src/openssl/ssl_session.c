@@ -38,10 +38,8 @@ context_id(const SSL_CTX *ctx, const char *scope, const void *name, size_t len,
                    mg_tls_sha256(), NULL) != 1)
         return -1;
     used += 32;
-    for (size_t i = 0; i < len; i++) {
-        unsigned char c = ((const unsigned char *)name)[i];
-        text[used++] = c >= 'A' && c <= 'Z' ? c | 0x20 : c;
-    }
+    for (size_t i = 0; i < len; i++)
+        text[used++] = (unsigned char)mg_ascii_lower(((const char *)name)[i]);
     return EVP_Digest(text, used, id, NULL, mg_tls_sha256(), NULL) == 1 ? 0 : -1;
 }
 

@@ -193,7 +193,7 @@ name_fold(const char *name, size_t len, char out[NAME_MAX_LEN + 1])
     if (len == 0 || len > NAME_MAX_LEN)
         return 0;
     for (size_t i = 0; i < len; i++)
-        out[i] = name[i] >= 'A' && name[i] <= 'Z' ? (char)(name[i] | 0x20) : name[i];
+        out[i] = mg_ascii_lower(name[i]);
     out[len] = '\0';
     return len;
 }

@@ -119,7 +119,7 @@ sigalg_field(struct record *r, SSL *ssl)
         break;
     }
     for (char *c = name; *c != '\0'; c++)
-        *c = *c >= 'A' && *c <= 'Z' ? (char)(*c + ('a' - 'A')) : *c;
+        *c = mg_ascii_lower(*c);
     field_text(r, "sigalg", name);
 }
 

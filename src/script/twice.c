@@ -18,7 +18,7 @@ server_push(lua_State *L, const struct mg_endpoint *ep, const char *text)
 
         luaL_buffinit(L, &b);
         for (const char *c = ep->host; *c != '\0'; c++)
-            luaL_addchar(&b, *c >= 'A' && *c <= 'Z' ? (char)(*c + ('a' - 'A')) : *c);
+            luaL_addchar(&b, mg_ascii_lower(*c));
         luaL_pushresult(&b);
         lua_pushfstring(L, "%s:%d", lua_tostring(L, -1), (int)ep->port);
         lua_remove(L, -2);
